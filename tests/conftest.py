@@ -1,0 +1,82 @@
+"""A tiny tokenizer and model, saved as the package saves them, and a loopback Hub."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+from huggingface_hub.utils import close_session
+from loopback_hub import LoopbackHub
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from tinybert_hf import TinyBertConfig, TinyBertForSequenceClassification, TinyBertModel
+from tinybert_hf.tokenization import save_tokenizer, train_tokenizer
+
+logging.disable_progress_bar()
+
+TEXTS = [
+    "a fast compiler for small machines",
+    "play music from the command line",
+    "read and write compressed archives",
+    "library to parse command line arguments",
+    "manage photos and draw pictures",
+    "send and receive electronic mail",
+    "edit text in a terminal window",
+    "a good movie with bad music",
+]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return train_tokenizer(TEXTS, vocab_size=300, model_max_length=32)
+
+
+@pytest.fixture
+def config(tokenizer: PreTrainedTokenizerBase) -> TinyBertConfig:
+    return TinyBertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=32,
+    )
+
+
+@pytest.fixture
+def model(config: TinyBertConfig) -> TinyBertModel:
+    torch.manual_seed(0)
+    return TinyBertModel(config).eval()
+
+
+@pytest.fixture
+def model_folder(model: TinyBertModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    model.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
+    return folder
+
+
+@pytest.fixture
+def classifier_folder(config: TinyBertConfig, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
+    """A two-class model, as stage one leaves it."""
+    torch.manual_seed(0)
+    config.id2label, config.label2id = {0: "negative", 1: "positive"}, {"negative": 0, "positive": 1}
+    folder = tmp_path / "classifier"
+    TinyBertForSequenceClassification(config).save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
+    return folder
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
+    """A Hub for one test, which must not have been asked for anything it does not know."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # the environment variable is read at import
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    close_session()  # a client made earlier may know a proxy
+    with LoopbackHub() as hub:
+        yield hub
+        close_session()
+        assert hub.unexpected == []
