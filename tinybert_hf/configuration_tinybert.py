@@ -1,0 +1,97 @@
+"""Configuration of the TinyBERT encoder. This file travels to the Hub with every saved model."""
+
+from typing import Any
+
+from transformers import PretrainedConfig
+
+POOLING_MODES = ("cls", "mean")
+
+# What `AutoX.from_pretrained(..., trust_remote_code=True)` and `pipeline(...)` run from a model folder. Written by us
+# on every save: transformers would list one class only, and prefixes a repository's name when it loads from the Hub.
+AUTO_MAP = {
+    "AutoConfig": "configuration_tinybert.TinyBertConfig",
+    "AutoModel": "modeling_tinybert.TinyBertModel",
+    "AutoModelForSequenceClassification": "modeling_tinybert.TinyBertForSequenceClassification",
+}
+CUSTOM_PIPELINES = {
+    "semantic-search": {
+        "impl": "pipeline_tinybert.SemanticSearchPipeline",
+        "pt": ["AutoModel"],
+        "type": "text",
+    }
+}
+
+
+class TinyBertConfig(PretrainedConfig):
+    """Sizes and arithmetic of a TinyBERT encoder; the defaults are the full specification.
+
+    Args:
+        vocab_size: rows of the token embedding.
+        hidden_size: width of the encoder and of a text embedding; a multiple of `num_attention_heads`.
+        num_hidden_layers: pre-norm Transformer blocks; 0 leaves the embeddings alone.
+        num_attention_heads: attention heads of a block.
+        intermediate_size: width of the feed-forward layer.
+        hidden_act: activation of the feed-forward layer.
+        hidden_dropout_prob: dropout on the embeddings, inside and after the feed-forward layer, and after attention.
+        attention_probs_dropout_prob: dropout on the attention weights.
+        max_position_embeddings: context length in tokens; longer inputs are an error.
+        type_vocab_size: segments (0 for the first text, 1 for the second of a pair).
+        pooling: `cls` (first token) or `mean` (over the tokens that are not padding).
+        initializer_range: standard deviation of the normal initialisation.
+        layer_norm_eps: added to the variance in LayerNorm.
+        classifier_dropout: dropout before the classifier; None means `hidden_dropout_prob`.
+
+    Raises:
+        ValueError: if `hidden_size` is not a multiple of `num_attention_heads`, or `pooling` is unknown.
+    """
+
+    model_type = "tinybert"
+
+    def __init__(
+        self,
+        vocab_size: int = 30_000,
+        hidden_size: int = 768,
+        num_hidden_layers: int = 8,
+        num_attention_heads: int = 12,
+        intermediate_size: int = 1600,
+        hidden_act: str = "relu",
+        hidden_dropout_prob: float = 0.1,
+        attention_probs_dropout_prob: float = 0.1,
+        max_position_embeddings: int = 350,
+        type_vocab_size: int = 2,
+        pooling: str = "cls",
+        initializer_range: float = 0.02,
+        layer_norm_eps: float = 1e-12,
+        classifier_dropout: float | None = None,
+        pad_token_id: int = 3,
+        **kwargs: Any,
+    ) -> None:
+        if hidden_size % num_attention_heads:
+            raise ValueError(
+                f"hidden_size={hidden_size} is not a multiple of num_attention_heads={num_attention_heads}."
+            )
+        if pooling not in POOLING_MODES:
+            raise ValueError(f"pooling={pooling!r} is unknown; choose one of {', '.join(POOLING_MODES)}.")
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.intermediate_size = intermediate_size
+        self.hidden_act = hidden_act
+        self.hidden_dropout_prob = hidden_dropout_prob
+        self.attention_probs_dropout_prob = attention_probs_dropout_prob
+        self.max_position_embeddings = max_position_embeddings
+        self.type_vocab_size = type_vocab_size
+        self.pooling = pooling
+        self.initializer_range = initializer_range
+        self.layer_norm_eps = layer_norm_eps
+        self.classifier_dropout = classifier_dropout
+        self.pad_token_id = pad_token_id
+        super().__init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as plain data, with the code map of a complete folder."""
+        return super().to_dict() | {"auto_map": dict(AUTO_MAP), "custom_pipelines": CUSTOM_PIPELINES}
+
+
+TinyBertConfig.register_for_auto_class()

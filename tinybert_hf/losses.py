@@ -1,0 +1,121 @@
+"""The ranking loss: functions of embeddings, never of texts or models.
+
+Shapes: B queries of this process, W processes, D candidates = W x B x (1 + negatives), H hidden size.
+"""
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
+
+
+def ranking_loss(
+    query_embeddings: Tensor,
+    candidate_embeddings: Tensor,
+    answers: Tensor,
+    ignored: Tensor,
+    temperature: float,
+) -> Tensor:
+    """Score each query against every candidate; its own answer must win.
+
+    Softmax cross-entropy over cosine similarities (Henderson et al. 2017, arXiv:1705.00652, equation 4).
+
+    Args:
+        query_embeddings: (B, H), any scale; normalised here.
+        candidate_embeddings: (D, H), likewise.
+        answers: (B,) row of each query's answer among the candidates.
+        ignored: (B, D) bool, True where a candidate must not count as a negative of a query.
+        temperature: > 0; logits are similarities divided by it.
+
+    Returns: mean loss in nats, fp32 scalar; ln(D) is chance.
+
+    >>> perfect = torch.eye(2)
+    >>> none = torch.zeros(2, 2, dtype=torch.bool)
+    >>> round(ranking_loss(perfect, perfect, torch.tensor([0, 1]), none, temperature=1.0).item(), 4)  # ln(1 + 1/e)
+    0.3133
+    """
+    queries = nn.functional.normalize(query_embeddings.float(), dim=-1)
+    candidates = nn.functional.normalize(candidate_embeddings.float(), dim=-1)
+    logits = queries @ candidates.T / temperature  # (B, D)
+    return nn.functional.cross_entropy(logits.masked_fill(ignored, -torch.inf), answers)
+
+
+def false_negatives(
+    query_ids: Tensor, all_query_ids: Tensor, all_answer_ids: Tensor, candidate_ids: Tensor
+) -> Tensor:
+    """Where a candidate is a right answer of a query, by text identity.
+
+    Candidate c is right for query i if c's text is the answer of any row that asks the text of i. That covers rows with
+    the same query, rows with the same answer, and explicit negatives that answer the query in another row.
+
+    Args:
+        query_ids: (B,) text ids of this process's queries.
+        all_query_ids: (W x B,) text ids of all processes' queries.
+        all_answer_ids: (W x B,) text ids of their answers.
+        candidate_ids: (D,) text ids of the candidates.
+
+    Returns: (B, D) bool; True for each query's own answer too.
+    """
+    same_query = query_ids[:, None] == all_query_ids  # (B, W x B)
+    is_answer = all_answer_ids[:, None] == candidate_ids  # (W x B, D)
+    return (same_query.float() @ is_answer.float()) > 0
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """(B, ...) of every process -> (W x B, ...) on every process, in the order of their ranks."""
+    if not torch.distributed.is_initialized():
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
+def gather_with_gradients(tensor: Tensor) -> Tensor:
+    """`gather` whose backward sums each row's gradients over all processes into the process that made it."""
+    if not torch.distributed.is_initialized():
+        return tensor
+    return torch.cat(all_gather(tensor))
+
+
+class MultipleNegativesRankingLoss(nn.Module):
+    """Ranking loss over the answers and negatives of all processes (in-batch negatives, MNRL).
+
+    The mean over processes of this loss, and of its gradients as DistributedDataParallel takes it, equals that of one
+    process with the joint batch. Plain gradient accumulation does not enlarge the set of negatives: each micro-batch
+    is ranked on its own.
+
+    Args:
+        temperature: > 0; sentence-transformers calls 1 / temperature `scale`.
+
+    Raises: ValueError: if temperature <= 0.
+    """
+
+    def __init__(self, temperature: float = 0.05) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}.")
+        self.temperature = temperature
+
+    def forward(
+        self, query_embeddings: Tensor, answer_embeddings: Tensor, query_ids: Tensor, answer_ids: Tensor
+    ) -> Tensor:
+        """Loss of this process's queries against everybody's candidates.
+
+        Args:
+            query_embeddings: (B, H).
+            answer_embeddings: (B x (1 + negatives), H): the B answers first, then the explicit negatives.
+            query_ids: (B,) text ids (`data.text_id`): equal texts have equal ids.
+            answer_ids: (B x (1 + negatives),) text ids of the rows of `answer_embeddings`.
+
+        Returns: mean loss in nats, fp32 scalar.
+        """
+        batch_size = len(query_embeddings)
+        candidates = gather_with_gradients(answer_embeddings)  # (D, H)
+        candidate_ids = gather(answer_ids)
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        answers = torch.arange(batch_size, device=candidates.device) + rank * len(answer_embeddings)
+        ignored = false_negatives(
+            query_ids, gather(query_ids), gather(answer_ids[:batch_size]), candidate_ids
+        )
+        ignored.scatter_(1, answers[:, None], False)
+        return ranking_loss(query_embeddings, candidates, answers, ignored, self.temperature)

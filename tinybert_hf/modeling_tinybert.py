@@ -1,0 +1,347 @@
+"""The TinyBERT encoder in PyTorch. This file travels to the Hub with every saved model.
+
+It is the Transformer encoder of Vaswani et al. 2017 (arXiv:1706.03762) with two departures:
+- pre-norm residual blocks without a final norm (Xiong et al. 2020, arXiv:2002.04745);
+- the text embedding is the first token's last hidden state (or the mean over tokens): there is no pooler layer.
+
+Shapes: B batch, T tokens, H hidden size, A attention heads.
+"""
+
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.utils import cached_file
+
+from .configuration_tinybert import TinyBertConfig
+
+PIPELINE_FILE = "pipeline_tinybert.py"
+
+
+def sinusoidal_positions(num_positions: int, hidden_size: int) -> Tensor:
+    """Sine in the even columns, cosine in the odd ones (Vaswani et al. 2017, section 3.5); (positions, H), fp32."""
+    positions = torch.arange(num_positions, dtype=torch.float32)[:, None]
+    frequencies = torch.exp(
+        torch.arange(0, hidden_size, 2, dtype=torch.float32) * (-math.log(10_000.0) / hidden_size)
+    )
+    angles = positions * frequencies  # (positions, ceil(H / 2))
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)[:, :hidden_size].contiguous()
+
+
+class TinyBertEmbeddings(nn.Module):
+    """Scaled token embedding + segment embedding + position."""
+
+    def __init__(self, config: TinyBertConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        # Saved with the weights, so that a converted checkpoint keeps its own table to the last bit.
+        self.positions: Tensor
+        self.register_buffer("positions", torch.empty(config.max_position_embeddings, config.hidden_size))
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.scale = math.sqrt(config.hidden_size)
+
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        token_type_ids: Tensor | None,
+        position_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+    ) -> Tensor:
+        if inputs_embeds is None:
+            inputs_embeds = self.word_embeddings(input_ids)  # (B, T, H)
+        segments = (
+            self.token_type_embeddings.weight[0]
+            if token_type_ids is None
+            else self.token_type_embeddings(token_type_ids)
+        )
+        num_tokens = inputs_embeds.shape[1]
+        positions = self.positions[:num_tokens] if position_ids is None else self.positions[position_ids]
+        return self.dropout(inputs_embeds * self.scale + segments + positions)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """Attention written out, the one implementation that returns its weights."""
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling  # (B, A, T, T)
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class TinyBertAttention(nn.Module):
+    """Multi-head self-attention with one matrix for query, key and value."""
+
+    def __init__(self, config: TinyBertConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.num_heads = config.num_attention_heads
+        self.head_size = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_size**-0.5
+        self.dropout_prob = config.attention_probs_dropout_prob
+        self.is_causal = False
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        batch_size, num_tokens, hidden_size = hidden_states.shape
+        qkv = self.qkv(hidden_states).view(batch_size, num_tokens, 3, self.num_heads, self.head_size)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, A, T, H / A)
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        context, weights = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.dropout_prob if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.output(context.reshape(batch_size, num_tokens, hidden_size)), weights
+
+
+class TinyBertMLP(nn.Module):
+    """W2 dropout(act(W1 x))."""
+
+    def __init__(self, config: TinyBertConfig) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.down(self.dropout(self.activation(self.up(hidden_states))))
+
+
+class TinyBertLayer(GradientCheckpointingLayer):
+    """Pre-norm block: x += dropout(attention(LN x)), then x += dropout(mlp(LN x))."""
+
+    def __init__(self, config: TinyBertConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = TinyBertAttention(config)
+        self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = TinyBertMLP(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        context, weights = self.attention(self.attention_norm(hidden_states), attention_mask, **kwargs)
+        hidden_states = hidden_states + self.dropout(context)
+        return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states))), weights
+
+
+class TinyBertPreTrainedModel(PreTrainedModel):
+    """Initialisation, loading and saving, shared by the models below."""
+
+    config_class = TinyBertConfig
+    base_model_prefix = "tinybert"
+    supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar = ["TinyBertEmbeddings", "TinyBertLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # transformers guards torch.nn.init's functions, so that loaded tensors are not overwritten; a plain copy_ is
+        # not guarded, so the buffer asks for itself.
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, TinyBertEmbeddings) and not getattr(
+            module.positions, "_is_hf_initialized", False
+        ):
+            module.positions.copy_(sinusoidal_positions(*module.positions.shape))
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Save weights, configuration and all the code that loading the folder as remote code needs.
+
+        transformers copies this file and what it imports; the pipeline, which nothing here imports, is added.
+        """
+        if kwargs.get("is_main_process", True):
+            source = Path(__file__).with_name(PIPELINE_FILE)
+            if not source.exists():  # loaded as remote code, which fetches only the modules it imports
+                revision = getattr(self.config, "_commit_hash", None)
+                source = Path(cached_file(self.name_or_path, PIPELINE_FILE, revision=revision))
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            if source.resolve() != Path(save_directory, PIPELINE_FILE).resolve():
+                shutil.copyfile(source, Path(save_directory, PIPELINE_FILE))
+        super().save_pretrained(save_directory, **kwargs)
+
+
+class TinyBertModel(TinyBertPreTrainedModel):
+    """Encoder whose `pooler_output` is the embedding of the text."""
+
+    _keys_to_ignore_on_load_unexpected: ClassVar = [r"^classifier\."]
+
+    def __init__(self, config: TinyBertConfig) -> None:
+        super().__init__(config)
+        self.embeddings = TinyBertEmbeddings(config)
+        self.layers = nn.ModuleList(TinyBertLayer(config) for _ in range(config.num_hidden_layers))
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.embeddings.word_embeddings = value
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling | tuple[Tensor, ...]:
+        """Encode a batch of texts.
+
+        Args:
+            input_ids: (B, T) token ids, T <= `max_position_embeddings`.
+            attention_mask: (B, T), 1 for a token and 0 for padding; None means no padding.
+            token_type_ids: (B, T) segment ids; None means all 0.
+            position_ids: (B, T) or (T,) positions; None means 0 .. T-1.
+            inputs_embeds: (B, T, H) token embeddings, before scaling, in place of `input_ids`.
+            output_hidden_states: also return the input of the first block and the output of every block.
+            output_attentions: also return each block's attention weights, (B, A, T, T); needs eager attention.
+            return_dict: False returns a plain tuple; None follows the configuration.
+
+        Returns: `last_hidden_state` (B, T, H) and `pooler_output` (B, H), the text embedding, not normalised.
+
+        Raises:
+            ValueError: if T is above the context length, if not exactly one of `input_ids` and `inputs_embeds` is
+                given, or if attentions are asked of an implementation that has none to give.
+        """
+        config = self.config
+        inputs = input_ids if inputs_embeds is None else inputs_embeds
+        if inputs is None or (input_ids is not None and inputs_embeds is not None):
+            raise ValueError("Pass exactly one of input_ids and inputs_embeds.")
+        num_tokens = inputs.shape[1]
+        if num_tokens > config.max_position_embeddings:
+            raise ValueError(
+                f"The input has {num_tokens} tokens, the model at most {config.max_position_embeddings} positions "
+                f"(max_position_embeddings). Truncate it: tokenizer(..., truncation=True)."
+            )
+        output_hidden_states = (
+            config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        )
+        output_attentions = config.output_attentions if output_attentions is None else output_attentions
+        return_dict = config.return_dict if return_dict is None else return_dict
+        if output_attentions and config._attn_implementation != "eager":
+            raise ValueError(
+                f"output_attentions needs attn_implementation='eager', this model runs {config._attn_implementation!r}. "
+                "Load it with from_pretrained(..., attn_implementation='eager')."
+            )
+
+        hidden_states = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
+        mask = create_bidirectional_mask(config, hidden_states, attention_mask)
+        all_hidden_states: tuple[Tensor, ...] = (hidden_states,)
+        all_attentions: tuple[Tensor, ...] = ()
+        for layer in self.layers:
+            hidden_states, attentions = layer(hidden_states, mask, **kwargs)
+            if output_hidden_states:
+                all_hidden_states += (hidden_states,)
+            if output_attentions:
+                all_attentions += (attentions,)
+
+        output = BaseModelOutputWithPooling(
+            last_hidden_state=hidden_states,
+            pooler_output=self.pool(hidden_states, attention_mask),
+            hidden_states=all_hidden_states if output_hidden_states else None,
+            attentions=all_attentions if output_attentions else None,
+        )
+        return output if return_dict else output.to_tuple()
+
+    def pool(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """(B, T, H) -> (B, H): the first token, or the mean over tokens (zero where a row is all padding)."""
+        if self.config.pooling == "cls":
+            return hidden_states[:, 0].contiguous()
+        if attention_mask is None:
+            return hidden_states.mean(dim=1)
+        mask = attention_mask[..., None].to(hidden_states.dtype)  # (B, T, 1)
+        return (hidden_states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1.0)
+
+
+class TinyBertForSequenceClassification(TinyBertPreTrainedModel):
+    """The encoder with a linear classifier on the text embedding, for single texts and pairs."""
+
+    def __init__(self, config: TinyBertConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.tinybert = TinyBertModel(config)
+        dropout = (
+            config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
+        """Classify a batch of texts or pairs.
+
+        Args:
+            labels: (B,) class ids; (B,) or (B, labels) floats where `problem_type` is regression or multi-label.
+            The other arguments are those of `TinyBertModel.forward`.
+
+        Returns: `logits` (B, labels), and `loss` where labels are given.
+        """
+        outputs = self.tinybert(input_ids, attention_mask, token_type_ids, return_dict=True, **kwargs)
+        logits = self.classifier(self.dropout(outputs.pooler_output))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        output = SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if return_dict else output.to_tuple()
+
+
+TinyBertModel.register_for_auto_class("AutoModel")
+TinyBertForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")

@@ -1,0 +1,71 @@
+"""Texts to a tokenizer that every version of transformers loads without remote code."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+SPECIAL_TOKENS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]"]  # ids 0 to 3
+
+
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int = 30_000, model_max_length: int = 350
+) -> PreTrainedTokenizerFast:
+    """Train a lower-casing WordPiece tokenizer (Schuster and Nakajima 2012; Devlin et al. 2018).
+
+    Args:
+        texts: the training texts, read once.
+        vocab_size: at most this many tokens, the four special ones included; few texts give fewer.
+        model_max_length: tokens after which `truncation=True` cuts.
+
+    Raises: ValueError: if the texts hold no word.
+    """
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    # Queries are typed in lower case and without accents, answers are not.
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() == len(SPECIAL_TOKENS):
+        raise ValueError("The tokenizer's training texts hold no word; pass data with text in it.")
+    return wrap_tokenizer(tokenizer, model_max_length)
+
+
+def wrap_tokenizer(tokenizer: Tokenizer, model_max_length: int) -> PreTrainedTokenizerFast:
+    """Give a WordPiece tokenizer the template `[CLS] A [SEP] (B [SEP])`, segment ids and a maximum length.
+
+    Raises: ValueError: if the special tokens are not at ids 0 to 3.
+    """
+    ids = [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS]
+    if ids != [0, 1, 2, 3]:
+        raise ValueError(
+            f"The tokenizer has {', '.join(SPECIAL_TOKENS)} at ids {ids}; the model expects 0, 1, 2, 3."
+        )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        model_max_length=model_max_length,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+    """Save a tokenizer under the class name that transformers 4 knows too (5 writes `TokenizersBackend`)."""
+    tokenizer.save_pretrained(folder)
+    path = Path(folder, "tokenizer_config.json")
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

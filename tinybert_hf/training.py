@@ -1,0 +1,563 @@
+"""The one training loop: step, evaluate, save, resume, summarise. Both stages run it.
+
+A run's folder:
+
+    output_dir/
+      checkpoint-<step>/     a model folder that also holds optimizer, schedule, random states and the run's history
+      <model files>          the best checkpoint's, when the run is over
+      <stage>_summary.json   data, hyperparameters, versions, hardware, time and results; written last
+
+A checkpoint is written under another name and renamed when it is complete, so a run killed at any moment leaves only
+whole ones. Resuming repeats the uninterrupted run to the last bit: the order of the rows is a function of the seed and
+the step, and the random states of every process are part of the checkpoint.
+"""
+
+import json
+import logging
+import os
+import platform
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from accelerate import Accelerator
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    ProjectConfiguration,
+    send_to_device,
+    set_seed,
+    tqdm,
+)
+from datasets import Dataset
+from filelock import FileLock, Timeout
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    get_linear_schedule_with_warmup,
+)
+from transformers.utils import logging as transformers_logging
+
+from .arguments import TrainingArguments, errors_as_messages
+from .batching import StepSampler
+from .configuration_tinybert import TinyBertConfig
+from .data import iterate_texts, load_data
+from .tokenization import save_tokenizer, train_tokenizer
+
+logger = logging.getLogger(__name__)
+
+STATE_FILE = "training_state.json"
+MODEL_FILES = ("*.safetensors", "*.json", "*.py")  # of a checkpoint, what makes it a model folder
+LOCK_SECONDS = 60  # how long a killed launcher's workers may take to notice and leave
+# What may differ between a run and its continuation without changing a single weight.
+FREE_ARGUMENTS = {"output_dir", "resume_from_checkpoint", "logging_steps", "report_to"}
+
+
+@dataclass
+class Stage:
+    """What one training stage brings to the loop.
+
+    Args:
+        name: of the summary file.
+        collate: rows -> batch of tensors.
+        compute_loss: (model, batch) -> mean loss of the batch, with gradients.
+        evaluate: model -> measures on the held-out data.
+        best_measure: the measure, higher is better, by which the best checkpoint is chosen.
+        data: facts about the data for the summary.
+    """
+
+    name: str
+    collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
+    compute_loss: Callable[[nn.Module, dict[str, Any]], Tensor]
+    evaluate: Callable[[PreTrainedModel], dict[str, float]]
+    best_measure: str
+    data: dict[str, Any]
+
+
+@dataclass
+class TrainingState:
+    """What a run remembers besides tensors; saved as JSON in every checkpoint."""
+
+    step: int = 0
+    best_step: int = 0
+    best_value: float = float("-inf")
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    run: dict[str, Any] = field(default_factory=dict)
+
+
+def build_accelerator(arguments: TrainingArguments) -> Accelerator:
+    """Devices, processes, mixed precision (`accelerate launch`'s choice), accumulation and tracker; and the log.
+
+    Raises: ValueError: if the tracker is unknown to accelerate or not installed.
+    """
+    tracker = None if arguments.report_to == "none" else arguments.report_to
+    accelerator = Accelerator(
+        gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+        log_with=tracker,
+        project_config=ProjectConfiguration(logging_dir=str(Path(arguments.output_dir, "runs"))),
+        # The one buffer, the position table, never changes; broadcasting it would only cost time.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    if tracker and not accelerator.log_with:
+        raise ValueError(
+            f"The tracker {tracker} is not installed; pip install {tracker}, or pass --report_to none."
+        )
+    logging.basicConfig(
+        level=logging.INFO if accelerator.is_main_process else logging.WARNING,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        force=True,
+    )
+    for chatty in ("accelerate", "httpx"):  # a line for each file of a checkpoint, and for each request
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    transformers_logging.disable_progress_bar()  # it would cut the training bar in two at every checkpoint
+    if not accelerator.is_main_process:
+        datasets.disable_progress_bars()
+    return accelerator
+
+
+def run_stage(
+    arguments: TrainingArguments, build: Callable[[Any, Accelerator, Path | None], "Trainer"]
+) -> dict[str, Any]:
+    """Set up, resume where asked, and train; what both scripts call. Exits with a message on bad input.
+
+    Args:
+        arguments: of the stage.
+        build: (arguments, accelerator, checkpoint to resume from) -> the stage's trainer.
+    """
+    with ExitStack() as stack:
+        with errors_as_messages():
+            Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
+            accelerator = build_accelerator(arguments)
+            stack.enter_context(single_writer(accelerator, Path(arguments.output_dir)))
+            checkpoint = find_checkpoint(arguments)
+            trainer = build(arguments, accelerator, checkpoint)
+            if checkpoint:
+                trainer.resume(checkpoint)
+        return trainer.train()
+
+
+def load_start(
+    arguments: TrainingArguments, accelerator: Accelerator, checkpoint: Path | None, dataset: Dataset
+) -> tuple[str | None, PretrainedConfig, PreTrainedTokenizerBase]:
+    """Where the weights come from (None: random), with the configuration and the tokenizer that belong to them.
+
+    A new model's tokenizer learns from `tokenizer_data`, by default from the training texts in `dataset`.
+
+    Raises: ValueError: if `--model` is no TinyBERT, or `--config_overrides` names what the configuration has not.
+    """
+    source = str(checkpoint) if checkpoint else arguments.model
+    if source:
+        config = AutoConfig.from_pretrained(source)
+        if config.model_type != TinyBertConfig.model_type:
+            raise ValueError(
+                f"--model {source} is a {config.model_type} model; this script trains tinybert models."
+            )
+        return source, config, AutoTokenizer.from_pretrained(source)
+    config = TinyBertConfig()
+    try:
+        if arguments.config_overrides:
+            config.update_from_string(arguments.config_overrides)
+        config = TinyBertConfig.from_dict(config.to_dict())  # checks the values together
+    except ValueError as error:
+        raise ValueError(f"--config_overrides {arguments.config_overrides}: {error}") from error
+    if accelerator.is_main_process:
+        sources = (
+            [load_data(data) for data in arguments.tokenizer_data] if arguments.tokenizer_data else [dataset]
+        )
+        logger.info("Training the tokenizer.")
+        texts = (text for source in sources for text in iterate_texts(source))
+        tokenizer = train_tokenizer(texts, config.vocab_size, config.max_position_embeddings)
+        save_tokenizer(tokenizer, arguments.output_dir)
+    accelerator.wait_for_everyone()
+    tokenizer = AutoTokenizer.from_pretrained(arguments.output_dir, config=config)
+    config.vocab_size = len(tokenizer)
+    return None, config, tokenizer
+
+
+def find_checkpoint(arguments: TrainingArguments) -> Path | None:
+    """The checkpoint to resume from; None starts a new run.
+
+    Raises:
+        FileNotFoundError: if the given folder is no complete checkpoint.
+        FileExistsError: if `output_dir` holds a run already and nobody asked to resume it.
+    """
+    output_dir = Path(arguments.output_dir)
+    checkpoints = list_checkpoints(output_dir)
+    wanted = arguments.resume_from_checkpoint
+    if wanted is None:
+        if checkpoints or list(output_dir.glob("*_summary.json")):
+            raise FileExistsError(
+                f"{output_dir} holds a run already. Pass --resume_from_checkpoint auto to continue it, or another "
+                "--output_dir to start a new one."
+            )
+        return None
+    if wanted == "auto":
+        if not checkpoints:
+            logger.info("No checkpoint in %s yet: starting from the beginning.", output_dir)
+            return None
+        return checkpoints[-1]
+    if not Path(wanted, STATE_FILE).is_file():
+        found = ", ".join(str(path) for path in checkpoints) or "none"
+        raise FileNotFoundError(
+            f"{wanted} is no checkpoint; those in {output_dir}: {found}. Pass one, or auto."
+        )
+    return Path(wanted)
+
+
+def list_checkpoints(output_dir: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    steps = [
+        path for path in output_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()
+    ]
+    return sorted(steps, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
+@contextmanager
+def single_writer(accelerator: Accelerator, output_dir: Path) -> Iterator[None]:
+    """Keep a second run out of `output_dir`; the system frees the lock of a killed one."""
+    lock = FileLock(output_dir / ".lock")
+    if accelerator.is_main_process:
+        try:
+            lock.acquire(timeout=LOCK_SECONDS)
+        except Timeout:
+            raise BlockingIOError(
+                f"Another run is writing to {output_dir}; wait for it, or stop it."
+            ) from None
+    accelerator.wait_for_everyone()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class StopSignal:
+    """Remembers that the run was asked to leave (SIGTERM, Ctrl-C, or the death of its launcher)."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.parent = os.getppid()
+        # `accelerate launch` does not pass signals on to a single process: there, its death is the signal.
+        self.launched = "ACCELERATE_MIXED_PRECISION" in os.environ
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._remember)
+
+    def _remember(self, number: int, _frame: Any) -> None:
+        if self.number and number == signal.SIGINT:  # the second Ctrl-C does not wait for a checkpoint
+            raise KeyboardInterrupt
+        self.number = number
+
+    def received(self, accelerator: Accelerator) -> bool:
+        """True on every process as soon as one of them was asked."""
+        if self.launched and os.getppid() != self.parent:
+            self.number = self.number or signal.SIGTERM
+        if self.number:
+            accelerator.set_trigger()
+        return accelerator.check_trigger()
+
+
+def build_optimizer(model: nn.Module, arguments: TrainingArguments) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), decaying matrices only."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(
+        [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": arguments.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=arguments.learning_rate,
+        fused=True,  # one pass over each tensor: a tenth of the time on a CPU
+    )
+
+
+class Trainer:
+    """One run of one stage; `train` is its loop."""
+
+    def __init__(
+        self,
+        arguments: TrainingArguments,
+        accelerator: Accelerator,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        dataset: Dataset,
+        stage: Stage,
+    ) -> None:
+        self.arguments = arguments
+        self.accelerator = accelerator
+        self.tokenizer = tokenizer
+        self.stage = stage
+        self.output_dir = Path(arguments.output_dir)
+        self.sampler = StepSampler(
+            len(dataset),
+            arguments.per_device_train_batch_size,
+            arguments.gradient_accumulation_steps,
+            arguments.seed,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        if arguments.max_steps > 0:
+            self.sampler.max_steps = arguments.max_steps
+        else:
+            self.sampler.max_steps = max(1, round(arguments.num_train_epochs * self.sampler.steps_per_epoch))
+        self.loader = DataLoader(
+            dataset,
+            batch_sampler=self.sampler,
+            collate_fn=stage.collate,
+            generator=torch.Generator(),  # of its own: the default one belongs to the dropout masks
+        )
+        self.model, self.optimizer = accelerator.prepare(model, build_optimizer(model, arguments))
+        # Not prepared: accelerate's wrapper would step it once for every process.
+        self.scheduler = get_linear_schedule_with_warmup(
+            self.optimizer, round(arguments.warmup_ratio * self.max_steps), self.max_steps
+        )
+        accelerator.register_for_checkpointing(self.scheduler)
+        accelerator.register_save_state_pre_hook(self._save_model)
+        accelerator.register_load_state_pre_hook(self._load_model)
+        self.state = TrainingState(run=self._identity(len(dataset)))
+        set_seed(arguments.seed, device_specific=True)  # every process draws its own dropout masks
+
+    @property
+    def max_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.sampler.max_steps
+
+    @property
+    def unwrapped_model(self) -> PreTrainedModel:
+        return self.accelerator.unwrap_model(self.model)
+
+    def train(self) -> dict[str, Any]:
+        """Run, or continue after `resume`, to the last step; returns the run's summary."""
+        stop = StopSignal()
+        self.accelerator.init_trackers(
+            self.stage.name, {name: str(value) for name, value in asdict(self.arguments).items()}
+        )
+        started = time.perf_counter() - self.state.seconds
+        if not self.state.history:
+            self._evaluate()
+        bar = tqdm(
+            total=self.max_steps,
+            initial=self.state.step,
+            desc=f"Training ({self.stage.name})",
+            unit="step",
+            dynamic_ncols=True,
+        )
+        losses: list[Tensor] = []
+        window = time.perf_counter()
+        for batch in self.loader:
+            losses.append(self._micro_step(batch))
+            if not self.accelerator.sync_gradients:
+                continue
+            self.state.step += 1
+            self.state.seconds = time.perf_counter() - started
+            bar.update()
+            if self.state.step % self.arguments.logging_steps == 0:
+                self._report(bar, losses, time.perf_counter() - window)
+                losses, window = [], time.perf_counter()
+            last = self.state.step == self.max_steps
+            if last or self.state.step % self.arguments.save_steps == 0:
+                self._evaluate()
+                self.state.seconds = time.perf_counter() - started
+                self._save_checkpoint()
+                window = time.perf_counter()
+            if stop.received(self.accelerator) and not last:
+                self._leave(stop)
+        bar.close()
+        return self._finish()
+
+    def _micro_step(self, batch: dict[str, Any]) -> Tensor:
+        """Forward, backward and, after the last batch of a step, the update; returns the loss without gradients."""
+        self.model.train()
+        with self.accelerator.accumulate(self.model):
+            loss = self.stage.compute_loss(self.model, send_to_device(batch, self.accelerator.device))
+            self.accelerator.backward(loss)
+            if self.accelerator.sync_gradients:
+                self.accelerator.clip_grad_norm_(self.model.parameters(), self.arguments.max_grad_norm)
+            self.optimizer.step()
+            if self.accelerator.sync_gradients and not self.accelerator.optimizer_step_was_skipped:
+                self.scheduler.step()
+            self.optimizer.zero_grad()
+        return loss.detach()
+
+    def _report(self, bar: tqdm, losses: list[Tensor], seconds: float) -> None:
+        loss = self.accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
+        if loss != loss:
+            raise FloatingPointError(
+                f"The loss is not a number at step {self.state.step}. Lower --learning_rate; the last checkpoint in "
+                f"{self.output_dir} is intact."
+            )
+        values = {
+            "loss": loss,
+            "learning_rate": self.scheduler.get_last_lr()[0],
+            "texts_per_second": len(losses) * self._texts_per_batch() / seconds,
+        }
+        bar.set_postfix_str(
+            f"loss {loss:.3f}, lr {values['learning_rate']:.1e}, {values['texts_per_second']:.0f} texts/s"
+        )
+        self._record(values)
+
+    def _texts_per_batch(self) -> int:
+        texts_per_row = self.stage.data["texts_per_row"]
+        return self.arguments.per_device_train_batch_size * self.accelerator.num_processes * texts_per_row
+
+    def _record(self, values: dict[str, float]) -> None:
+        self.state.history.append({"step": self.state.step, **values})
+        self.accelerator.log(values, step=self.state.step)
+
+    def _evaluate(self) -> None:
+        """Measure on the held-out data, and remember whether this is the best step so far."""
+        measures = self.stage.evaluate(self.unwrapped_model)
+        self._record({f"eval_{name}": value for name, value in measures.items()})
+        logger.info(
+            "step %d: %s",
+            self.state.step,
+            ", ".join(f"{name} {value:.4f}" for name, value in measures.items()),
+        )
+        if self.state.step and measures[self.stage.best_measure] > self.state.best_value:
+            self.state.best_step, self.state.best_value = self.state.step, measures[self.stage.best_measure]
+
+    def _save_checkpoint(self) -> None:
+        """Write `checkpoint-<step>` whole or not at all, then drop all but it and the best."""
+        folder = self.output_dir / f"checkpoint-{self.state.step}"
+        if folder.exists():  # the run was resumed from an earlier one; this step's bytes are the same
+            return
+        unfinished = self.output_dir / f"unfinished-{folder.name}"
+        if self.accelerator.is_main_process:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(unfinished))
+        if self.accelerator.is_main_process:
+            save_tokenizer(self.tokenizer, unfinished)
+            write_json(unfinished / STATE_FILE, asdict(self.state))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            unfinished.rename(folder)
+            self._drop_checkpoints()
+        self.accelerator.wait_for_everyone()
+
+    def _drop_checkpoints(self) -> None:
+        kept = {f"checkpoint-{self.state.step}", f"checkpoint-{self.state.best_step}"}
+        for path in list_checkpoints(self.output_dir):
+            if path.name not in kept:
+                shutil.rmtree(path.rename(path.with_name(f"unfinished-{path.name}")))
+
+    def _save_model(self, models: list[nn.Module], weights: list[dict], folder: str) -> None:
+        """accelerate's hook: a checkpoint's weights are those of a model folder, with its code."""
+        weights.clear()
+        if self.accelerator.is_main_process:
+            self.accelerator.unwrap_model(models[0]).save_pretrained(folder)
+
+    def _load_model(self, models: list[nn.Module], folder: str) -> None:
+        """accelerate's hook; the weights were loaded when the model was built from the checkpoint."""
+        models.clear()
+
+    def resume(self, checkpoint: Path) -> None:
+        """Continue where the checkpoint stopped, its model being loaded already.
+
+        Raises: ValueError: if an argument, the number of rows or of processes is not that of the checkpoint's run.
+        """
+        saved = TrainingState(**json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")))
+        differences = [
+            f"{name} was {saved.run.get(name)}, now {value}"
+            for name, value in self.state.run.items()
+            if saved.run.get(name) != value
+        ]
+        if differences:
+            raise ValueError(
+                f"{checkpoint} belongs to another run: {'; '.join(differences)}. Resume with the same settings, or "
+                f"start a new run from its weights: --model {checkpoint} and another --output_dir."
+            )
+        self.accelerator.load_state(str(checkpoint))
+        self.state = saved
+        self.sampler.start_step = saved.step
+        logger.info("Resumed %s at step %d of %d.", checkpoint, saved.step, self.max_steps)
+
+    def _leave(self, stop: StopSignal) -> None:
+        """Save and exit with the signal's conventional status."""
+        self._save_checkpoint()
+        logger.warning(
+            "Stopped by a signal; step %d of %d is saved in %s. Continue with --resume_from_checkpoint auto.",
+            self.state.step,
+            self.max_steps,
+            self.output_dir,
+        )
+        self.accelerator.end_training()
+        sys.exit(128 + (stop.number or signal.SIGTERM))
+
+    def _finish(self) -> dict[str, Any]:
+        """Put the best checkpoint's model into `output_dir`, then write the summary."""
+        summary = self._summary()
+        if self.accelerator.is_main_process:
+            best = self.output_dir / f"checkpoint-{self.state.best_step}"
+            for pattern in MODEL_FILES:
+                for path in best.glob(pattern):
+                    if path.name != STATE_FILE:
+                        shutil.copyfile(path, self.output_dir / path.name)
+            write_json(self.output_dir / f"{self.stage.name}_summary.json", summary)
+            for path in self.output_dir.glob("unfinished-*"):
+                shutil.rmtree(path)
+        self.accelerator.wait_for_everyone()
+        logger.info("The model of step %d is in %s.", self.state.best_step, self.output_dir)
+        self.accelerator.end_training()
+        return summary
+
+    def _identity(self, num_rows: int) -> dict[str, Any]:
+        """What must be the same for a continuation to be the same run."""
+        arguments = {k: v for k, v in asdict(self.arguments).items() if k not in FREE_ARGUMENTS}
+        return arguments | {"num_rows": num_rows, "num_processes": self.accelerator.num_processes}
+
+    def _summary(self) -> dict[str, Any]:
+        evaluations = [
+            entry for entry in self.state.history if any(name.startswith("eval_") for name in entry)
+        ]
+        best = next(entry for entry in reversed(evaluations) if entry["step"] == self.state.best_step)
+        return {
+            "stage": self.stage.name,
+            "data": self.stage.data,
+            "arguments": asdict(self.arguments),
+            "parameters": sum(parameter.numel() for parameter in self.unwrapped_model.parameters()),
+            "steps": self.max_steps,
+            "epochs": round(self.max_steps / self.sampler.steps_per_epoch, 2),
+            "rows_per_step": self.sampler.rows_per_step,
+            "seconds": round(self.state.seconds, 1),
+            "best_step": self.state.best_step,
+            "results": {name.removeprefix("eval_"): value for name, value in best.items() if name != "step"},
+            "history": self.state.history,
+            "hardware": describe_hardware(self.accelerator),
+            "versions": describe_versions(),
+        }
+
+
+def describe_hardware(accelerator: Accelerator) -> dict[str, Any]:
+    """Device, processes, threads and precision of a run."""
+    device = accelerator.device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processor": platform.processor() or platform.machine(),
+        "num_processes": accelerator.num_processes,
+        "threads_per_process": torch.get_num_threads(),
+        "mixed_precision": accelerator.mixed_precision,
+    }
+
+
+def describe_versions() -> dict[str, str]:
+    """Versions of what decides a run's result."""
+    packages = ("torch", "transformers", "tokenizers", "datasets", "accelerate")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,128 @@
+"""Stage two: train the encoder to match a query to its answer, with in-batch negatives.
+
+    accelerate launch train_retrieval.py --model outputs/sentiment        # the full recipe: Natural Questions
+    accelerate launch train_retrieval.py recipes/small_retrieval.yaml     # minutes on a CPU, on the bundled data
+    accelerate launch train_retrieval.py --data faq.csv --query_column question --answer_column reply \\
+        --output_dir outputs/faq
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object, set_seed
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tinybert_hf import TinyBertModel, encode
+from tinybert_hf.arguments import TrainingArguments, parse_arguments
+from tinybert_hf.data import Split, hold_out, load_data, select_columns, text_id
+from tinybert_hf.evaluation import evaluate_pairs
+from tinybert_hf.losses import MultipleNegativesRankingLoss
+from tinybert_hf.training import Stage, Trainer, load_start, run_stage
+
+
+@dataclass
+class RetrievalArguments(TrainingArguments):
+    """Stage two; the defaults are the full recipe."""
+
+    data: str = field(
+        default="sentence-transformers/natural-questions",
+        metadata={"help": "Training data: a Hub id, a file or a folder."},
+    )
+    query_column: str = field(default="query", metadata={"help": "The column of the query."})
+    answer_column: str = field(default="answer", metadata={"help": "The column of the text that answers it."})
+    negative_columns: list[str] | None = field(
+        default=None, metadata={"help": "Columns of texts that look like the answer and are not."}
+    )
+    temperature: float = field(
+        default=0.05, metadata={"help": "Cosine similarities are divided by it before the softmax."}
+    )
+    gradient_accumulation_steps: int = field(
+        default=1,
+        metadata={
+            "help": "Batches whose gradients are added up before a step. It does not enlarge the set of negatives: "
+            "each batch is ranked on its own."
+        },
+    )
+    output_dir: str = field(
+        default="outputs/retrieval", metadata={"help": "Folder for the model, checkpoints and the summary."}
+    )
+
+
+def main() -> None:
+    arguments = parse_arguments(RetrievalArguments, __doc__)
+    run_stage(arguments, build_trainer)
+
+
+def build_trainer(
+    arguments: RetrievalArguments, accelerator: Accelerator, checkpoint: Path | None
+) -> Trainer:
+    ranking_loss = MultipleNegativesRankingLoss(arguments.temperature)
+    with accelerator.main_process_first():
+        data = load_pairs(arguments)
+    source, config, tokenizer = load_start(arguments, accelerator, checkpoint, data.train)
+    set_seed(arguments.seed)
+    model = TinyBertModel.from_pretrained(source, config=config) if source else TinyBertModel(config)
+
+    def tokenize(texts: Sequence[str]) -> dict[str, Tensor]:
+        limit = config.max_position_embeddings
+        return dict(tokenizer(texts, truncation=True, max_length=limit, padding=True, return_tensors="pt"))
+
+    def collate(rows: list[dict[str, str]]) -> dict[str, Any]:
+        queries = [row["query"] for row in rows]
+        columns = [name for name in rows[0] if name != "query"]  # the answer, then the negatives
+        answers = [row[name] for name in sorted(columns) for row in rows]
+        return {
+            "queries": tokenize(queries),
+            "answers": tokenize(answers),
+            "query_ids": torch.tensor([text_id(text) for text in queries]),
+            "answer_ids": torch.tensor([text_id(text) for text in answers]),
+        }
+
+    def compute_loss(model: nn.Module, batch: dict[str, Any]) -> Tensor:
+        query_embeddings = model(**batch["queries"]).pooler_output
+        answer_embeddings = model(**batch["answers"]).pooler_output
+        return ranking_loss(query_embeddings, answer_embeddings, batch["query_ids"], batch["answer_ids"])
+
+    def evaluate(model: PreTrainedModel) -> dict[str, float]:
+        def embed(texts: Sequence[str]) -> Tensor:
+            with accelerator.split_between_processes(list(texts)) as share:
+                return torch.cat(gather_object([encode(model, tokenizer, share)]))
+
+        pairs = data.evaluation
+        return evaluate_pairs(pairs["query"][:], pairs["answer"][:], embed, arguments.temperature)
+
+    facts = {
+        "data": arguments.data,
+        "train_rows": len(data.train),
+        "eval_rows": len(data.evaluation),
+        "texts_per_row": len(data.train.column_names),
+    }
+    stage = Stage("retrieval", collate, compute_loss, evaluate, best_measure="nDCG@10", data=facts)
+    return Trainer(arguments, accelerator, model, tokenizer, data.train, stage)
+
+
+def load_pairs(arguments: RetrievalArguments) -> Split:
+    """Rows with the columns `query`, `answer`, and `negative_0`, `negative_1`, ... where there are any."""
+    columns = {"query": arguments.query_column, "answer": arguments.answer_column}
+    flags = {"query": "query_column", "answer": "answer_column"}
+    for i, column in enumerate(arguments.negative_columns or []):
+        columns[f"negative_{i}"], flags[f"negative_{i}"] = column, "negative_columns"
+
+    def read(data: str, split: str) -> Dataset:
+        rows = load_data(data, arguments.data_config, split, arguments.data_revision)
+        return select_columns(rows, columns, f"{data} ({split})", flags)
+
+    train = read(arguments.data, arguments.data_split)
+    if arguments.eval_data or arguments.eval_split:
+        return Split(train, read(arguments.eval_data or arguments.data, arguments.eval_split or "train"))
+    return hold_out(train, arguments.eval_size, arguments.seed, by=["query", "answer"])
+
+
+if __name__ == "__main__":
+    main()
