@@ -10,9 +10,8 @@ import json
 from pathlib import Path
 
 import fresh_process
+import hub_datasets
 import huggingface_hub
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import (
@@ -449,64 +448,8 @@ def test_other_hosts_are_out_of_reach_in_a_process_of_this_hub(tmp_path: Path) -
 # ---- datasets and transformers ----
 
 
-def parquet(columns: dict[str, pa.Array]) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer)
-    return buffer.getvalue()
-
-
-SST2_CARD = b"""---
-license: unknown
-dataset_info:
-  features:
-  - name: idx
-    dtype: int32
-  - name: sentence
-    dtype: string
-  - name: label
-    dtype:
-      class_label:
-        names:
-          '0': negative
-          '1': positive
-  splits:
-  - name: train
-    num_bytes: 60
-    num_examples: 2
-  - name: validation
-    num_bytes: 30
-    num_examples: 1
-  download_size: 90
-  dataset_size: 90
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: data/train-*
-  - split: validation
-    path: data/validation-*
----
-# SST-2
-"""
-
-
-def sst2_split(sentences: list[str], labels: list[int]) -> bytes:
-    return parquet(
-        {
-            "idx": pa.array(range(len(sentences)), pa.int32()),
-            "sentence": pa.array(sentences),
-            "label": pa.array(labels, pa.int64()),
-        }
-    )
-
-
 def test_load_dataset_reads_a_repository_like_sst2(hub: LoopbackHub, tmp_path: Path) -> None:
-    files = {
-        "README.md": SST2_CARD,
-        "data/train-00000-of-00001.parquet": sst2_split(["good", "bad"], [1, 0]),
-        "data/validation-00000-of-00001.parquet": sst2_split(["fine"], [1]),
-    }
-    hub.add_repo("dataset", "stanfordnlp/sst2", files)
+    hub.add_repo("dataset", "stanfordnlp/sst2", hub_datasets.sst2([("good", 1), ("bad", 0)], [("fine", 1)]))
     printed = run_python(
         hub,
         tmp_path,
@@ -525,34 +468,9 @@ def test_load_dataset_reads_a_repository_like_sst2(hub: LoopbackHub, tmp_path: P
 
 
 def test_load_dataset_reads_a_configuration_at_a_pinned_revision(hub: LoopbackHub, tmp_path: Path) -> None:
-    card = b"""---
-language:
-- en
-dataset_info:
-  config_name: pair
-  features:
-  - name: query
-    dtype: string
-  - name: answer
-    dtype: string
-  splits:
-  - name: train
-    num_bytes: 40
-    num_examples: 1
-  download_size: 40
-  dataset_size: 40
-configs:
-- config_name: pair
-  data_files:
-  - split: train
-    path: pair/train-*
----
-"""
-    repo_id, path = "sentence-transformers/natural-questions", "pair/train-00000-of-00001.parquet"
-    old = parquet({"query": pa.array(["who"]), "answer": pa.array(["old"])})
-    new = parquet({"query": pa.array(["who"]), "answer": pa.array(["new"])})
-    pinned = hub.add_repo("dataset", repo_id, {"README.md": card, path: old})
-    hub.add_commit(repo_id, {path: new}, repo_type="dataset")
+    repo_id = "sentence-transformers/natural-questions"
+    pinned = hub.add_repo("dataset", repo_id, hub_datasets.natural_questions([("who", "old")]))
+    hub.add_commit(repo_id, hub_datasets.natural_questions([("who", "new")]), repo_type="dataset")
     printed = run_python(
         hub,
         tmp_path,

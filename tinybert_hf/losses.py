@@ -3,10 +3,11 @@
 Shapes: B queries of this process, W processes, D candidates = W x B x (1 + negatives), H hidden size.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
 
 
 def ranking_loss(
@@ -70,11 +71,23 @@ def gather(tensor: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def gather_with_gradients(tensor: Tensor) -> Tensor:
-    """`gather` whose backward sums each row's gradients over all processes into the process that made it."""
-    if not torch.distributed.is_initialized():
-        return tensor
-    return torch.cat(all_gather(tensor))
+class GatherWithGradients(torch.autograd.Function):
+    """`gather` whose backward sums each row's gradients over all processes into the process that made it.
+
+    torch.distributed.nn.functional.all_gather did the same; torch 2.13 deprecates it in favour of private functions.
+    """
+
+    @staticmethod
+    def forward(context: Any, tensor: Tensor) -> Tensor:
+        return gather(tensor)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].contiguous()
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(gradient)
+            gradient = gradient.chunk(torch.distributed.get_world_size())[torch.distributed.get_rank()]
+        return gradient
 
 
 class MultipleNegativesRankingLoss(nn.Module):
@@ -110,7 +123,7 @@ class MultipleNegativesRankingLoss(nn.Module):
         Returns: mean loss in nats, fp32 scalar.
         """
         batch_size = len(query_embeddings)
-        candidates = gather_with_gradients(answer_embeddings)  # (D, H)
+        candidates = GatherWithGradients.apply(answer_embeddings)  # (D, H)
         candidate_ids = gather(answer_ids)
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         answers = torch.arange(batch_size, device=candidates.device) + rank * len(answer_embeddings)

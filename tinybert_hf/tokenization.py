@@ -1,6 +1,7 @@
 """Texts to a tokenizer that every version of transformers loads without remote code."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]"]  # ids 0 to 3
+MAX_ALPHABET = 1000  # characters with tokens of their own, as in BERT; words with rarer ones become [UNK]
 
 
 def train_tokenizer(
@@ -15,24 +17,41 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Train a lower-casing WordPiece tokenizer (Schuster and Nakajima 2012; Devlin et al. 2018).
 
+    The same texts give the same tokenizer. By itself the trainer breaks ties between equally frequent pairs by the
+    order of a hash table, which differs from run to run; here every character has its id before training starts.
+
     Args:
-        texts: the training texts, read once.
+        texts: the training texts, read once and held in memory.
         vocab_size: at most this many tokens, the four special ones included; few texts give fewer.
         model_max_length: tokens after which `truncation=True` cuts.
 
     Raises: ValueError: if the texts hold no word.
     """
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     # Queries are typed in lower case and without accents, answers are not.
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)
+    normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)
+    normalized = [normalizer.normalize_str(text) for text in texts]
+    counts = Counter(character for text in normalized for character in text if not character.isspace())
+    if not counts:
+        raise ValueError("The tokenizer's training texts hold no word; pass data with text in it.")
+    by_frequency = sorted(counts, key=lambda character: (-counts[character], character))
+    size = min(MAX_ALPHABET, vocab_size // 4)  # each character takes two tokens; leave half for longer ones
+    rare = str.maketrans(dict.fromkeys(by_frequency[size:], " "))
+    alphabet = sorted(by_frequency[:size])
+
+    trainee = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    trainee.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[*SPECIAL_TOKENS, *alphabet, *(f"##{character}" for character in alphabet)],
+        show_progress=False,
+    )
+    trainee.train_from_iterator((text.translate(rare) for text in normalized), trainer)
+
+    tokenizer = Tokenizer(models.WordPiece(trainee.get_vocab(), unk_token="[UNK]"))
+    tokenizer.add_special_tokens(SPECIAL_TOKENS)
+    tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    if tokenizer.get_vocab_size() == len(SPECIAL_TOKENS):
-        raise ValueError("The tokenizer's training texts hold no word; pass data with text in it.")
     return wrap_tokenizer(tokenizer, model_max_length)
 
 

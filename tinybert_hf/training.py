@@ -31,7 +31,6 @@ import datasets
 import torch
 from accelerate import Accelerator
 from accelerate.utils import (
-    DistributedDataParallelKwargs,
     ProjectConfiguration,
     send_to_device,
     set_seed,
@@ -55,6 +54,7 @@ from .arguments import TrainingArguments, errors_as_messages
 from .batching import StepSampler
 from .configuration_tinybert import TinyBertConfig
 from .data import iterate_texts, load_data
+from .launch import find_launcher, start_processes, use_all_cores
 from .tokenization import save_tokenizer, train_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -104,14 +104,16 @@ def build_accelerator(arguments: TrainingArguments) -> Accelerator:
 
     Raises: ValueError: if the tracker is unknown to accelerate or not installed.
     """
+    on_cpu = not torch.accelerator.is_available()
     tracker = None if arguments.report_to == "none" else arguments.report_to
     accelerator = Accelerator(
+        cpu=on_cpu,  # accelerate takes several processes without an accelerator for single ones otherwise
         gradient_accumulation_steps=arguments.gradient_accumulation_steps,
         log_with=tracker,
         project_config=ProjectConfiguration(logging_dir=str(Path(arguments.output_dir, "runs"))),
-        # The one buffer, the position table, never changes; broadcasting it would only cost time.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
+    if on_cpu:
+        use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if tracker and not accelerator.log_with:
         raise ValueError(
             f"The tracker {tracker} is not installed; pip install {tracker}, or pass --report_to none."
@@ -141,6 +143,7 @@ def run_stage(
     """
     with ExitStack() as stack:
         with errors_as_messages():
+            start_processes()
             Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
             accelerator = build_accelerator(arguments)
             stack.enter_context(single_writer(accelerator, Path(arguments.output_dir)))
@@ -250,9 +253,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.number = 0
-        self.parent = os.getppid()
-        # `accelerate launch` does not pass signals on to a single process: there, its death is the signal.
-        self.launched = "ACCELERATE_MIXED_PRECISION" in os.environ
+        self.launcher = find_launcher()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._remember)
 
@@ -263,7 +264,9 @@ class StopSignal:
 
     def received(self, accelerator: Accelerator) -> bool:
         """True on every process as soon as one of them was asked."""
-        if self.launched and os.getppid() != self.parent:
+        if (
+            self.launcher and not self.launcher.is_running()
+        ):  # it does not hand signals on: its death is the signal
             self.number = self.number or signal.SIGTERM
         if self.number:
             accelerator.set_trigger()

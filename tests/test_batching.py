@@ -1,0 +1,51 @@
+"""Which rows make up which batch."""
+
+from itertools import chain
+
+import pytest
+
+from tinybert_hf.batching import StepSampler
+
+
+def batches(sampler: StepSampler, start_step: int = 0, max_steps: int = 6) -> list[list[int]]:
+    sampler.start_step, sampler.max_steps = start_step, max_steps
+    return list(sampler)
+
+
+def test_an_epoch_uses_every_row_once() -> None:
+    sampler = StepSampler(num_rows=12, batch_size=4)
+    assert sampler.steps_per_epoch == 3
+    first, second = batches(sampler)[:3], batches(sampler)[3:]
+    assert sorted(chain(*first)) == sorted(chain(*second)) == list(range(12))
+    assert first != second
+
+
+def test_starting_late_gives_the_same_batches() -> None:
+    sampler = StepSampler(num_rows=13, batch_size=2, gradient_accumulation_steps=2)
+    whole = batches(sampler, max_steps=8)
+    for step in range(8):
+        assert batches(sampler, start_step=step, max_steps=8) == whole[2 * step :]
+
+
+def test_processes_share_the_joint_batch_of_one_process() -> None:
+    joint = batches(StepSampler(num_rows=20, batch_size=4, gradient_accumulation_steps=2))
+    parts = [
+        batches(
+            StepSampler(
+                num_rows=20, batch_size=2, gradient_accumulation_steps=2, process_index=r, num_processes=2
+            )
+        )
+        for r in range(2)
+    ]
+    assert [first + second for first, second in zip(*parts, strict=True)] == joint
+
+
+def test_another_seed_gives_another_order() -> None:
+    assert batches(StepSampler(20, 4, seed=0)) != batches(StepSampler(20, 4, seed=1))
+
+
+def test_too_few_rows_for_one_step_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"7 rows, one optimizer step takes 8 \(2 x 2 accumulated x 2 processes\)"
+    ):
+        StepSampler(num_rows=7, batch_size=2, gradient_accumulation_steps=2, num_processes=2)

@@ -1,0 +1,65 @@
+"""Stage two: its data, its batches and its step."""
+
+import json
+from pathlib import Path
+
+import pytest
+from training_run import train, write_pairs
+
+from train_retrieval import RetrievalArguments, load_pairs
+
+TINY = (
+    "vocab_size=300,hidden_size=32,num_hidden_layers=1,num_attention_heads=4,intermediate_size=64,"
+    "max_position_embeddings=32"
+)
+
+
+@pytest.fixture
+def triplets(tmp_path: Path) -> Path:
+    rows = [f"question {i},reply {i},wrong {i},worse {i}" for i in range(80)]
+    (tmp_path / "faq.csv").write_text("\n".join(["q,a,n1,n2", *rows]) + "\n")
+    return tmp_path / "faq.csv"
+
+
+def test_columns_are_renamed_and_held_out_rows_share_no_text(tmp_path: Path) -> None:
+    path = write_pairs(tmp_path / "pairs.csv", 200, seed=0)
+    data = load_pairs(RetrievalArguments(data=str(path), eval_size=50))
+    assert data.train.column_names == ["query", "answer"]
+    assert len(data.evaluation) == 50
+    for name in ("query", "answer"):
+        assert not set(data.train[name]) & set(data.evaluation[name])
+
+
+def test_a_missing_negative_column_is_named(triplets: Path) -> None:
+    arguments = RetrievalArguments(
+        data=str(triplets), query_column="q", answer_column="a", negative_columns=["n3"]
+    )
+    with pytest.raises(ValueError, match=r"no column 'n3'; it has q, a, n1, n2\. Pass --negative_columns"):
+        load_pairs(arguments)
+
+
+def test_too_few_rows_to_hold_out_are_refused(triplets: Path) -> None:
+    with pytest.raises(ValueError, match="Cannot hold out 1000 of 80 rows"):
+        load_pairs(RetrievalArguments(data=str(triplets), query_column="q", answer_column="a"))
+
+
+def test_explicit_negatives_and_accumulation_train(triplets: Path) -> None:
+    out = triplets.parent / "out"
+    columns = ["--query_column", "q", "--answer_column", "a", "--negative_columns", "n1", "n2"]
+    more = [
+        "--eval_size",
+        "32",
+        "--max_steps",
+        "3",
+        "--gradient_accumulation_steps",
+        "2",
+        "--logging_steps",
+        "1",
+    ]
+    sizes = ["--per_device_train_batch_size", "4", "--config_overrides", TINY, "--report_to", "none"]
+    arguments = ["--data", str(triplets), *columns, *more, *sizes, "--output_dir", str(out)]
+    train("train_retrieval", arguments, triplets.parent / "log")
+    summary = json.loads((out / "retrieval_summary.json").read_text())
+    assert summary["data"]["texts_per_row"] == 4
+    assert (summary["steps"], summary["rows_per_step"]) == (3, 8)
+    assert [entry["step"] for entry in summary["history"] if "loss" in entry] == [1, 2, 3]

@@ -1,0 +1,85 @@
+"""Start a training script in a process that has its imports behind it, so that killing it ten times is cheap."""
+
+import multiprocessing
+import os
+import random
+import socket
+import sys
+from importlib import import_module
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["train_retrieval", "train_sentiment"])
+
+WORDS = [
+    "fast",
+    "small",
+    "music",
+    "photo",
+    "mail",
+    "text",
+    "editor",
+    "game",
+    "server",
+    "library",
+    "parse",
+    "archive",
+    "network",
+    "python",
+    "data",
+    "image",
+]
+
+
+def write_pairs(path: Path, rows: int, seed: int) -> Path:
+    """Pairs whose answer shares two of its words with the query, as csv."""
+    rng = random.Random(seed)
+    lines = ["query,answer"]
+    for _ in range(rows):
+        words = rng.sample(WORDS, 6)
+        lines.append(f"{words[0]} {words[1]},a {words[1]} {words[2]} {words[0]} for {' '.join(words[3:])}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def run_script(script: str, arguments: list[str], log: Path, environment: dict[str, str]) -> None:
+    """In the child: what `python script.py arguments` does."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.environ.update(environment)
+    sys.argv = [f"{script}.py", *arguments]
+    import_module(script).main()
+
+
+def start(script: str, arguments: list[str], log: Path, num_processes: int = 1) -> list[BaseProcess]:
+    """Start one process, or several that know each other as torchrun's do."""
+    environments: list[dict[str, str]] = [{}]
+    if num_processes > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        ranks = [str(rank) for rank in range(num_processes)]
+        size = {"WORLD_SIZE": str(num_processes), "LOCAL_WORLD_SIZE": str(num_processes)}
+        environments = [address | size | {"RANK": rank, "LOCAL_RANK": rank} for rank in ranks]
+    processes = [
+        context.Process(target=run_script, args=(script, arguments, log, environment))
+        for environment in environments
+    ]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def finish(processes: list[BaseProcess], log: Path) -> None:
+    """Wait for the processes to end well; their output is shown where they do not."""
+    for process in processes:
+        process.join(timeout=240)
+    codes = [process.exitcode for process in processes]
+    assert codes == [0] * len(codes), f"{codes}\n{log.read_text()}"
+
+
+def train(script: str, arguments: list[str], log: Path, num_processes: int = 1) -> None:
+    finish(start(script, arguments, log, num_processes), log)

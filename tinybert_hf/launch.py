@@ -1,0 +1,71 @@
+"""What `accelerate launch` leaves undone on a machine without an accelerator.
+
+There (accelerate 1.15) it starts one process whatever `--num_processes` says, gives it one thread unless `--cpu` is
+passed, and does not hand on the SIGTERM it receives. A user who writes `accelerate launch --num_processes 2 script.py`
+means two processes on any machine, so the script makes up for it here.
+"""
+
+import os
+import sys
+from functools import cache
+
+import psutil
+import torch
+
+
+@cache
+def find_launcher() -> psutil.Process | None:
+    """The `accelerate launch` among this process's ancestors."""
+    for process in psutil.Process().parents():
+        command = process.cmdline()
+        if "launch" in command and any("accelerate" in os.path.basename(part) for part in command[:2]):
+            return process
+    return None
+
+
+def launcher_option(name: str) -> str | None:
+    """The value that the user passed to `accelerate launch` for an option, if any."""
+    launcher = find_launcher()
+    command = launcher.cmdline() if launcher else []
+    for position, part in enumerate(command):
+        flag, _, value = part.partition("=")
+        if flag.replace("-", "_").strip("_") == name:
+            return value or command[position + 1]
+    return None
+
+
+def start_processes() -> None:
+    """Become `torchrun` with the number of processes that `accelerate launch` was asked for but did not start.
+
+    Raises: ValueError: if that number stands in accelerate's own configuration file only.
+    """
+    # accelerate sets MASTER_PORT where it was asked for several processes; one that torchrun started has a rank.
+    if find_launcher() is None or "MASTER_PORT" not in os.environ or "LOCAL_RANK" in os.environ:
+        return
+    asked = launcher_option("num_processes")
+    if asked is None:
+        raise ValueError("Pass the number of processes as accelerate launch --num_processes N.")
+    if int(asked) > 1:
+        torchrun = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc_per_node={asked}",
+        ]
+        os.execv(sys.executable, [*torchrun, *sys.argv])
+
+
+def use_all_cores(num_local_processes: int) -> None:
+    """Share the processor's cores among the processes of this machine, unless the user set a number of threads."""
+    launcher = find_launcher()
+    chosen = launcher_option("num_cpu_threads_per_process") or (
+        (launcher.environ() if launcher else os.environ).get("OMP_NUM_THREADS")
+    )
+    if not chosen:
+        cores = (
+            len(psutil.Process().cpu_affinity())
+            if hasattr(psutil.Process, "cpu_affinity")
+            else os.cpu_count()
+        )
+        torch.set_num_threads(max(1, (cores or 1) // num_local_processes))
