@@ -74,6 +74,7 @@ def classifier_folder(config: TinyBertConfig, tokenizer: PreTrainedTokenizerBase
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
     """A Hub for one test, which must not have been asked for anything it does not know."""
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # the environment variable is read at import
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     close_session()  # a client made earlier may know a proxy
     with LoopbackHub() as hub:

@@ -82,7 +82,11 @@ def wrap_tokenizer(tokenizer: Tokenizer, model_max_length: int) -> PreTrainedTok
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
-    """Save a tokenizer under the class name that transformers 4 knows too (5 writes `TokenizersBackend`)."""
+    """Save a tokenizer for every reader: under the class name that transformers 4 knows too (5 writes
+    `TokenizersBackend`), and without the padding and truncation of the last call, which `tokenizers` alone would apply.
+    """
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
     tokenizer.save_pretrained(folder)
     path = Path(folder, "tokenizer_config.json")
     config = json.loads(path.read_text(encoding="utf-8"))

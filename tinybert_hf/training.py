@@ -509,6 +509,8 @@ class Trainer:
                 for path in best.glob(pattern):
                     if path.name != STATE_FILE:
                         shutil.copyfile(path, self.output_dir / path.name)
+            for path in Path(self.arguments.model or "").glob("*_summary.json"):  # how the start was trained
+                shutil.copyfile(path, self.output_dir / path.name)
             write_json(self.output_dir / f"{self.stage.name}_summary.json", summary)
             for path in self.output_dir.glob("unfinished-*"):
                 shutil.rmtree(path)
