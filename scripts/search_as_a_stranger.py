@@ -1,6 +1,6 @@
 """Load a published folder the way its users do, with transformers alone, and search the held-out descriptions.
 
-    python scripts/search_as_a_stranger.py outputs/published
+python scripts/search_as_a_stranger.py outputs/published
 """
 
 import argparse
@@ -10,11 +10,17 @@ import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-QUERIES = ("keep my photos in order", "find out what slows my program down", "talk to friends over the internet")
+QUERIES = (
+    "keep my photos in order",
+    "find out what slows my program down",
+    "talk to friends over the internet",
+)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", help="a published model folder")
     model = parser.parse_args().model
 

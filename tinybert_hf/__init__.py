@@ -5,7 +5,6 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from .configuration_tinybert import TinyBertConfig
 from .modeling_tinybert import TinyBertForSequenceClassification, TinyBertModel
 from .pipeline_tinybert import SemanticSearchPipeline, encode
-from .search import load_search_pipeline
 
 __version__ = "0.1.0"
 __all__ = [
@@ -14,7 +13,6 @@ __all__ = [
     "TinyBertForSequenceClassification",
     "TinyBertModel",
     "encode",
-    "load_search_pipeline",
 ]
 
 # With the package installed, the Auto classes run its code and need no trust_remote_code.

@@ -63,6 +63,10 @@ class TrainingArguments:
         default=1, metadata={"help": "Batches whose gradients are added up before a step."}
     )
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak of the schedule."})
+    embedding_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Peak for the token embedding, of which a step sees few rows; default: the same."},
+    )
     warmup_ratio: float = field(
         default=0.1,
         metadata={"help": "Share of the steps that raise the learning rate from 0; then it falls to 0."},

@@ -38,6 +38,8 @@ class TinyBertConfig(PretrainedConfig):
         type_vocab_size: segments (0 for the first text, 1 for the second of a pair).
         pooling: `cls` (first token) or `mean` (over the tokens that are not padding).
         initializer_range: standard deviation of the normal initialisation.
+        embedding_initializer_range: the same for the token embedding, which must stand out from the positions: their
+            entries are about 0.7, the scaled tokens' this value times sqrt(hidden_size).
         layer_norm_eps: added to the variance in LayerNorm.
         classifier_dropout: dropout before the classifier; None means `hidden_dropout_prob`.
 
@@ -61,6 +63,7 @@ class TinyBertConfig(PretrainedConfig):
         type_vocab_size: int = 2,
         pooling: str = "cls",
         initializer_range: float = 0.02,
+        embedding_initializer_range: float = 0.1,
         layer_norm_eps: float = 1e-12,
         classifier_dropout: float | None = None,
         pad_token_id: int = 3,
@@ -84,6 +87,7 @@ class TinyBertConfig(PretrainedConfig):
         self.type_vocab_size = type_vocab_size
         self.pooling = pooling
         self.initializer_range = initializer_range
+        self.embedding_initializer_range = embedding_initializer_range
         self.layer_norm_eps = layer_norm_eps
         self.classifier_dropout = classifier_dropout
         self.pad_token_id = pad_token_id

@@ -181,10 +181,10 @@ class TinyBertPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, TinyBertEmbeddings) and not getattr(
-            module.positions, "_is_hf_initialized", False
-        ):
-            module.positions.copy_(sinusoidal_positions(*module.positions.shape))
+        elif isinstance(module, TinyBertEmbeddings):  # after its parts, the branches above
+            nn.init.normal_(module.word_embeddings.weight, std=self.config.embedding_initializer_range)
+            if not getattr(module.positions, "_is_hf_initialized", False):
+                module.positions.copy_(sinusoidal_positions(*module.positions.shape))
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Save weights, configuration and all the code that loading the folder as remote code needs.

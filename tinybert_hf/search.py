@@ -10,10 +10,11 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import AutoTokenizer, HfArgumentParser
+from transformers import AutoConfig, AutoTokenizer, HfArgumentParser
 from transformers.utils import logging
 
 from .arguments import errors_as_messages
+from .configuration_tinybert import TinyBertConfig
 from .modeling_tinybert import TinyBertModel
 from .pipeline_tinybert import SemanticSearchPipeline
 
@@ -24,11 +25,20 @@ def load_search_pipeline(model: str | Path, revision: str | None = None) -> Sema
     Args:
         model: a model folder or a Hub id.
         revision: a branch, tag or commit of the Hub repository.
+
+    Raises: OSError: if there is no such model, it is none of ours, or it cannot be read.
     """
-    return SemanticSearchPipeline(
-        model=TinyBertModel.from_pretrained(model, revision=revision),
-        tokenizer=AutoTokenizer.from_pretrained(model, revision=revision),
-    )
+    try:
+        config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
+        if config.model_type != TinyBertConfig.model_type:
+            raise ValueError(f"it is a {config.model_type} model, and search needs a tinybert model.")
+        return SemanticSearchPipeline(
+            model=TinyBertModel.from_pretrained(model, revision=revision),
+            tokenizer=AutoTokenizer.from_pretrained(model, revision=revision),
+        )
+    except (OSError, ValueError) as error:
+        place = "from this folder" if Path(model).is_dir() else "(no such folder here) from the Hub"
+        raise OSError(f"Could not load the model {model} {place}: {error}") from error
 
 
 @dataclass

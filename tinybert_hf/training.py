@@ -273,13 +273,16 @@ class StopSignal:
         return accelerator.check_trigger()
 
 
-def build_optimizer(model: nn.Module, arguments: TrainingArguments) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), decaying matrices only."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def build_optimizer(model: PreTrainedModel, arguments: TrainingArguments) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), decaying matrices only; the token embedding has its own rate."""
+    embedding = model.get_input_embeddings().weight
+    others = [parameter for parameter in model.parameters() if parameter is not embedding]
+    embedding_learning_rate = arguments.embedding_learning_rate or arguments.learning_rate
     return torch.optim.AdamW(
         [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": arguments.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": [embedding], "weight_decay": arguments.weight_decay, "lr": embedding_learning_rate},
+            {"params": [p for p in others if p.ndim > 1], "weight_decay": arguments.weight_decay},
+            {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
         ],
         lr=arguments.learning_rate,
         fused=True,  # one pass over each tensor: a tenth of the time on a CPU
@@ -403,7 +406,7 @@ class Trainer:
             )
         values = {
             "loss": loss,
-            "learning_rate": self.scheduler.get_last_lr()[0],
+            "learning_rate": self.scheduler.get_last_lr()[-1],
             "texts_per_second": len(losses) * self._texts_per_batch() / seconds,
         }
         bar.set_postfix_str(

@@ -1,0 +1,219 @@
+"""Texts become the same vectors however they are batched, and a search is the ranking of their cosines.
+
+python -m pytest tests/test_pipeline_tinybert.py -q
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TEXTS
+from transformers import PreTrainedTokenizerBase, pipeline
+
+from tinybert_hf import SemanticSearchPipeline, TinyBertConfig, TinyBertModel, encode
+from tinybert_hf.search import load_search_pipeline
+
+QUERIES = ["listen to music", "archives", "a text editor for the terminal"]
+
+
+@pytest.fixture
+def model(config: TinyBertConfig) -> TinyBertModel:
+    """Weights far from their small initial values, so that the cosines differ."""
+    torch.manual_seed(0)
+    config.initializer_range = 0.5
+    return TinyBertModel(config).eval()
+
+
+@pytest.fixture
+def search(model: TinyBertModel, tokenizer: PreTrainedTokenizerBase) -> SemanticSearchPipeline:
+    return SemanticSearchPipeline(model=model, tokenizer=tokenizer)
+
+
+def cosines(model: TinyBertModel, tokenizer: PreTrainedTokenizerBase, query: str) -> list[float]:
+    """Each text's cosine with the query, one text at a time and without `encode`."""
+
+    def embed(text: str) -> torch.Tensor:
+        with torch.no_grad():
+            return model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0, 0].double()
+
+    return [torch.cosine_similarity(embed(query), embed(text), dim=0).item() for text in TEXTS]
+
+
+# ---- encode ----
+
+
+def test_rows_are_the_texts_in_their_order_and_have_length_1(
+    model: TinyBertModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    texts = sorted(TEXTS, key=len)  # encode itself goes from long to short
+    embeddings = encode(model, tokenizer, texts)
+    assert (embeddings.shape, embeddings.dtype) == ((len(texts), 32), torch.float32)
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(len(texts)))
+    with torch.no_grad():
+        for row, text in zip(embeddings, texts, strict=True):
+            alone = model(**tokenizer(text, return_tensors="pt")).pooler_output[0]
+            torch.testing.assert_close(row, alone / alone.norm(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_the_batch_size_does_not_change_an_embedding(
+    model: TinyBertModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
+) -> None:
+    expected = encode(model, tokenizer, TEXTS, batch_size=2)
+    actual = encode(model, tokenizer, TEXTS, batch_size=batch_size)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_encoding_is_without_dropout_and_restores_the_mode(
+    model: TinyBertModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    expected = encode(model, tokenizer, TEXTS)
+    assert not model.training
+    model.train()
+    assert torch.equal(encode(model, tokenizer, TEXTS), expected)
+    assert model.training
+    tokenizer_without_ids: Any = lambda *_, **__: {}["input_ids"]  # noqa: E731
+    tokenizer_without_ids.model_max_length = 32
+    with pytest.raises(KeyError):
+        encode(model, tokenizer_without_ids, TEXTS)
+    assert model.training  # after an error too
+
+
+def test_texts_beyond_the_context_are_cut(model: TinyBertModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    context = model.config.max_position_embeddings
+    fits = "music " * (context - 4) + "edit text"  # and [CLS] and [SEP]
+    assert len(tokenizer(fits)["input_ids"]) == context
+    exact, long, shorter = encode(model, tokenizer, [fits, fits + " mail" * 500, fits.removesuffix(" text")])
+    torch.testing.assert_close(long, exact)
+    assert not torch.allclose(shorter, exact, atol=1e-4)
+
+
+def test_half_precision_is_returned_as_fp32(model: TinyBertModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    expected = encode(model, tokenizer, TEXTS)
+    embeddings = encode(model.bfloat16(), tokenizer, TEXTS)
+    assert embeddings.dtype == torch.float32
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(len(TEXTS)))
+    assert (embeddings * expected).sum(dim=1).min() > 0.99
+
+
+def test_no_texts_give_no_rows(model: TinyBertModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    assert encode(model, tokenizer, []).shape == (0, 32)
+
+
+@pytest.mark.parametrize(
+    "texts, message",
+    [
+        ("music", "texts must be a list of strings, got str"),
+        (None, "texts must be a list of strings, got NoneType"),
+        (["music", 3], r"texts\[1\] must be a string, got int: 3"),
+    ],
+)
+def test_what_is_no_list_of_strings_is_named(
+    model: TinyBertModel, tokenizer: PreTrainedTokenizerBase, texts: Any, message: str
+) -> None:
+    with pytest.raises(TypeError, match=message):
+        encode(model, tokenizer, texts)
+
+
+# ---- search ----
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_a_search_ranks_by_the_cosine_of_the_first_tokens(
+    search: SemanticSearchPipeline, model: TinyBertModel, tokenizer: PreTrainedTokenizerBase, query: str
+) -> None:
+    expected = cosines(model, tokenizer, query)
+    order = sorted(range(len(TEXTS)), key=lambda i: -expected[i])
+    assert order != sorted(order) and max(expected) - min(expected) > 0.05
+    results = search(query, TEXTS, top_k=len(TEXTS))
+    assert [result["index"] for result in results] == order
+    assert [result["text"] for result in results] == [TEXTS[i] for i in order]
+    assert [result["score"] for result in results] == pytest.approx([expected[i] for i in order], abs=1e-5)
+    assert all(set(result) == {"index", "score", "text"} for result in results)
+
+
+def test_every_way_of_calling_gives_the_same_results(search: SemanticSearchPipeline) -> None:
+    expected = search(QUERIES[0], TEXTS, top_k=2)
+    assert len(expected) == 2
+    assert search(query=QUERIES[0], chunks=TEXTS, top_k=2) == expected
+    assert search({"query": QUERIES[0], "chunks": TEXTS, "top_k": 2}) == expected
+    assert search({"query": QUERIES[0]}, TEXTS, top_k=2) == expected
+    assert search({"query": QUERIES[0], "chunks": tuple(TEXTS)}, top_k=2) == expected
+
+
+def test_three_results_are_the_default(search: SemanticSearchPipeline) -> None:
+    assert search(QUERIES[0], TEXTS) == search(QUERIES[0], TEXTS, top_k=3)
+    assert len(search({"query": QUERIES[0], "chunks": TEXTS})) == 3
+
+
+def test_top_k_beyond_the_chunks_returns_them_all(search: SemanticSearchPipeline) -> None:
+    results = search(QUERIES[0], TEXTS, top_k=1000)
+    assert sorted(result["index"] for result in results) == list(range(len(TEXTS)))
+
+
+def test_many_queries_are_searched_at_once(search: SemanticSearchPipeline) -> None:
+    together = search(QUERIES, TEXTS, top_k=2)
+    assert len(together) == len(QUERIES)
+    for query, results in zip(QUERIES, together, strict=True):
+        alone = search(query, TEXTS, top_k=2)
+        assert [result["index"] for result in results] == [result["index"] for result in alone]
+        assert [r["score"] for r in results] == pytest.approx([r["score"] for r in alone], abs=1e-6)
+    assert search(QUERIES[:1], TEXTS, top_k=2) == [search(QUERIES[0], TEXTS, top_k=2)]
+
+
+def test_equal_chunks_have_equal_scores_and_their_own_places(search: SemanticSearchPipeline) -> None:
+    results = search("play music", ["play music", "read archives", "play music"], top_k=2)
+    assert sorted(result["index"] for result in results) == [0, 2]
+    assert [result["score"] for result in results] == pytest.approx([1.0, 1.0])
+
+
+def test_one_chunk_is_enough(search: SemanticSearchPipeline) -> None:
+    assert [result["index"] for result in search("music", ["mail"])] == [0]
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        (("", TEXTS), ValueError, "query is empty: ''"),
+        (("  ", TEXTS), ValueError, "query is empty"),
+        (([], TEXTS), ValueError, "query is empty"),
+        ((["music", ""], TEXTS), ValueError, "query is empty"),
+        ((None, TEXTS), TypeError, "query must be a list of strings, got NoneType"),
+        ((["music", 3], TEXTS), TypeError, r"query\[1\] must be a string, got int"),
+        (("music", []), ValueError, "no chunks to search"),
+        (("music", ""), ValueError, "no chunks to search"),
+        (("music",), ValueError, "no chunks to search"),
+        (("music", "one text"), TypeError, r"chunks must be a list of strings, got str.*\[text\]"),
+        (("music", ["mail", None]), TypeError, r"chunks\[1\] must be a string, got NoneType"),
+        (("music", TEXTS, 0), ValueError, "top_k must be a positive integer, got 0"),
+        (("music", TEXTS, 1.5), ValueError, "top_k must be a positive integer, got 1.5"),
+        (("music", TEXTS, True), ValueError, "top_k must be a positive integer, got True"),
+        (({"query": "music", "passages": TEXTS},), ValueError, r"Unknown keys \['passages'\]"),
+        (({"chunks": TEXTS},), TypeError, "query must be a list of strings, got NoneType"),
+    ],
+)
+def test_a_wrong_call_is_an_error_that_says_what_is_wrong(
+    search: SemanticSearchPipeline, arguments: tuple, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        search(*arguments)
+
+
+def test_an_unknown_option_is_an_error(
+    search: SemanticSearchPipeline, model: TinyBertModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    with pytest.raises(TypeError, match="limit"):
+        search("music", TEXTS, limit=3)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match=r"Unknown arguments \['limit'\]"):
+        SemanticSearchPipeline(model=model, tokenizer=tokenizer, limit=3)
+
+
+def test_the_folder_gives_the_same_search_with_its_own_code_and_the_packages(
+    search: SemanticSearchPipeline, model: TinyBertModel, model_folder: Path
+) -> None:
+    expected = search(QUERIES, TEXTS)
+    assert load_search_pipeline(model_folder)(QUERIES, TEXTS) == expected
+    from_folder = pipeline("semantic-search", model=str(model_folder), trust_remote_code=True)
+    assert type(from_folder).__module__.startswith("transformers_modules.")
+    assert from_folder(QUERIES, TEXTS) == expected
