@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from training_run import ROOT, start, train, write_pairs
 
-from tinybert_hf.training import list_checkpoints
+from tinybert_hf import TinyBertModel
+from tinybert_hf.arguments import TrainingArguments
+from tinybert_hf.training import build_optimizer, list_checkpoints
 
 TINY = (
     "vocab_size=300,hidden_size=32,num_hidden_layers=2,num_attention_heads=4,intermediate_size=64,"
@@ -262,3 +264,13 @@ def test_a_killed_run_frees_its_folder(data: Path, tmp_path: Path) -> None:
     (process,) = start("train_retrieval", arguments, tmp_path / "log")
     process.join()
     assert "max_steps was 100000, now 40" in (tmp_path / "log").read_text()  # it came past the lock
+
+
+def test_the_token_embedding_has_a_learning_rate_of_its_own(model: TinyBertModel) -> None:
+    arguments = TrainingArguments(learning_rate=0.1, embedding_learning_rate=0.3, weight_decay=0.5)
+    groups = build_optimizer(model, arguments).param_groups
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    decays = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    for name, parameter in model.named_parameters():
+        assert rates[id(parameter)] == (0.3 if "word_embeddings" in name else 0.1), name
+        assert decays[id(parameter)] == (0.5 if parameter.ndim > 1 else 0.0), name
