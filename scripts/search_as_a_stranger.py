@@ -10,11 +10,7 @@ import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-QUERIES = (
-    "keep my photos in order",
-    "find out what slows my program down",
-    "talk to friends over the internet",
-)
+QUERIES = ("photo album organizer", "chat with friends", "solve systems of equations")
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ measures a model and BM25 on a folder in BEIR layout (Thakur et al. 2021, arXiv:
 
 import importlib
 import json
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -236,7 +235,6 @@ def evaluate_model(arguments: EvaluationArguments) -> dict[str, Any]:
 def main() -> None:
     parser = HfArgumentParser(EvaluationArguments, prog="python -m tinybert_hf.evaluation")
     (arguments,) = parser.parse_args_into_dataclasses()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     with errors_as_messages():
         result = evaluate_model(arguments)
     print(f"{result['queries']} queries, {result['documents']} documents of {result['data']}")

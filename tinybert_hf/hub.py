@@ -32,9 +32,9 @@ CARD_TEMPLATE = Path(__file__).with_name("model_card.md")
 SECONDS_OF_SILENCE = 120  # after which a request to the Hub has failed; huggingface_hub itself waits for ever
 
 # The card prints what the model answers to these.
-QUERY = "listen to songs in a terminal"
+QUERY = "chat with friends"
 PASSAGES = [
-    "A console player for audio files such as MP3 and Ogg Vorbis.",
+    "A client for instant messaging over the XMPP protocol.",
     "A library that reads and writes compressed archives.",
     "An editor for photographs and drawings.",
 ]
