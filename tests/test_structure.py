@@ -14,6 +14,7 @@ ORDER = [
     "batching",
     "losses",
     "arguments",
+    "checkpoints",
     "search",
     "evaluation",
     "launch",

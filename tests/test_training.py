@@ -15,7 +15,8 @@ from training_run import ROOT, start, train, write_pairs
 
 from tinybert_hf import TinyBertModel
 from tinybert_hf.arguments import TrainingArguments
-from tinybert_hf.training import build_optimizer, list_checkpoints
+from tinybert_hf.checkpoints import list_checkpoints
+from tinybert_hf.training import build_optimizer
 
 TINY = (
     "vocab_size=300,hidden_size=32,num_hidden_layers=2,num_attention_heads=4,intermediate_size=64,"

@@ -6,11 +6,14 @@ means two processes on any machine, so the script makes up for it here.
 """
 
 import os
+import signal
 import sys
 from functools import cache
+from typing import Any
 
 import psutil
 import torch
+from accelerate import Accelerator
 
 
 @cache
@@ -69,3 +72,28 @@ def use_all_cores(num_local_processes: int) -> None:
             else os.cpu_count()
         )
         torch.set_num_threads(max(1, (cores or 1) // num_local_processes))
+
+
+class StopSignal:
+    """Remembers that the run was asked to leave (SIGTERM, Ctrl-C, or the death of its launcher)."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.launcher = find_launcher()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._remember)
+
+    def _remember(self, number: int, _frame: Any) -> None:
+        if self.number and number == signal.SIGINT:  # the second Ctrl-C does not wait for a checkpoint
+            raise KeyboardInterrupt
+        self.number = number
+
+    def received(self, accelerator: Accelerator) -> bool:
+        """True on every process as soon as one of them was asked."""
+        if (
+            self.launcher and not self.launcher.is_running()
+        ):  # it does not hand signals on: its death is the signal
+            self.number = self.number or signal.SIGTERM
+        if self.number:
+            accelerator.set_trigger()
+        return accelerator.check_trigger()

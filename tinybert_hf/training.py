@@ -20,8 +20,8 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -37,7 +37,6 @@ from accelerate.utils import (
     tqdm,
 )
 from datasets import Dataset
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
@@ -52,16 +51,15 @@ from transformers.utils import logging as transformers_logging
 
 from .arguments import TrainingArguments, errors_as_messages
 from .batching import StepSampler
+from .checkpoints import STATE_FILE, find_checkpoint, list_checkpoints, single_writer, write_json
 from .configuration_tinybert import TinyBertConfig
 from .data import iterate_texts, load_data
-from .launch import find_launcher, start_processes, use_all_cores
+from .launch import StopSignal, start_processes, use_all_cores
 from .tokenization import save_tokenizer, train_tokenizer
 
 logger = logging.getLogger(__name__)
 
-STATE_FILE = "training_state.json"
 MODEL_FILES = ("*.safetensors", "*.json", "*.py")  # of a checkpoint, what makes it a model folder
-LOCK_SECONDS = 60  # how long a killed launcher's workers may take to notice and leave
 # What may differ between a run and its continuation without changing a single weight.
 FREE_ARGUMENTS = {"output_dir", "resume_from_checkpoint", "logging_steps", "report_to"}
 
@@ -190,87 +188,6 @@ def load_start(
     tokenizer = AutoTokenizer.from_pretrained(arguments.output_dir, config=config)
     config.vocab_size = len(tokenizer)
     return None, config, tokenizer
-
-
-def find_checkpoint(arguments: TrainingArguments) -> Path | None:
-    """The checkpoint to resume from; None starts a new run.
-
-    Raises:
-        FileNotFoundError: if the given folder is no complete checkpoint.
-        FileExistsError: if `output_dir` holds a run already and nobody asked to resume it.
-    """
-    output_dir = Path(arguments.output_dir)
-    checkpoints = list_checkpoints(output_dir)
-    wanted = arguments.resume_from_checkpoint
-    if wanted is None:
-        if checkpoints or list(output_dir.glob("*_summary.json")):
-            raise FileExistsError(
-                f"{output_dir} holds a run already. Pass --resume_from_checkpoint auto to continue it, or another "
-                "--output_dir to start a new one."
-            )
-        return None
-    if wanted == "auto":
-        if not checkpoints:
-            logger.info("No checkpoint in %s yet: starting from the beginning.", output_dir)
-            return None
-        return checkpoints[-1]
-    if not Path(wanted, STATE_FILE).is_file():
-        found = ", ".join(str(path) for path in checkpoints) or "none"
-        raise FileNotFoundError(
-            f"{wanted} is no checkpoint; those in {output_dir}: {found}. Pass one, or auto."
-        )
-    return Path(wanted)
-
-
-def list_checkpoints(output_dir: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
-    steps = [
-        path for path in output_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()
-    ]
-    return sorted(steps, key=lambda path: int(path.name.removeprefix("checkpoint-")))
-
-
-@contextmanager
-def single_writer(accelerator: Accelerator, output_dir: Path) -> Iterator[None]:
-    """Keep a second run out of `output_dir`; the system frees the lock of a killed one."""
-    lock = FileLock(output_dir / ".lock")
-    if accelerator.is_main_process:
-        try:
-            lock.acquire(timeout=LOCK_SECONDS)
-        except Timeout:
-            raise BlockingIOError(
-                f"Another run is writing to {output_dir}; wait for it, or stop it."
-            ) from None
-    accelerator.wait_for_everyone()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-class StopSignal:
-    """Remembers that the run was asked to leave (SIGTERM, Ctrl-C, or the death of its launcher)."""
-
-    def __init__(self) -> None:
-        self.number = 0
-        self.launcher = find_launcher()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._remember)
-
-    def _remember(self, number: int, _frame: Any) -> None:
-        if self.number and number == signal.SIGINT:  # the second Ctrl-C does not wait for a checkpoint
-            raise KeyboardInterrupt
-        self.number = number
-
-    def received(self, accelerator: Accelerator) -> bool:
-        """True on every process as soon as one of them was asked."""
-        if (
-            self.launcher and not self.launcher.is_running()
-        ):  # it does not hand signals on: its death is the signal
-            self.number = self.number or signal.SIGTERM
-        if self.number:
-            accelerator.set_trigger()
-        return accelerator.check_trigger()
 
 
 def build_optimizer(model: PreTrainedModel, arguments: TrainingArguments) -> torch.optim.Optimizer:
@@ -565,7 +482,3 @@ def describe_versions() -> dict[str, str]:
     """Versions of what decides a run's result."""
     packages = ("torch", "transformers", "tokenizers", "datasets", "accelerate")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
-
-
-def write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
