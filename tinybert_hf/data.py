@@ -8,10 +8,19 @@ were called in the source: `text`, `text_pair` and `label` for classification; `
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets import ClassLabel, Dataset, Value, load_dataset
+from datasets import (
+    ClassLabel,
+    Dataset,
+    Value,
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+    load_dataset,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +73,19 @@ def load_data(
         raise ValueError(f"Could not read the data set {data} ({asked}): {error}") from error
 
 
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Around what takes moments even for a million rows, and would draw a bar for each of them."""
+    enabled = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if enabled:
+            enable_progress_bars()
+
+
+@without_progress_bars()
 def select_columns(dataset: Dataset, columns: dict[str, str], source: str, flags: dict[str, str]) -> Dataset:
     """Keep `columns` (new name -> name in the source), renamed, without the rows in which a text is blank.
 
@@ -114,6 +136,7 @@ def label_names(dataset: Dataset) -> list[str]:
     return [str(value) for value in sorted(set(dataset["label"]))]
 
 
+@without_progress_bars()
 def encode_labels(dataset: Dataset, names: Sequence[str], source: str) -> Dataset:
     """Replace the values of `label` by the class ids 0 .. len(names) - 1.
 
@@ -135,6 +158,7 @@ def encode_labels(dataset: Dataset, names: Sequence[str], source: str) -> Datase
     return dataset.remove_columns("label").add_column("label", [ids[value] for value in values])
 
 
+@without_progress_bars()
 def hold_out(dataset: Dataset, size: int, seed: int, by: Sequence[str]) -> Split:
     """Set `size` random rows aside, and drop from the rest every row that shares a text with them.
 

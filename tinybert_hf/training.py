@@ -39,6 +39,7 @@ from accelerate.utils import (
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -270,13 +271,21 @@ class Trainer:
         started = time.perf_counter() - self.state.seconds
         if not self.state.history:
             self._evaluate()
-        bar = tqdm(
-            total=self.max_steps,
-            initial=self.state.step,
-            desc=f"Training ({self.stage.name})",
-            unit="step",
-            dynamic_ncols=True,
-        )
+        with (
+            logging_redirect_tqdm(),
+            tqdm(
+                total=self.max_steps,
+                initial=self.state.step,
+                desc=f"Training ({self.stage.name})",
+                unit="step",
+                dynamic_ncols=True,
+            ) as bar,
+        ):
+            self._loop(bar, stop, started)
+        return self._finish()
+
+    def _loop(self, bar: tqdm, stop: StopSignal, started: float) -> None:
+        """Every step from the current one to the last."""
         losses: list[Tensor] = []
         window = time.perf_counter()
         for batch in self.loader:
@@ -297,8 +306,6 @@ class Trainer:
                 window = time.perf_counter()
             if stop.received(self.accelerator) and not last:
                 self._leave(stop)
-        bar.close()
-        return self._finish()
 
     def _micro_step(self, batch: dict[str, Any]) -> Tensor:
         """Forward, backward and, after the last batch of a step, the update; returns the loss without gradients."""
