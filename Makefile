@@ -3,6 +3,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := PATH="$(abspath $(BIN)):$$PATH"
 OUT ?= outputs
+# One process and accelerate's other defaults, spelled out so that it does not print a warning about them.
+LAUNCH := accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
 .PHONY: help install style check test quickstart data clean
 
@@ -29,9 +31,9 @@ test: check ## all tests
 	$(BIN)/python -m pytest
 
 quickstart: install ## train both stages on the bundled data, publish to a folder, search with it
-	$(RUN) accelerate launch train_sentiment.py recipes/small_sentiment.yaml \
+	$(RUN) $(LAUNCH) train_sentiment.py recipes/small_sentiment.yaml \
 		--output_dir $(OUT)/small-sentiment --resume_from_checkpoint auto
-	$(RUN) accelerate launch train_retrieval.py recipes/small_retrieval.yaml \
+	$(RUN) $(LAUNCH) train_retrieval.py recipes/small_retrieval.yaml \
 		--model $(OUT)/small-sentiment --output_dir $(OUT)/small-retrieval --resume_from_checkpoint auto
 	$(RUN) python -m tinybert_hf.evaluation --model $(OUT)/small-retrieval --data data/debian/test \
 		--output_file $(OUT)/small-retrieval/evaluation_debian.json

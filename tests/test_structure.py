@@ -19,6 +19,7 @@ ORDER = [
     "evaluation",
     "launch",
     "training",
+    "model_card",
     "hub",
     "convert_checkpoint",
 ]

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -11,16 +10,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-import jinja2
-from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCard, ModelCardData, get_session
+from huggingface_hub import CommitOperationAdd, HfApi, get_session
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import httpx
 from transformers import AutoTokenizer, Pipeline, TextClassificationPipeline
 
-from .data import FILE_READERS
+from .model_card import read_json, render_card
 from .modeling_tinybert import TinyBertForSequenceClassification, TinyBertModel
 from .pipeline_tinybert import SemanticSearchPipeline
 from .tokenization import save_tokenizer
@@ -28,18 +25,7 @@ from .tokenization import save_tokenizer
 ARCHITECTURES = {cls.__name__: cls for cls in (TinyBertModel, TinyBertForSequenceClassification)}
 RESULT_FILES = ("*_summary.json", "evaluation_*.json")
 BUILD_RECORD = ".build.json"  # file -> SHA-256 of what a build wrote; stays on this machine
-CARD_TEMPLATE = Path(__file__).with_name("model_card.md")
 SECONDS_OF_SILENCE = 120  # after which a request to the Hub has failed; huggingface_hub itself waits for ever
-
-# The card prints what the model answers to these.
-QUERY = "chat with friends"
-PASSAGES = [
-    "A client for instant messaging over the XMPP protocol.",
-    "A library that reads and writes compressed archives.",
-    "An editor for photographs and drawings.",
-]
-REVIEWS = ["The food was cold and the waiter was rude.", "A warm and funny film. I loved it."]
-PAIRS = [{"text": "A man plays a guitar.", "text_pair": "Someone makes music."}]
 
 REMEDIES = {
     401: "Log in with `hf auth login`, or set HF_TOKEN to a valid token that may write",
@@ -140,101 +126,6 @@ def was_built(folder: Path, file: str) -> bool:
 
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no valid JSON: {error}") from error
-
-
-# ---- The card ----
-
-
-def render_card(folder: Path, pipeline: Pipeline, name: str, license: str) -> ModelCard:
-    """The model card; its numbers are those of the folder's JSON files, and its first example is run here.
-
-    Raises: ValueError: if a summary or an evaluation lacks what the card prints of it.
-    """
-    classifies = isinstance(pipeline, TextClassificationPipeline)
-    own_stage = "sentiment" if classifies else "retrieval"
-    summaries = [read_json(path) for path in sorted(folder.glob("*_summary.json"))]
-    summaries.sort(key=lambda summary: summary.get("stage") == own_stage)  # the last stage stands last
-    evaluations = [read_json(path) for path in sorted(folder.glob("evaluation_*.json"))]
-    title = name.rstrip("/").split("/")[-1]
-    try:
-        own_summary = next((summary for summary in summaries if summary["stage"] == own_stage), None)
-        runs = [summary["arguments"] for summary in summaries]
-        made = {run["output_dir"] for run in runs}
-        takes_pairs = classifies and own_summary and len(own_summary["arguments"]["text_columns"]) == 2
-        inputs: Any = (PAIRS if takes_pairs else REVIEWS) if classifies else PASSAGES
-        answers = pipeline(inputs) if classifies else pipeline(QUERY, inputs)
-        results = measured_results(own_summary, evaluations)
-        metadata = ModelCardData(
-            language="en",
-            license=license,
-            library_name="transformers",
-            pipeline_tag="text-classification" if classifies else "feature-extraction",
-            tags=["tinybert"] if classifies else ["tinybert", "semantic-search", "sentence-similarity"],
-            datasets=list(dict.fromkeys(run["data"] for run in runs if is_hub_id(run["data"], made))) or None,
-            base_model=next((run["model"] for run in runs if is_hub_id(run["model"], made)), None),
-            model_name=title if results else None,
-            eval_results=results or None,
-        )
-        return ModelCard.from_template(
-            metadata,
-            template_path=str(CARD_TEMPLATE),
-            title=title,
-            name=name,
-            classifies=classifies,
-            config=pipeline.model.config,
-            parameters=pipeline.model.num_parameters(),
-            ignores_case=pipeline.tokenizer.tokenize("WORD") == pipeline.tokenizer.tokenize("word"),
-            query=QUERY,
-            inputs=inputs,
-            printed=[f"{a['score']:.3f}  {a['label' if classifies else 'text']}" for a in answers],
-            summaries=summaries,
-            own_summary=own_summary,
-            evaluations=evaluations,
-        )
-    except (KeyError, TypeError, jinja2.UndefinedError) as error:
-        raise ValueError(
-            f"A summary or evaluation of the model is incomplete ({error}); make it anew."
-        ) from error
-
-
-def measured_results(summary: dict[str, Any] | None, evaluations: list[dict[str, Any]]) -> list[EvalResult]:
-    """What was measured of this model, for the model-index: on test data, and on held-out rows while training."""
-    tasks = {"retrieval": "information-retrieval", "sentiment": "text-classification"}
-    measured = [
-        (tasks["retrieval"], e["data"], e["data"], e["split"], e["results"]["model"]) for e in evaluations
-    ]
-    if summary:
-        run = summary["arguments"]
-        data, task = run["eval_data"] or run["data"], tasks[summary["stage"]]
-        measured.append((task, data, f"{data} (held out)", run["eval_split"], summary["results"]))
-    return [
-        EvalResult(
-            task_type=task,
-            dataset_type=data,
-            dataset_name=name,
-            dataset_split=split,
-            metric_type=measure.lower(),
-            metric_name=measure,
-            metric_value=value,
-        )
-        for task, data, name, split, values in measured
-        for measure, value in values.items()
-    ]
-
-
-def is_hub_id(name: str | None, made_here: set[str]) -> bool:
-    """Whether `--data` or `--model` named a repository on the Hub: by the rule of `load_data`, and no run's output."""
-    if not name or name in made_here or Path(name).exists():
-        return False
-    file = any(suffix in FILE_READERS for suffix in Path(name).suffixes)
-    return bool(re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name)) and not file
 
 
 # ---- The Hub ----
