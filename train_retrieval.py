@@ -16,10 +16,11 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DataCollatorWithPadding, PreTrainedModel
 
 from tinybert_hf import TinyBertModel, encode
 from tinybert_hf.arguments import TrainingArguments, parse_arguments
+from tinybert_hf.batching import group_by_length
 from tinybert_hf.data import Split, hold_out, load_data, select_columns, text_id
 from tinybert_hf.evaluation import evaluate_pairs
 from tinybert_hf.losses import MultipleNegativesRankingLoss
@@ -42,6 +43,13 @@ class RetrievalArguments(TrainingArguments):
     temperature: float = field(
         default=0.05, metadata={"help": "Cosine similarities are divided by it before the softmax."}
     )
+    micro_batch_tokens: int = field(
+        default=16_384,
+        metadata={
+            "help": "Texts of like length pass through the encoder together, at most so many tokens with padding. It "
+            "changes the speed, not the loss."
+        },
+    )
     gradient_accumulation_steps: int = field(
         default=1,
         metadata={
@@ -52,6 +60,11 @@ class RetrievalArguments(TrainingArguments):
     output_dir: str = field(
         default="outputs/retrieval", metadata={"help": "Folder for the model, checkpoints and the summary."}
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.micro_batch_tokens <= 0:
+            raise ValueError(f"--micro_batch_tokens must be above 0, got {self.micro_batch_tokens}.")
 
 
 def main() -> None:
@@ -69,25 +82,30 @@ def build_trainer(
     set_seed(arguments.seed)
     model = TinyBertModel.from_pretrained(source, config=config) if source else TinyBertModel(config)
 
-    def tokenize(texts: Sequence[str]) -> dict[str, Tensor]:
-        limit = config.max_position_embeddings
-        return dict(tokenizer(texts, truncation=True, max_length=limit, padding=True, return_tensors="pt"))
+    pad = DataCollatorWithPadding(tokenizer)
 
     def collate(rows: list[dict[str, str]]) -> dict[str, Any]:
         queries = [row["query"] for row in rows]
-        columns = [name for name in rows[0] if name != "query"]  # the answer, then the negatives
-        answers = [row[name] for name in sorted(columns) for row in rows]
+        columns = sorted(set(rows[0]) - {"query"})  # the answer, then the negatives
+        answers = [row[name] for name in columns for row in rows]
+        tokens = tokenizer(queries + answers, truncation=True, max_length=config.max_position_embeddings)
+        groups = group_by_length([len(ids) for ids in tokens["input_ids"]], arguments.micro_batch_tokens)
         return {
-            "queries": tokenize(queries),
-            "answers": tokenize(answers),
+            "micro_batches": [
+                dict(pad([{name: tokens[name][i] for name in tokens} for i in group])) for group in groups
+            ],
+            "order": torch.tensor([i for group in groups for i in group]).argsort(),
             "query_ids": torch.tensor([text_id(text) for text in queries]),
             "answer_ids": torch.tensor([text_id(text) for text in answers]),
         }
 
     def compute_loss(model: nn.Module, batch: dict[str, Any]) -> Tensor:
-        query_embeddings = model(**batch["queries"]).pooler_output
-        answer_embeddings = model(**batch["answers"]).pooler_output
-        return ranking_loss(query_embeddings, answer_embeddings, batch["query_ids"], batch["answer_ids"])
+        embeddings = torch.cat([model(**texts).pooler_output for texts in batch["micro_batches"]])
+        embeddings = embeddings[batch["order"]]  # queries, answers, negatives
+        batch_size = len(batch["query_ids"])
+        return ranking_loss(
+            embeddings[:batch_size], embeddings[batch_size:], batch["query_ids"], batch["answer_ids"]
+        )
 
     def evaluate(model: PreTrainedModel) -> dict[str, float]:
         def embed(texts: Sequence[str]) -> Tensor:

@@ -63,3 +63,33 @@ def test_explicit_negatives_and_accumulation_train(triplets: Path) -> None:
     assert summary["data"]["texts_per_row"] == 4
     assert (summary["steps"], summary["rows_per_step"]) == (3, 8)
     assert [entry["step"] for entry in summary["history"] if "loss" in entry] == [1, 2, 3]
+
+
+def test_grouping_by_length_does_not_change_the_loss(tmp_path: Path) -> None:
+    """Every step's loss, and so every gradient before it, is the same in one group as in many; without dropout, whose
+    masks are drawn group by group."""
+    pairs = write_pairs(tmp_path / "pairs.csv", 100, seed=0)
+    sure = TINY + ",pooling=mean,hidden_dropout_prob=0,attention_probs_dropout_prob=0"
+    losses = {}
+    for tokens in ("16384", "40"):
+        out = tmp_path / tokens
+        shared = [
+            "--data",
+            str(pairs),
+            "--eval_data",
+            str(pairs),
+            "--config_overrides",
+            sure,
+            "--report_to",
+            "none",
+        ]
+        steps = ["--max_steps", "6", "--logging_steps", "1", "--learning_rate", "0.005"]
+        train(
+            "train_retrieval",
+            [*shared, *steps, "--micro_batch_tokens", tokens, "--output_dir", str(out)],
+            out.parent / "log",
+        )
+        summary = json.loads((out / "retrieval_summary.json").read_text())
+        losses[tokens] = [entry["loss"] for entry in summary["history"] if "loss" in entry]
+    assert losses["40"] == pytest.approx(losses["16384"], rel=1e-4)
+    assert losses["40"][-1] < 0.99 * losses["40"][0], "this test would be vacuous: nothing was learned"

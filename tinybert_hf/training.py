@@ -300,10 +300,11 @@ class Trainer:
                 losses, window = [], time.perf_counter()
             last = self.state.step == self.max_steps
             if last or self.state.step % self.arguments.save_steps == 0:
+                paused = time.perf_counter()
                 self._evaluate()
                 self.state.seconds = time.perf_counter() - started
                 self._save_checkpoint()
-                window = time.perf_counter()
+                window += time.perf_counter() - paused  # the texts per second are those of training
             if stop.received(self.accelerator) and not last:
                 self._leave(stop)
 
