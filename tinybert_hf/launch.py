@@ -20,7 +20,10 @@ from accelerate import Accelerator
 def find_launcher() -> psutil.Process | None:
     """The `accelerate launch` among this process's ancestors."""
     for process in psutil.Process().parents():
-        command = process.cmdline()
+        try:
+            command = process.cmdline()
+        except psutil.Error:  # another user's process, or one that has just ended: not our launcher
+            continue
         if "launch" in command and any("accelerate" in os.path.basename(part) for part in command[:2]):
             return process
     return None
