@@ -137,8 +137,8 @@ def load_pairs(arguments: RetrievalArguments) -> Split:
         return select_columns(rows, columns, f"{data} ({split})", flags)
 
     train = read(arguments.data, arguments.data_split)
-    if arguments.eval_data or arguments.eval_split:
-        return Split(train, read(arguments.eval_data or arguments.data, arguments.eval_split or "train"))
+    if source := arguments.evaluation_source:
+        return Split(train, read(*source))
     return hold_out(train, arguments.eval_size, arguments.seed, by=["query", "answer"])
 
 

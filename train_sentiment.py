@@ -34,7 +34,9 @@ class SentimentArguments(TrainingArguments):
     )
     eval_split: str | None = field(
         default="validation",
-        metadata={"help": "Split to measure on; none: rows held out of the training data."},
+        metadata={
+            "help": "Split of a Hub data set or a folder to measure on; none, or a single file: rows are held out."
+        },
     )
     text_columns: list[str] = field(
         default_factory=lambda: ["sentence"],
@@ -115,10 +117,8 @@ def load_examples(arguments: SentimentArguments) -> tuple[Split, list[str]]:
     train = read(arguments.data, arguments.data_split)
     names = label_names(train)
     train = encode_labels(train, names, arguments.data)
-    if arguments.eval_data or arguments.eval_split not in (None, "none"):
-        eval_data = arguments.eval_data or arguments.data
-        evaluation = read(eval_data, arguments.eval_split or "train")
-        return Split(train, encode_labels(evaluation, names, eval_data)), names
+    if source := arguments.evaluation_source:
+        return Split(train, encode_labels(read(*source), names, source[0])), names
     return hold_out(train, arguments.eval_size, arguments.seed, by=["text"]), names
 
 

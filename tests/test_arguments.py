@@ -84,3 +84,17 @@ def test_both_scripts_know_the_shared_flags(
     for flag in ("--model", "--data", "--output_dir", "--max_steps", "--seed", "--resume_from_checkpoint"):
         assert f"{flag} " in help_
     assert "(default: None)" not in help_
+
+
+def test_a_single_file_is_never_measured_on_the_rows_it_trains_on(recipe: Path) -> None:
+    file, folder = str(recipe), str(recipe.parent)
+    for stage in (SentimentArguments, RetrievalArguments):
+        assert stage(data=file, eval_split="validation").evaluation_source is None
+        assert stage(data=folder, eval_split="validation").evaluation_source == (folder, "validation")
+        assert stage(data=folder, eval_split="none").evaluation_source is None
+        assert stage(data=file, eval_data="other.csv", eval_split="none").evaluation_source == (
+            "other.csv",
+            "train",
+        )
+    assert SentimentArguments().evaluation_source == ("stanfordnlp/sst2", "validation")
+    assert RetrievalArguments().evaluation_source is None

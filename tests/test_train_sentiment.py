@@ -103,6 +103,14 @@ def test_an_evaluation_label_that_training_has_not_is_named(reviews: Path, tmp_p
         load_examples(arguments)
 
 
+def test_a_file_alone_holds_rows_out(tmp_path: Path) -> None:
+    lines = [f"sentence {i},{'good' if i % 2 else 'bad'}" for i in range(60)]
+    (tmp_path / "reviews.csv").write_text("\n".join(["sentence,label", *lines]) + "\n")
+    data, _ = load_examples(SentimentArguments(data=str(tmp_path / "reviews.csv"), eval_size=20))
+    assert (len(data.train), len(data.evaluation)) == (40, 20)
+    assert not set(data.train["text"]) & set(data.evaluation["text"])
+
+
 def launch(hub: LoopbackHub, home: Path, script: str, *arguments: str) -> str:
     """`accelerate launch script` in a process that sees only this Hub; what it logged."""
     accelerate = str(Path(sys.executable).with_name("accelerate"))

@@ -25,7 +25,10 @@ class TrainingArguments:
     )
     eval_data: str | None = field(default=None, metadata={"help": "Data to measure on; default: --data."})
     eval_split: str | None = field(
-        default=None, metadata={"help": "Split to measure on; default: rows held out of the training data."}
+        default=None,
+        metadata={
+            "help": "Split of a Hub data set or a folder to measure on; none, or a single file: rows are held out."
+        },
     )
     eval_size: int = field(
         default=1000, metadata={"help": "Rows held out where there is neither --eval_data nor --eval_split."}
@@ -103,6 +106,19 @@ class TrainingArguments:
                 "--config_overrides and --tokenizer_data describe a new model, but --model "
                 f"{self.model} brings its own configuration and tokenizer. Leave one of them out."
             )
+
+    @property
+    def evaluation_source(self) -> tuple[str, str] | None:
+        """Data and split to measure on; None where rows are to be held out of the training data.
+
+        A single file has one split, which is trained on: measuring on it again would measure nothing.
+        """
+        split = None if self.eval_split == "none" else self.eval_split
+        if self.eval_data:
+            return self.eval_data, split or "train"
+        if split is None or Path(self.data).expanduser().is_file():
+            return None
+        return self.data, split
 
 
 class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
