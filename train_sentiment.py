@@ -83,8 +83,10 @@ def build_trainer(
         batch = tokenize(tokenizer, rows, max_length)
         return {**batch, "labels": torch.tensor([row["label"] for row in rows])}
 
-    def compute_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        return model(**batch).loss
+    def backward(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        loss = model(**batch, pooled_only=True).loss
+        accelerator.backward(loss)
+        return loss.detach()
 
     def evaluate(model: PreTrainedModel) -> dict[str, float]:
         rows = list(data.evaluation)
@@ -98,7 +100,7 @@ def build_trainer(
         "labels": names,
         "texts_per_row": 1,
     }
-    stage = Stage("sentiment", collate, compute_loss, evaluate, best_measure="accuracy", data=facts)
+    stage = Stage("sentiment", collate, backward, evaluate, best_measure="accuracy", data=facts)
     return Trainer(arguments, accelerator, model, tokenizer, data.train, stage)
 
 

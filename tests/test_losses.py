@@ -64,6 +64,22 @@ def test_a_masked_candidate_does_not_change_the_loss() -> None:
     assert with_masked.item() == pytest.approx(without.item())
 
 
+def test_the_loss_of_a_large_batch_is_that_of_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, answers = torch.randn(7, 8, requires_grad=True), torch.randn(14, 8, requires_grad=True)
+    query_ids, answer_ids = (
+        torch.arange(7) // 2,
+        torch.arange(14) // 2,
+    )  # texts repeat within and across blocks
+
+    def measure(block: int) -> list[Tensor]:
+        monkeypatch.setattr("tinybert_hf.losses.QUERY_BLOCK", block)
+        loss = MultipleNegativesRankingLoss()(queries, answers, query_ids, answer_ids)
+        return [loss, *torch.autograd.grad(loss, (queries, answers))]
+
+    for actual, expected in zip(measure(3), measure(7), strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
 def test_a_temperature_of_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="temperature must be above 0, got 0"):
         MultipleNegativesRankingLoss(0.0)

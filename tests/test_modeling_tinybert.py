@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tinybert_hf import TinyBertConfig, TinyBertForSequenceClassification, TinyBertModel, encode
 from tinybert_hf.configuration_tinybert import AUTO_MAP
+from tinybert_hf.modeling_tinybert import Dropout
 
 LENGTHS = (9, 4, 1)
 CODE_FILES = {"configuration_tinybert.py", "modeling_tinybert.py", "pipeline_tinybert.py"}
@@ -199,6 +200,63 @@ def test_dropout_is_active_in_training_only(model: TinyBertModel, batch: dict[st
     assert torch.equal(model(**batch).pooler_output, model(**batch).pooler_output)
     model.train()
     assert not torch.equal(model(**batch).pooler_output, model(**batch).pooler_output)
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5])
+def test_dropout_drops_its_share_and_keeps_the_mean(probability: float) -> None:
+    torch.manual_seed(0)
+    dropout = Dropout(probability)
+    ones = torch.ones(1000, 1001)
+    dropped = dropout(ones)
+    assert (dropped == 0).float().mean().item() == pytest.approx(probability, abs=0.002)
+    assert dropped.mean().item() == pytest.approx(1, abs=0.005)
+    assert dropped.unique().numel() == 2
+    # Neighbours, who share a 64-bit number, and rows are dropped independently of each other.
+    zero = (dropped == 0).float()
+    for other in (zero.roll(1, dims=1), zero.roll(4, dims=1), zero.roll(1, dims=0)):
+        assert (zero * other).mean().item() == pytest.approx(probability**2, abs=0.002)
+    torch.manual_seed(0)
+    assert torch.equal(dropout(ones), dropped)
+    assert torch.equal(dropout.eval()(ones), ones)
+
+
+def test_dropouts_gradient_is_its_mask() -> None:
+    values = torch.randn(7, 5, requires_grad=True)
+    dropped = Dropout(0.5)(values)
+    dropped.sum().backward()
+    assert values.grad is not None and (values.grad == 0).any() and (values.grad == 2).any()
+    torch.testing.assert_close(values.detach() * values.grad, dropped.detach())
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_the_pooled_output_alone_is_the_same(
+    model: TinyBertModel, batch: dict[str, Tensor], pooling: str, attention: str
+) -> None:
+    with_attention(model, attention).config.pooling = pooling
+    expected = model(**batch)
+    actual = model(**batch, pooled_only=True)
+    torch.testing.assert_close(actual.pooler_output, expected.pooler_output, rtol=1e-5, atol=1e-5)
+    assert actual.last_hidden_state is None
+    alone = {name: tensor[:1] for name, tensor in batch.items()} | {"attention_mask": None}  # no mask at all
+    torch.testing.assert_close(
+        model(**alone, pooled_only=True).pooler_output, expected.pooler_output[:1], rtol=1e-5, atol=1e-5
+    )
+
+
+def test_hidden_states_asked_for_are_whole(model: TinyBertModel, batch: dict[str, Tensor]) -> None:
+    states = model(**batch, pooled_only=True, output_hidden_states=True).hidden_states
+    assert states[-1].shape == states[0].shape
+
+
+def test_the_pooled_outputs_gradients_are_the_same(model: TinyBertModel, batch: dict[str, Tensor]) -> None:
+    gradients = []
+    for pooled_only in (False, True):
+        model.zero_grad()
+        (model(**batch, pooled_only=pooled_only).pooler_output ** 2).sum().backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-4)
 
 
 def test_new_weights_have_the_configured_spread(config: TinyBertConfig) -> None:

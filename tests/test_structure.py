@@ -13,6 +13,7 @@ ORDER = [
     "tokenization",
     "batching",
     "losses",
+    "gradients",
     "arguments",
     "checkpoints",
     "search",

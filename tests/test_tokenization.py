@@ -12,7 +12,14 @@ from fresh_process import run_python
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from tinybert_hf.tokenization import SPECIAL_TOKENS, save_tokenizer, train_tokenizer, wrap_tokenizer
+from tinybert_hf.data import load_data, text_id
+from tinybert_hf.tokenization import (
+    SPECIAL_TOKENS,
+    save_tokenizer,
+    tokenize_columns,
+    train_tokenizer,
+    wrap_tokenizer,
+)
 
 
 def test_the_special_tokens_have_the_ids_0_to_3(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -141,3 +148,19 @@ def test_it_loads_as_the_same_tokenizer_everywhere(
         home=tmp_path,
     )
     assert json.loads(printed) == expected
+
+
+def test_columns_become_ids_and_numbers_of_their_texts(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"query": "music", "answer": "play music from the command line"}\n' * 2)
+    dataset = load_data(str(path))
+    tokens = tokenize_columns(dataset, tokenizer, max_length=5)
+    assert tokens[0]["query"] == tokenizer("music")["input_ids"]
+    assert len(tokens[0]["answer"]) == 5
+    assert tokens[1]["answer_id"] == text_id("play music from the command line")
+    tokenizer("another text", truncation=True, max_length=3)  # changes the tokenizer's state
+    again = tokenize_columns(dataset, tokenizer, max_length=5)
+    assert again.cache_files == tokens.cache_files and tokens.cache_files, "read back, not made again"
+    assert tokenize_columns(dataset, tokenizer, max_length=4).cache_files != tokens.cache_files

@@ -5,6 +5,8 @@ of a batch are grouped by length.
 from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Sampler
 
 
@@ -80,3 +82,12 @@ def group_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
             groups.append([])
         groups[-1].append(position)
     return groups
+
+
+def pad_batch(input_ids: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, Tensor]:
+    """Token ids of some texts -> `input_ids` and `attention_mask`, (texts, tokens of the longest)."""
+    lengths = torch.tensor([len(ids) for ids in input_ids])
+    padded = pad_sequence(
+        [torch.tensor(ids) for ids in input_ids], batch_first=True, padding_value=pad_token_id
+    )
+    return {"input_ids": padded, "attention_mask": (torch.arange(padded.shape[1]) < lengths[:, None]).long()}

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 import torch.distributed
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+QUERY_BLOCK = 256  # queries whose similarities to all candidates are in memory together
 
 
 def ranking_loss(
@@ -57,9 +60,19 @@ def false_negatives(
 
     Returns: (B, D) bool; True for each query's own answer too.
     """
-    same_query = query_ids[:, None] == all_query_ids  # (B, W x B)
-    is_answer = all_answer_ids[:, None] == candidate_ids  # (W x B, D)
-    return (same_query.float() @ is_answer.float()) > 0
+    queries, all_queries = number_together(query_ids, all_query_ids)
+    answers, candidates = number_together(all_answer_ids, candidate_ids)
+    answered = torch.zeros(
+        int(all_queries.max()) + 1, int(candidates.max()) + 1, dtype=torch.bool, device=query_ids.device
+    )
+    answered[all_queries, answers] = True
+    return answered[queries][:, candidates]
+
+
+def number_together(first: Tensor, second: Tensor) -> tuple[Tensor, ...]:
+    """Replace ids by numbers from 0 on, equal ones for equal ids in either."""
+    numbers = torch.cat((first, second)).unique(return_inverse=True)[1]
+    return numbers.split([len(first), len(second)])
 
 
 def gather(tensor: Tensor) -> Tensor:
@@ -124,11 +137,22 @@ class MultipleNegativesRankingLoss(nn.Module):
         """
         batch_size = len(query_embeddings)
         candidates = GatherWithGradients.apply(answer_embeddings)  # (D, H)
+        all_query_ids, all_answer_ids = gather(query_ids), gather(answer_ids[:batch_size])
         candidate_ids = gather(answer_ids)
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-        answers = torch.arange(batch_size, device=candidates.device) + rank * len(answer_embeddings)
-        ignored = false_negatives(
-            query_ids, gather(query_ids), gather(answer_ids[:batch_size]), candidate_ids
-        )
-        ignored.scatter_(1, answers[:, None], False)
-        return ranking_loss(query_embeddings, candidates, answers, ignored, self.temperature)
+        own = torch.arange(batch_size, device=candidates.device) + rank * len(answer_embeddings)
+
+        def block_loss(queries: Tensor, candidates: Tensor, rows: slice) -> Tensor:
+            ignored = false_negatives(query_ids[rows], all_query_ids, all_answer_ids, candidate_ids)
+            ignored.scatter_(1, own[rows, None], False)
+            loss = ranking_loss(queries[rows], candidates, own[rows], ignored, self.temperature)
+            return loss * (len(own[rows]) / batch_size)
+
+        # Of a large batch the similarities alone would not fit: they are computed again for the backward pass.
+        blocks = [slice(start, start + QUERY_BLOCK) for start in range(0, batch_size, QUERY_BLOCK)]
+        if len(blocks) == 1:
+            return block_loss(query_embeddings, candidates, blocks[0])
+        losses = [
+            checkpoint(block_loss, query_embeddings, candidates, rows, use_reentrant=False) for rows in blocks
+        ]
+        return torch.stack(losses).sum()

@@ -5,8 +5,11 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from .data import text_id
 
 SPECIAL_TOKENS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]"]  # ids 0 to 3
 MAX_ALPHABET = 1000  # characters with tokens of their own, as in BERT; words with rarer ones become [UNK]
@@ -78,6 +81,30 @@ def wrap_tokenizer(tokenizer: Tokenizer, model_max_length: int) -> PreTrainedTok
         pad_token="[PAD]",
         model_max_length=model_max_length,
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def tokenize_columns(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
+    """Replace every column of texts by its token ids, and add `<column>_id`, the numbers of its texts (`text_id`).
+
+    `datasets` keeps the result on disk beside the data and takes it from there in the next run.
+    """
+    columns = dataset.column_names
+
+    def tokenize(batch: dict[str, list[str]]) -> dict[str, list]:
+        tokens = {name: tokenizer(batch[name], truncation=True, max_length=max_length) for name in columns}
+        ids = {f"{name}_id": [text_id(text) for text in batch[name]] for name in columns}
+        return {name: tokens[name]["input_ids"] for name in columns} | ids
+
+    # By itself `datasets` would hash the tokenizer object, whose state changes with its first use.
+    state = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
+    source = f"{dataset._fingerprint} {state} {max_length}"
+    return dataset.map(
+        tokenize,
+        batched=True,
+        remove_columns=columns,
+        desc="Tokenizing",
+        new_fingerprint=f"{text_id(source):016x}",
     )
 
 

@@ -55,6 +55,7 @@ from .batching import StepSampler
 from .checkpoints import STATE_FILE, find_checkpoint, list_checkpoints, single_writer, write_json
 from .configuration_tinybert import TinyBertConfig
 from .data import iterate_texts, load_data
+from .gradients import RowGradients, average_gradients
 from .launch import StopSignal, start_processes, use_all_cores
 from .tokenization import save_tokenizer, train_tokenizer
 
@@ -72,7 +73,8 @@ class Stage:
     Args:
         name: of the summary file.
         collate: rows -> batch of tensors.
-        compute_loss: (model, batch) -> mean loss of the batch, with gradients.
+        backward: (model, batch) -> mean loss of the batch, without graph; adds to the parameters' gradients through
+            `accelerator.backward`.
         evaluate: model -> measures on the held-out data.
         best_measure: the measure, higher is better, by which the best checkpoint is chosen.
         data: facts about the data for the summary.
@@ -80,7 +82,7 @@ class Stage:
 
     name: str
     collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
-    compute_loss: Callable[[nn.Module, dict[str, Any]], Tensor]
+    backward: Callable[[nn.Module, dict[str, Any]], Tensor]
     evaluate: Callable[[PreTrainedModel], dict[str, float]]
     best_measure: str
     data: dict[str, Any]
@@ -242,7 +244,10 @@ class Trainer:
             collate_fn=stage.collate,
             generator=torch.Generator(),  # of its own: the default one belongs to the dropout masks
         )
-        self.model, self.optimizer = accelerator.prepare(model, build_optimizer(model, arguments))
+        # Not for evaluation only: this leaves out DistributedDataParallel, whose part `average_gradients` has.
+        self.model = accelerator.prepare_model(model, evaluation_mode=True)
+        self.optimizer = accelerator.prepare_optimizer(build_optimizer(model, arguments))
+        self.rows = RowGradients(self.unwrapped_model.get_input_embeddings())
         # Not prepared: accelerate's wrapper would step it once for every process.
         self.scheduler = get_linear_schedule_with_warmup(
             self.optimizer, round(arguments.warmup_ratio * self.max_steps), self.max_steps
@@ -312,15 +317,18 @@ class Trainer:
         """Forward, backward and, after the last batch of a step, the update; returns the loss without gradients."""
         self.model.train()
         with self.accelerator.accumulate(self.model):
-            loss = self.stage.compute_loss(self.model, send_to_device(batch, self.accelerator.device))
-            self.accelerator.backward(loss)
+            loss = self.stage.backward(self.model, send_to_device(batch, self.accelerator.device))
             if self.accelerator.sync_gradients:
+                self.rows.finish()
+                average_gradients(self.accelerator, self.model)
                 self.accelerator.clip_grad_norm_(self.model.parameters(), self.arguments.max_grad_norm)
             self.optimizer.step()
-            if self.accelerator.sync_gradients and not self.accelerator.optimizer_step_was_skipped:
-                self.scheduler.step()
             self.optimizer.zero_grad()
-        return loss.detach()
+            if self.accelerator.sync_gradients:
+                self.rows.clear()
+                if not self.accelerator.optimizer_step_was_skipped:
+                    self.scheduler.step()
+        return loss
 
     def _report(self, bar: tqdm, losses: list[Tensor], seconds: float) -> None:
         loss = self.accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()

@@ -1,0 +1,237 @@
+"""Gradient caching has the gradient of the plain backward pass: with dropout, in parts, in bf16, on two processes.
+
+python -m pytest tests/test_gradients.py -q
+"""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed
+import torch.multiprocessing
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from torch import Tensor, nn
+
+from tinybert_hf import TinyBertConfig, TinyBertModel
+from tinybert_hf.batching import pad_batch
+from tinybert_hf.gradients import RowGradients, average_gradients, cached_backward
+from tinybert_hf.losses import MultipleNegativesRankingLoss
+
+ALL = 10**6  # tokens: every graph is kept
+BATCH_SIZE = 6
+
+
+def build_model(dropout: float = 0.3, pooling: str = "mean") -> TinyBertModel:
+    torch.manual_seed(0)
+    config = TinyBertConfig(
+        vocab_size=50,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=16,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        initializer_range=0.2,
+        pooling=pooling,
+    )
+    return TinyBertModel(config).train()
+
+
+def micro_batches(groups: list[int], seed: int = 1) -> list[dict[str, Tensor]]:
+    """Random texts of 3 to 12 tokens, `groups` of them together."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def text() -> list[int]:
+        length = int(torch.randint(3, 13, (), generator=generator))
+        return torch.randint(4, 50, (length,), generator=generator).tolist()
+
+    return [pad_batch([text() for _ in range(size)], pad_token_id=3) for size in groups]
+
+
+def batch_loss(embeddings: Tensor) -> Tensor:
+    """6 queries, their answers and 6 explicit negatives."""
+    ids = torch.arange(len(embeddings)) + 100 * (
+        torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    )
+    parts = embeddings.tensor_split([BATCH_SIZE]), ids.tensor_split([BATCH_SIZE])
+    return MultipleNegativesRankingLoss()(*parts[0], *parts[1])
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def cached(
+    accelerator: Accelerator, model: nn.Module, graph_tokens: int, seed: int = 2
+) -> tuple[Tensor, Any]:
+    """Loss and gradients of three micro-batches of 18 texts, through `cached_backward`."""
+    prepared = accelerator.prepare_model(model, evaluation_mode=True)
+    torch.manual_seed(seed)
+    loss = cached_backward(
+        accelerator,
+        lambda texts: prepared(**texts, pooled_only=True).pooler_output,
+        micro_batches([4, 5, 9]),
+        batch_loss,
+        graph_tokens,
+    )
+    return loss, gradients(model)
+
+
+def plain(model: nn.Module, seed: int = 2) -> tuple[Tensor, Any]:
+    torch.manual_seed(seed)
+    parts = [model(**texts, pooled_only=True).pooler_output for texts in micro_batches([4, 5, 9])]
+    loss = batch_loss(torch.cat(parts))
+    loss.backward()
+    return loss.detach(), gradients(model)
+
+
+@pytest.fixture
+def accelerator() -> Iterator[Accelerator]:
+    yield Accelerator(cpu=True)
+    forget_accelerator()
+
+
+def forget_accelerator() -> None:
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("graph_tokens", [0, 120, ALL])
+def test_the_gradient_is_the_plain_one_with_dropout(
+    accelerator: Accelerator, graph_tokens: int, pooling: str
+) -> None:
+    model = build_model(pooling=pooling)
+    calls: list[bool] = []
+    model.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    loss, actual = cached(accelerator, model, graph_tokens)
+    assert (
+        calls
+        == {0: [False] * 3 + [True] * 3, 120: [False, False, True, True, True], ALL: [True] * 3}[graph_tokens]
+    )
+    expected_loss, expected = plain(build_model(pooling=pooling))
+    torch.testing.assert_close(loss, expected_loss)
+    assert actual.keys() == expected.keys() == dict(model.named_parameters()).keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(
+            actual[name], gradient, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    assert plain(build_model(), seed=3)[0] != expected_loss, "this test would be vacuous: no dropout"
+
+
+def test_the_random_numbers_after_a_step_do_not_depend_on_what_was_replayed(accelerator: Accelerator) -> None:
+    cached(accelerator, build_model(), 0)
+    after_replay = torch.rand(4)
+    cached(accelerator, build_model(), ALL)
+    assert torch.equal(torch.rand(4), after_replay)
+
+
+def test_in_bf16_the_gradient_is_the_plain_one_of_bf16() -> None:
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    try:
+        model = build_model()
+        loss, actual = cached(accelerator, model, 0)
+        reference = build_model()
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.manual_seed(2)
+            parts = [reference(**texts, pooled_only=True).pooler_output for texts in micro_batches([4, 5, 9])]
+        expected_loss = batch_loss(torch.cat(parts).float())
+        expected_loss.backward()
+    finally:
+        forget_accelerator()
+    torch.testing.assert_close(loss, expected_loss.detach(), rtol=1e-3, atol=0)
+    for name, gradient in gradients(reference).items():
+        error = (actual[name] - gradient).norm() / gradient.norm()
+        assert error < 0.02, f"{name}: {error}"
+    exact = plain(build_model())[1]["layers.0.mlp.up.weight"]
+    assert (actual["layers.0.mlp.up.weight"] - exact).norm() / exact.norm() > 1e-4, (
+        "vacuous: nothing was rounded"
+    )
+
+
+def test_accumulation_divides_each_batch(accelerator: Accelerator) -> None:
+    _, once = cached(accelerator, build_model(), 0)
+    accelerator.gradient_accumulation_steps = 4
+    _, quarter = cached(accelerator, build_model(), 0)
+    for name, gradient in once.items():
+        torch.testing.assert_close(4 * quarter[name], gradient)
+
+
+def test_row_gradients_are_those_of_the_whole_table(accelerator: Accelerator) -> None:
+    _, expected = cached(accelerator, build_model(), 0)
+    model = build_model()
+    rows = RowGradients(model.get_input_embeddings())
+    for _ in range(2):  # the second step must not see the first one's
+        cached(accelerator, model, 0)
+        rows.finish()
+        for name, gradient in gradients(model).items():
+            torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-7)
+        model.zero_grad()
+        rows.clear()
+
+
+# ---- Two processes ----
+
+
+def worker(rank: int, folder: str) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=Path(folder, "port").read_text())
+    accelerator = Accelerator(cpu=True)
+    model = build_model(dropout=0)
+    groups = [[4, 5, 9], [1] * 18][rank]  # 3 micro-batches on one process, 18 on the other
+    collectives: list[int] = []
+    all_reduce = torch.distributed.all_reduce
+
+    def count(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        collectives.append(tensor.numel())
+        return all_reduce(tensor, *args, **kwargs)
+
+    torch.distributed.all_reduce = count
+    loss = cached_backward(
+        accelerator,
+        lambda texts: model(**texts).pooler_output,
+        micro_batches(groups, seed=10 + rank),
+        batch_loss,
+        graph_tokens=30,
+    )
+    average_gradients(accelerator, model)
+    torch.save((loss, gradients(model), collectives), f"{folder}/{rank}.pt")
+    accelerator.end_training()
+
+
+def test_two_processes_with_unequal_micro_batches_have_the_gradient_of_the_joint_batch(
+    tmp_path: Path,
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        (tmp_path / "port").write_text(str(free.getsockname()[1]))
+    torch.multiprocessing.spawn(worker, args=(str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+
+    model = build_model(dropout=0)
+    halves = [
+        torch.cat([model(**texts).pooler_output for texts in micro_batches(groups, seed=10 + rank)])
+        for rank, groups in enumerate([[4, 5, 9], [1] * 18])
+    ]
+    queries, others = zip(*(half.tensor_split([BATCH_SIZE]) for half in halves), strict=True)
+    answers, negatives = zip(*(part.tensor_split([BATCH_SIZE]) for part in others), strict=True)
+    joint = torch.cat((*answers, *negatives))
+    loss = MultipleNegativesRankingLoss()(
+        torch.cat(queries), joint, torch.arange(2 * BATCH_SIZE), torch.arange(100, 100 + len(joint))
+    )
+    loss.backward()
+
+    torch.testing.assert_close((first[0] + second[0]) / 2, loss.detach())
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    for _, actual, collectives in (first, second):
+        assert [size for size in collectives if size == num_parameters] == [num_parameters], (
+            "one all-reduce a step"
+        )
+        for name, gradient in gradients(model).items():
+            torch.testing.assert_close(actual[name], gradient, rtol=1e-4, atol=1e-6)
