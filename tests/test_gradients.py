@@ -5,6 +5,7 @@ python -m pytest tests/test_gradients.py -q
 
 import os
 import socket
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,56 @@ def test_row_gradients_are_those_of_the_whole_table(accelerator: Accelerator) ->
             torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-7)
         model.zero_grad()
         rows.clear()
+
+
+# ---- Memory ----
+
+
+class Activations:
+    """Bytes that autograd keeps for backward passes, at the most. (A process's own memory also shows the allocator's
+    holes; benchmarks/training.py measures that.)"""
+
+    class Saved:
+        def __init__(self, tensor: Tensor) -> None:
+            self.tensor = tensor
+
+    def __init__(self) -> None:
+        self.now = self.peak = 0
+
+    def pack(self, tensor: Tensor) -> "Activations.Saved":
+        size = tensor.numel() * tensor.element_size()
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        saved = self.Saved(tensor)
+        weakref.finalize(saved, self.free, size)
+        return saved
+
+    def free(self, size: int) -> None:
+        self.now -= size
+
+
+@pytest.mark.parametrize("batch_size", [256, 1024])
+def test_a_batch_of_any_size_takes_the_memory_of_64(accelerator: Accelerator, batch_size: int) -> None:
+    def peak(batch_size: int, graph_tokens: int) -> int:
+        model = build_model()
+        texts = torch.randint(4, 50, (2 * batch_size, 16)).tolist()
+        ids = torch.arange(2 * batch_size).tensor_split([batch_size])
+        activations = Activations()
+        with torch.autograd.graph.saved_tensors_hooks(activations.pack, lambda saved: saved.tensor):
+            cached_backward(
+                accelerator,
+                lambda texts: model(**texts, pooled_only=True).pooler_output,
+                [pad_batch(texts[i : i + 128], 3) for i in range(0, len(texts), 128)],
+                lambda embeddings: MultipleNegativesRankingLoss()(
+                    *embeddings.tensor_split([batch_size]), *ids
+                ),
+                graph_tokens,
+            )
+        assert activations.now == 0
+        return activations.peak
+
+    assert peak(batch_size, 2048) < 1.1 * peak(64, 2048)
+    assert peak(256, ALL) > 3 * peak(64, ALL), "this test would be vacuous: plain graphs do not grow"
 
 
 # ---- Two processes ----

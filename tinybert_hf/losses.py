@@ -10,7 +10,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-QUERY_BLOCK = 256  # queries whose similarities to all candidates are in memory together
+QUERY_BLOCK = 128  # queries whose similarities to all candidates are in memory together
 
 
 def ranking_loss(
@@ -62,11 +62,11 @@ def false_negatives(
     """
     queries, all_queries = number_together(query_ids, all_query_ids)
     answers, candidates = number_together(all_answer_ids, candidate_ids)
-    answered = torch.zeros(
-        int(all_queries.max()) + 1, int(candidates.max()) + 1, dtype=torch.bool, device=query_ids.device
-    )
-    answered[all_queries, answers] = True
-    return answered[queries][:, candidates]
+    num_answers = candidates.max() + 1
+    right_pairs = (all_queries * num_answers + answers).unique()  # sorted
+    pairs = queries[:, None] * num_answers + candidates  # (B, D)
+    places = torch.searchsorted(right_pairs, pairs).clamp_(max=len(right_pairs) - 1)
+    return right_pairs[places] == pairs
 
 
 def number_together(first: Tensor, second: Tensor) -> tuple[Tensor, ...]:
