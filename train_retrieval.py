@@ -20,10 +20,10 @@ from transformers import DataCollatorWithPadding, PreTrainedModel
 
 from tinybert_hf import TinyBertModel, encode
 from tinybert_hf.arguments import TrainingArguments, parse_arguments
-from tinybert_hf.batching import group_by_length
 from tinybert_hf.data import Split, hold_out, load_data, select_columns, text_id
 from tinybert_hf.evaluation import evaluate_pairs
 from tinybert_hf.losses import MultipleNegativesRankingLoss
+from tinybert_hf.pipeline_tinybert import group_by_length
 from tinybert_hf.training import Stage, Trainer, load_start, run_stage
 
 
