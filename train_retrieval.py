@@ -6,25 +6,26 @@
         --output_dir outputs/faq
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import set_seed
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tinybert_hf import TinyBertModel, encode
+from tinybert_hf import TinyBertModel
 from tinybert_hf.arguments import TrainingArguments, parse_arguments
-from tinybert_hf.batching import group_by_length, pad_batch
 from tinybert_hf.data import Split, hold_out, load_data, select_columns
 from tinybert_hf.evaluation import evaluate_pairs
 from tinybert_hf.gradients import cached_backward
 from tinybert_hf.losses import MultipleNegativesRankingLoss
+from tinybert_hf.pipeline_tinybert import group_by_length, pad_batch
+from tinybert_hf.search import encode_by_processes
 from tinybert_hf.tokenization import tokenize_columns
 from tinybert_hf.training import Stage, Trainer, load_start, run_stage
 
@@ -127,10 +128,7 @@ def build_trainer(
         )
 
     def evaluate(model: PreTrainedModel) -> dict[str, float]:
-        def embed(texts: Sequence[str]) -> Tensor:
-            with accelerator.split_between_processes(list(texts)) as share:
-                return torch.cat(gather_object([encode(model, tokenizer, share)]))
-
+        embed = partial(encode_by_processes, model, tokenizer)
         pairs = data.evaluation
         return evaluate_pairs(pairs["query"][:], pairs["answer"][:], embed, arguments.temperature)
 

@@ -4,7 +4,7 @@ from itertools import chain
 
 import pytest
 
-from tinybert_hf.batching import StepSampler, group_by_length, pad_batch
+from tinybert_hf.batching import StepSampler
 
 
 def batches(sampler: StepSampler, start_step: int = 0, max_steps: int = 6) -> list[list[int]]:
@@ -49,18 +49,3 @@ def test_too_few_rows_for_one_step_are_refused() -> None:
         ValueError, match=r"7 rows, one optimizer step takes 8 \(2 x 2 accumulated x 2 processes\)"
     ):
         StepSampler(num_rows=7, batch_size=2, gradient_accumulation_steps=2, num_processes=2)
-
-
-def test_groups_hold_every_text_once_and_keep_to_the_budget() -> None:
-    lengths = [5, 30, 7, 7, 100, 1, 12, 8]
-    groups = group_by_length(lengths, max_tokens=40)
-    assert sorted(chain(*groups)) == list(range(8))
-    assert groups[0] == [4], "a text over the budget is a group of its own"
-    assert all(len(group) * max(lengths[i] for i in group) <= 40 for group in groups[1:])
-    assert [lengths[i] for i in chain(*groups)] == sorted(lengths, reverse=True)
-
-
-def test_padding_fills_up_to_the_longest_and_is_masked() -> None:
-    batch = pad_batch([[5, 6], [7], [8, 9, 10]], pad_token_id=3)
-    assert batch["input_ids"].tolist() == [[5, 6, 3], [7, 3, 3], [8, 9, 10]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 0, 0], [1, 1, 1]]

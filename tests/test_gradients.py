@@ -20,9 +20,9 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor, nn
 
 from tinybert_hf import TinyBertConfig, TinyBertModel
-from tinybert_hf.batching import pad_batch
 from tinybert_hf.gradients import RowGradients, average_gradients, cached_backward
 from tinybert_hf.losses import MultipleNegativesRankingLoss
+from tinybert_hf.pipeline_tinybert import pad_batch
 
 ALL = 10**6  # tokens: every graph is kept
 BATCH_SIZE = 6

@@ -3,6 +3,8 @@
 python -m pytest tests/test_pipeline_tinybert.py -q
 """
 
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import torch
 from conftest import TEXTS
 from transformers import PreTrainedTokenizerBase, pipeline
 
-from tinybert_hf import SemanticSearchPipeline, TinyBertConfig, TinyBertModel, encode
+from tinybert_hf import SemanticSearchPipeline, TinyBertConfig, TinyBertModel, encode, encode_stream
+from tinybert_hf.pipeline_tinybert import group_by_length, pad_batch
 from tinybert_hf.search import load_search_pipeline
 
 QUERIES = ["listen to music", "archives", "a text editor for the terminal"]
@@ -30,6 +33,16 @@ def search(model: TinyBertModel, tokenizer: PreTrainedTokenizerBase) -> Semantic
     return SemanticSearchPipeline(model=model, tokenizer=tokenizer)
 
 
+@pytest.fixture
+def batches(model: TinyBertModel) -> list[torch.Size]:
+    """The shape, texts x tokens, of every batch that the model sees."""
+    shapes: list[torch.Size] = []
+    model.register_forward_pre_hook(
+        lambda _, __, inputs: shapes.append(inputs["input_ids"].shape), with_kwargs=True
+    )
+    return shapes
+
+
 def cosines(model: TinyBertModel, tokenizer: PreTrainedTokenizerBase, query: str) -> list[float]:
     """Each text's cosine with the query, one text at a time and without `encode`."""
 
@@ -41,6 +54,15 @@ def cosines(model: TinyBertModel, tokenizer: PreTrainedTokenizerBase, query: str
 
 
 # ---- encode ----
+
+
+def test_groups_hold_every_text_once_and_keep_to_the_budget() -> None:
+    lengths = [5, 30, 7, 7, 100, 1, 12, 8]
+    groups = group_by_length(lengths, max_tokens=40)
+    assert sorted(chain(*groups)) == list(range(8))
+    assert groups[0] == [4], "a text over the budget is a group of its own"
+    assert all(len(group) * max(lengths[i] for i in group) <= 40 for group in groups[1:])
+    assert [lengths[i] for i in chain(*groups)] == sorted(lengths, reverse=True)
 
 
 def test_rows_are_the_texts_in_their_order_and_have_length_1(
@@ -56,13 +78,41 @@ def test_rows_are_the_texts_in_their_order_and_have_length_1(
             torch.testing.assert_close(row, alone / alone.norm(), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_the_batch_size_does_not_change_an_embedding(
-    model: TinyBertModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
+def test_padding_fills_up_to_the_longest_and_is_masked() -> None:
+    batch = pad_batch([[5, 6], [7], [8, 9, 10]], pad_token_id=3)
+    assert batch["input_ids"].tolist() == [[5, 6, 3], [7, 3, 3], [8, 9, 10]]
+    assert batch["attention_mask"].tolist() == [[True, True, False], [True, False, False], [True] * 3]
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 30, 10_000])
+def test_the_token_budget_does_not_change_an_embedding(
+    model: TinyBertModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int
 ) -> None:
-    expected = encode(model, tokenizer, TEXTS, batch_size=2)
-    actual = encode(model, tokenizer, TEXTS, batch_size=batch_size)
-    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+    actual = encode(model, tokenizer, TEXTS, batch_tokens=batch_tokens)
+    torch.testing.assert_close(actual, encode(model, tokenizer, TEXTS, 20), rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_keeps_to_its_tokens_with_padding(
+    model: TinyBertModel, tokenizer: PreTrainedTokenizerBase, batches: list[torch.Size]
+) -> None:
+    texts = [*TEXTS, "mail"]
+    encode(model, tokenizer, texts, batch_tokens=40)
+    assert all(shape.numel() <= 40 for shape in batches)
+    assert sum(rows for rows, _ in batches) == len(texts)
+    tokens = sum(len(ids) for ids in tokenizer(texts)["input_ids"])
+    assert sum(shape.numel() for shape in batches) > tokens, "this test would be vacuous: no padding"
+    batches.clear()
+    encode(model, tokenizer, texts)
+    assert len(batches) == 1, "by default a few short texts are one batch"
+
+
+def test_equal_texts_are_encoded_once(
+    model: TinyBertModel, tokenizer: PreTrainedTokenizerBase, batches: list[torch.Size]
+) -> None:
+    embeddings = encode(model, tokenizer, ["play music", "mail", "play music", "play music"])
+    assert sum(texts for texts, _ in batches) == 2
+    assert torch.equal(embeddings[[2, 3]], embeddings[[0, 0]])
+    assert not torch.allclose(embeddings[1], embeddings[0], atol=1e-2)
 
 
 def test_encoding_is_without_dropout_and_restores_the_mode(
@@ -73,10 +123,13 @@ def test_encoding_is_without_dropout_and_restores_the_mode(
     model.train()
     assert torch.equal(encode(model, tokenizer, TEXTS), expected)
     assert model.training
-    tokenizer_without_ids: Any = lambda *_, **__: {}["input_ids"]  # noqa: E731
-    tokenizer_without_ids.model_max_length = 32
-    with pytest.raises(KeyError):
-        encode(model, tokenizer_without_ids, TEXTS)
+
+    def fail(*_: Any) -> None:
+        raise InterruptedError
+
+    model.register_forward_pre_hook(fail)
+    with pytest.raises(InterruptedError):
+        encode(model, tokenizer, TEXTS)
     assert model.training  # after an error too
 
 
@@ -101,6 +154,56 @@ def test_no_texts_give_no_rows(model: TinyBertModel, tokenizer: PreTrainedTokeni
     assert encode(model, tokenizer, []).shape == (0, 32)
 
 
+def test_the_first_dimensions_are_cut_out_and_made_length_1_again(
+    model: TinyBertModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    first = encode(model, tokenizer, TEXTS)[:, :8]
+    cut = encode(model, tokenizer, TEXTS, truncate_dim=8)
+    torch.testing.assert_close(cut, first / first.norm(dim=1, keepdim=True))
+    assert encode(model, tokenizer, [], truncate_dim=8).shape == (0, 8)
+
+
+def test_without_normalization_the_rows_are_the_models(
+    model: TinyBertModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    with torch.no_grad():
+        pooled = model(**tokenizer(TEXTS[:1], return_tensors="pt")).pooler_output
+    torch.testing.assert_close(encode(model, tokenizer, TEXTS[:1], normalize=False), pooled)
+    cut = encode(model, tokenizer, TEXTS[:1], truncate_dim=8, normalize=False)
+    torch.testing.assert_close(cut, pooled[:, :8])
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_embeddings_are_arrays_and_may_be_trained_on(
+    model: TinyBertModel, tokenizer: PreTrainedTokenizerBase, normalize: bool
+) -> None:
+    for embeddings in (
+        encode(model, tokenizer, TEXTS, normalize=normalize),
+        *encode_stream(model, tokenizer, TEXTS, normalize=normalize),
+    ):
+        array = embeddings.numpy()
+        array[0, 0] = 7
+        assert embeddings[0, 0] == 7  # the same memory
+        head = torch.nn.Linear(32, 1)
+        head(embeddings).sum().backward()
+        assert head.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"truncate_dim": 33}, "truncate_dim must be from 1 to 32, .* got 33"),
+        ({"truncate_dim": 0}, "truncate_dim must be from 1 to 32, .* got 0"),
+        ({"batch_tokens": 0}, "batch_tokens must be 1 or more, got 0"),
+    ],
+)
+def test_a_number_out_of_range_is_an_error(
+    model: TinyBertModel, tokenizer: PreTrainedTokenizerBase, options: dict[str, int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        encode(model, tokenizer, TEXTS, **options)
+
+
 @pytest.mark.parametrize(
     "texts, message",
     [
@@ -114,6 +217,67 @@ def test_what_is_no_list_of_strings_is_named(
 ) -> None:
     with pytest.raises(TypeError, match=message):
         encode(model, tokenizer, texts)
+
+
+# ---- encode_stream ----
+
+
+def test_a_stream_reads_one_window_at_a_time_and_is_encode(
+    model: TinyBertModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    read: list[str] = []
+
+    def texts() -> Iterator[str]:
+        for text in TEXTS:
+            read.append(text)
+            yield text
+
+    stream = encode_stream(model, tokenizer, texts(), window=3)
+    assert read == []
+    windows = [next(stream)]
+    assert read == TEXTS[:3]
+    windows += stream
+    assert [len(rows) for rows in windows] == [3, 3, 2]
+    torch.testing.assert_close(torch.cat(windows), encode(model, tokenizer, TEXTS), rtol=1e-5, atol=1e-6)
+
+
+def test_between_the_windows_the_model_trains_on(
+    model: TinyBertModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    model.train()
+    for _ in encode_stream(model, tokenizer, TEXTS, window=3):
+        assert model.training and torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize(
+    "texts, window, error, message",
+    [
+        ("music", 2, TypeError, "texts must be a list of strings, got str"),
+        (["music", "mail", None], 2, TypeError, r"texts\[2\] must be a string, got NoneType"),
+        (["music"], 0, ValueError, "window must be 1 or more, got 0"),
+    ],
+)
+def test_a_wrong_stream_is_an_error(
+    model: TinyBertModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Any,
+    window: int,
+    error: type[Exception],
+    message: str,
+) -> None:
+    with pytest.raises(error, match=message):
+        list(
+            encode_stream(model, tokenizer, iter(texts) if isinstance(texts, list) else texts, window=window)
+        )
+
+
+@pytest.mark.parametrize("total", ["8/8", "8text"])
+def test_the_bar_counts_every_text(
+    model: TinyBertModel, tokenizer: PreTrainedTokenizerBase, capsys: pytest.CaptureFixture[str], total: str
+) -> None:
+    texts: Any = [*TEXTS[:7], TEXTS[0]]
+    list(encode_stream(model, tokenizer, texts if "/" in total else iter(texts), show_progress_bar=True))
+    assert total in capsys.readouterr().err
 
 
 # ---- search ----
@@ -213,7 +377,7 @@ def test_the_folder_gives_the_same_search_with_its_own_code_and_the_packages(
     search: SemanticSearchPipeline, model: TinyBertModel, model_folder: Path
 ) -> None:
     expected = search(QUERIES, TEXTS)
-    assert load_search_pipeline(model_folder)(QUERIES, TEXTS) == expected
+    assert load_search_pipeline(model_folder, dtype=torch.float32)(QUERIES, TEXTS) == expected
     from_folder = pipeline("semantic-search", model=str(model_folder), trust_remote_code=True)
     assert type(from_folder).__module__.startswith("transformers_modules.")
     assert from_folder(QUERIES, TEXTS) == expected

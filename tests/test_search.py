@@ -9,10 +9,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import TEXTS
-from fresh_process import NO_NETWORK
+from fresh_process import NO_NETWORK, run_python
+from training_run import ROOT, train
 from transformers import BertConfig
 
 from tinybert_hf.search import load_search_pipeline, main, read_chunks
@@ -92,6 +95,37 @@ def test_a_model_that_is_not_there_is_a_message(chunks_file: Path, tmp_path: Pat
     assert done.stdout == ""
 
 
+def test_a_search_imports_nothing_that_it_does_not_need(
+    model_folder: Path, chunks_file: Path, tmp_path: Path
+) -> None:
+    """Those among the installed packages that take long to import; scipy and accelerate come with transformers."""
+    unneeded = {
+        "bm25s",
+        "datasets",
+        "ir_measures",
+        "pandas",
+        "pyarrow",
+        "sklearn",
+        "tensorboard",
+        "torchvision",
+    }
+    flags = ["--model", str(model_folder), "--query", QUERY, "--chunks", str(chunks_file)]
+    printed = run_python(
+        f"""
+        import sys
+        from tinybert_hf.search import main
+        sys.argv = ["search", *{flags!r}]
+        main()
+        print(*sys.modules, sep="\\n")
+        """,
+        home=tmp_path,
+        env=os.environ | NO_NETWORK | {"HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        without_package=False,
+    )
+    assert "transformers" in printed.splitlines()
+    assert not unneeded & set(printed.splitlines())
+
+
 # ---- In this process ----
 
 
@@ -148,3 +182,64 @@ def test_a_missing_flag_ends_with_status_2(search_here, model_folder: Path) -> N
 
 def test_chunks_are_the_lines_that_are_not_blank(chunks_file: Path) -> None:
     assert read_chunks(str(chunks_file)) == TEXTS
+
+
+# ---- Precision ----
+
+
+@pytest.mark.parametrize(
+    "capabilities, expected",
+    [
+        ({"avx2": True, "avx512_bf16": False}, torch.float32),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"bf16": True}, torch.bfloat16),
+    ],
+)
+def test_the_weights_are_bf16_where_the_processor_has_it(
+    model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capabilities: dict[str, bool],
+    expected: torch.dtype,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(
+        "tinybert_hf.search.process_state", lambda: SimpleNamespace(device=torch.device("cpu"))
+    )
+    with caplog.at_level("INFO", logger="tinybert_hf.search"):
+        search = load_search_pipeline(model_folder)
+    assert search.model.dtype == expected
+    assert f"cpu in {expected}" in caplog.text
+    assert search(QUERY, [*TEXTS, QUERY], top_k=1)[0]["text"] == QUERY
+    assert load_search_pipeline(model_folder, dtype=torch.float64).model.dtype == torch.float64
+
+
+# ---- Two processes ----
+
+
+SCRIPT = """
+import sys
+import torch
+from accelerate import PartialState
+from tinybert_hf.search import encode_by_processes, load_search_pipeline
+
+def main():
+    folder, *texts = sys.argv[1:]
+    search = load_search_pipeline(folder, dtype=torch.float32)
+    assert PartialState().num_processes == 2, "this test would be vacuous"
+    rows = [encode_by_processes(search.model, search.tokenizer, texts[:number]) for number in (5, 1, 0)]
+    torch.save(rows, f"{folder}/{PartialState().process_index}.pt")
+"""
+
+
+def test_two_processes_both_return_the_rows_of_one(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shared_encoding.py").write_text(SCRIPT)
+    monkeypatch.syspath_prepend(tmp_path)
+    train("shared_encoding", [str(model_folder), *TEXTS], tmp_path / "log", num_processes=2)
+    search = load_search_pipeline(model_folder, dtype=torch.float32)
+    for process in (0, 1):
+        for number, rows in zip((5, 1, 0), torch.load(model_folder / f"{process}.pt"), strict=True):
+            torch.testing.assert_close(rows, search.encode(TEXTS[:number]), rtol=1e-5, atol=1e-6)

@@ -11,12 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from training_run import ROOT, start, train, write_pairs
 
 from tinybert_hf import TinyBertModel
 from tinybert_hf.arguments import TrainingArguments
 from tinybert_hf.checkpoints import list_checkpoints
-from tinybert_hf.training import build_optimizer
+from tinybert_hf.training import build_optimizer, choose_precision
 
 TINY = (
     "vocab_size=300,hidden_size=32,num_hidden_layers=2,num_attention_heads=4,intermediate_size=64,"
@@ -275,3 +276,21 @@ def test_the_token_embedding_has_a_learning_rate_of_its_own(model: TinyBertModel
     for name, parameter in model.named_parameters():
         assert rates[id(parameter)] == (0.3 if "word_embeddings" in name else 0.1), name
         assert decays[id(parameter)] == (0.5 if parameter.ndim > 1 else 0.0), name
+
+
+@pytest.mark.parametrize(
+    ("asked", "environment", "hardware", "expected"),
+    [
+        (None, "no", torch.bfloat16, "bf16"),
+        (None, "no", torch.float32, "no"),
+        (None, "fp16", torch.bfloat16, "fp16"),  # from accelerate's configuration file
+        ("no", "no", torch.bfloat16, "no"),
+    ],
+)
+def test_the_precision_is_what_was_asked_for_or_what_the_hardware_has(
+    monkeypatch: pytest.MonkeyPatch, asked: str | None, environment: str, hardware: torch.dtype, expected: str
+) -> None:
+    monkeypatch.setattr("tinybert_hf.training.launcher_option", lambda name: asked)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", environment)
+    monkeypatch.setattr("tinybert_hf.training.fast_dtype", lambda device: hardware)
+    assert choose_precision() == expected

@@ -4,7 +4,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from .configuration_tinybert import TinyBertConfig
 from .modeling_tinybert import TinyBertForSequenceClassification, TinyBertModel
-from .pipeline_tinybert import SemanticSearchPipeline, encode
+from .pipeline_tinybert import SemanticSearchPipeline, encode, encode_stream
 
 __version__ = "0.1.0"
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "TinyBertForSequenceClassification",
     "TinyBertModel",
     "encode",
+    "encode_stream",
 ]
 
 # With the package installed, the Auto classes run its code and need no trust_remote_code.

@@ -1,12 +1,8 @@
-"""Which rows make up which batch (seeded, the same for any number of processes, resumable at any step), and how the texts
-of a batch are grouped by length.
-"""
+"""Which rows make up which batch: seeded, the same for any number of processes, resumable at any step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Sampler
 
 
@@ -62,32 +58,3 @@ class StepSampler(Sampler[list[int]]):
                 self.accumulation, self.num_processes, self.batch_size
             )
             yield from micro_batches[:, self.process_index].tolist()
-
-
-def group_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Texts of like length together, longest first, so that padding costs little.
-
-    Args:
-        lengths: tokens of each text.
-        max_tokens: of a group, padding included; a longer text is a group of its own.
-
-    Returns: the texts' positions, each in one group.
-
-    >>> group_by_length([2, 9, 3, 8], max_tokens=18)
-    [[1, 3], [2, 0]]
-    """
-    groups: list[list[int]] = []
-    for position in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if not groups or (len(groups[-1]) + 1) * lengths[groups[-1][0]] > max_tokens:
-            groups.append([])
-        groups[-1].append(position)
-    return groups
-
-
-def pad_batch(input_ids: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, Tensor]:
-    """Token ids of some texts -> `input_ids` and `attention_mask`, (texts, tokens of the longest)."""
-    lengths = torch.tensor([len(ids) for ids in input_ids])
-    padded = pad_sequence(
-        [torch.tensor(ids) for ids in input_ids], batch_first=True, padding_value=pad_token_id
-    )
-    return {"input_ids": padded, "attention_mask": (torch.arange(padded.shape[1]) < lengths[:, None]).long()}

@@ -6,7 +6,8 @@ search = pipeline("semantic-search", model="OWNER/NAME", trust_remote_code=True)
 search("how do I undo a commit?", ["git revert ...", "git push ..."], top_k=1)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -15,63 +16,155 @@ from tqdm.auto import tqdm
 from transformers import Pipeline, PreTrainedModel, PreTrainedTokenizerBase
 
 
-def check_texts(texts: Any, name: str) -> None:
-    """Raise TypeError where `texts` is not a sequence of strings, naming the first offender."""
+def check_texts(texts: Any, name: str, first: int = 0) -> None:
+    """Raise TypeError where `texts` is not a sequence of strings, naming the first offender; counted from `first`."""
     if isinstance(texts, str) or not isinstance(texts, Sequence):
         raise TypeError(
             f"{name} must be a list of strings, got {type(texts).__name__}. For one text pass [text]."
         )
-    for position, text in enumerate(texts):
+    for position, text in enumerate(texts, start=first):
         if not isinstance(text, str):
             raise TypeError(f"{name}[{position}] must be a string, got {type(text).__name__}: {text!r}")
 
 
-@torch.inference_mode()
+def group_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Texts of like length together, longest first, so that padding costs little.
+
+    Args:
+        lengths: tokens of each text.
+        max_tokens: of a group, padding included; a longer text is a group of its own.
+
+    Returns: the texts' positions, each in one group.
+
+    >>> group_by_length([2, 9, 3, 8], max_tokens=18)
+    [[1, 3], [2, 0]]
+    """
+    groups: list[list[int]] = []
+    for position in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not groups or (len(groups[-1]) + 1) * lengths[groups[-1][0]] > max_tokens:
+            groups.append([])
+        groups[-1].append(position)
+    return groups
+
+
+def pad_batch(input_ids: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, Tensor]:
+    """Token ids of B texts, T at the most -> `input_ids` and `attention_mask` (bool), both (B, T)."""
+    lengths = [len(ids) for ids in input_ids]
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    ids = torch.tensor(list(chain.from_iterable(input_ids)))
+    return {
+        "input_ids": torch.full(mask.shape, pad_token_id).masked_scatter_(mask, ids),
+        "attention_mask": mask,
+    }
+
+
 def encode(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
-    batch_size: int = 32,
+    batch_tokens: int | None = None,
+    truncate_dim: int | None = None,
+    normalize: bool = True,
     show_progress_bar: bool = False,
 ) -> Tensor:
     """Embed texts; the one way from text to vector that search, evaluation and training share.
-
-    Texts are encoded longest first, so that a batch holds texts of like length, and returned in the given order.
 
     Args:
         model: a `TinyBertModel`; it is put in evaluation mode, and back if it was training.
         tokenizer: the model's tokenizer.
         texts: N strings; what exceeds the context length is cut off.
-        batch_size: texts in one forward pass.
+        batch_tokens: of one forward pass, padding included; None chooses by the model's device.
+        truncate_dim: keep the first D dimensions, for models trained so (Kusupati et al. 2022, arXiv:2205.13147).
+        normalize: make the rows' length 1 (after truncation), so that a dot product is the cosine similarity.
         show_progress_bar: draw a bar on standard error.
 
-    Returns: (N, H) fp32 on the CPU, rows of length 1, so that a dot product is the cosine similarity.
+    Returns: (N, H or D) fp32 on the CPU; `.numpy()` is the same memory as an array.
 
-    Raises: TypeError: if `texts` is not a list of strings.
+    Raises:
+        TypeError: if `texts` is not a list of strings.
+        ValueError: if a number is out of range.
     """
     check_texts(texts, "texts")
-    max_length = min(tokenizer.model_max_length, model.config.max_position_embeddings)
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
-    embeddings = torch.empty(len(texts), model.config.hidden_size)
+    windows = encode_stream(
+        model, tokenizer, texts, batch_tokens, truncate_dim, normalize, show_progress_bar=show_progress_bar
+    )
+    return torch.cat([*windows, torch.empty(0, truncate_dim or model.config.hidden_size)])
+
+
+def encode_stream(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Iterable[str],
+    batch_tokens: int | None = None,
+    truncate_dim: int | None = None,
+    normalize: bool = True,
+    window: int = 16_384,
+    show_progress_bar: bool = False,
+) -> Iterator[Tensor]:
+    """`encode` for texts that do not fit in memory, or whose embeddings do not: window by window, in their order.
+
+    Args:
+        texts: any iterable of strings; no more than a window is read ahead.
+        window: texts that are held, tokenised and sorted by length at a time.
+        The other arguments are those of `encode`.
+
+    Yields: (window, H or D) fp32 on the CPU; the last has the rows that are left.
+
+    Raises, at the window concerned: as `encode`.
+    """
+    width = model.config.hidden_size
+    if truncate_dim is not None and not 1 <= truncate_dim <= width:
+        raise ValueError(
+            f"truncate_dim must be from 1 to {width}, the width of the model's embeddings, got {truncate_dim}."
+        )
+    if batch_tokens is None:
+        # On a CPU what stays in its cache is fastest (EXPERIMENTS.md); an accelerator must be kept from idling.
+        batch_tokens = 2048 if model.device.type == "cpu" else 65_536
+    for name, value in (("batch_tokens", batch_tokens), ("window", window)):
+        if value < 1:
+            raise ValueError(f"{name} must be 1 or more, got {value}.")
+    if isinstance(texts, str):  # it would be read letter by letter
+        check_texts(texts, "texts")
+    total = len(texts) if isinstance(texts, Sized) else None
+    remaining = iter(texts)
+    first = 0
+    with tqdm(total=total, unit="text", desc="Encoding", disable=not show_progress_bar) as bar:
+        while part := list(islice(remaining, window)):
+            check_texts(part, "texts", first)
+            first += len(part)
+            embeddings = embed_window(model, tokenizer, part, batch_tokens, bar)[:, :truncate_dim]
+            yield (torch.nn.functional.normalize(embeddings, dim=-1) if normalize else embeddings).cpu()
+
+
+def embed_window(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], batch_tokens: int, bar: tqdm
+) -> Tensor:
+    """Each distinct text once, in micro-batches of like token counts; (N, H) fp32 on the model's device."""
+    rows: dict[str, int] = {}
+    row_of = [rows.setdefault(text, len(rows)) for text in texts]
+    bar.update(len(texts) - len(rows))
+    tokens = tokenizer(
+        list(rows),
+        truncation=True,
+        max_length=min(tokenizer.model_max_length, model.config.max_position_embeddings),
+        return_token_type_ids=False,
+        return_attention_mask=False,
+    )["input_ids"]
+    groups = group_by_length([len(ids) for ids in tokens], batch_tokens)
+    embeddings = torch.empty(len(rows), model.config.hidden_size, device=model.device)
     was_training = model.training
     model.eval()
     try:
-        with tqdm(total=len(texts), unit="text", desc="Encoding", disable=not show_progress_bar) as bar:
-            for start in range(0, len(order), batch_size):
-                rows = order[start : start + batch_size]
-                batch = tokenizer(
-                    [texts[i] for i in rows],
-                    padding=True,
-                    truncation=True,
-                    max_length=max_length,
-                    return_tensors="pt",
-                ).to(model.device)
-                pooled = model(**batch).pooler_output.float()
-                embeddings[rows] = torch.nn.functional.normalize(pooled, dim=-1).cpu()
-                bar.update(len(rows))
+        with torch.inference_mode():
+            for group in groups:
+                batch = pad_batch([tokens[i] for i in group], tokenizer.pad_token_id)
+                batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+                output = model(**batch, pooled_only=True)
+                embeddings[group] = output.pooler_output.float()
+                bar.update(len(group))
     finally:
         model.train(was_training)
-    return embeddings
+    return embeddings[row_of]
 
 
 class SemanticSearchPipeline(Pipeline):
@@ -119,9 +212,10 @@ class SemanticSearchPipeline(Pipeline):
         return inputs | {"queries": list(queries)}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
-        query_embeddings = self.encode(model_inputs["queries"])
-        chunk_embeddings = self.encode(model_inputs["chunks"])
-        return model_inputs | {"scores": query_embeddings @ chunk_embeddings.T}  # (queries, chunks)
+        queries, chunks = model_inputs["queries"], model_inputs["chunks"]
+        embeddings = self.encode([*queries, *chunks])
+        scores = embeddings[: len(queries)] @ embeddings[len(queries) :].T  # (queries, chunks)
+        return model_inputs | {"scores": scores}
 
     def postprocess(self, model_outputs: dict[str, Any]) -> list:
         chunks = model_outputs["chunks"]

@@ -1,4 +1,4 @@
-"""Search from the command line, and the search pipeline with this package's own code.
+"""Search from the command line; the search pipeline with this package's own code, and encoding by several processes.
 
     python -m tinybert_hf.search --model FOLDER_OR_ID --query "undo a commit" --chunks passages.txt --top_k 3
 
@@ -6,39 +6,93 @@ A chunk is a line of the file (blank lines are skipped); `-` reads standard inpu
 """
 
 import json
+import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import AutoConfig, AutoTokenizer, HfArgumentParser
-from transformers.utils import logging
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    HfArgumentParser,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils.logging import disable_progress_bar
 
 from .arguments import errors_as_messages
 from .configuration_tinybert import TinyBertConfig
 from .modeling_tinybert import TinyBertModel
-from .pipeline_tinybert import SemanticSearchPipeline
+from .pipeline_tinybert import SemanticSearchPipeline, encode
+
+logger = logging.getLogger(__name__)
 
 
-def load_search_pipeline(model: str | Path, revision: str | None = None) -> SemanticSearchPipeline:
+def process_state() -> PartialState:
+    """This process's place among those that `accelerate launch` or `torchrun` started, and its device."""
+    # accelerate takes several processes without an accelerator for single ones unless it is told.
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bf16 where the hardware multiplies it, fp32 where it would be emulated or nobody can tell."""
+    native = False
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):  # not in a torch before 2026
+        instructions = ("amx_bf16", "avx512_bf16", "bf16")  # the last on ARM
+        native = any(torch.cpu.get_capabilities().get(name) for name in instructions)
+    return torch.bfloat16 if native else torch.float32
+
+
+def load_search_pipeline(
+    model: str | Path, revision: str | None = None, dtype: torch.dtype | None = None
+) -> SemanticSearchPipeline:
     """`pipeline("semantic-search", model=...)` with the installed package's code instead of the model folder's.
 
     Args:
         model: a model folder or a Hub id.
         revision: a branch, tag or commit of the Hub repository.
+        dtype: of the weights; None takes bf16 where the hardware has it and fp32 elsewhere.
+
+    Returns: the pipeline, on the accelerator if there is one; under `accelerate launch`, on this process's own.
 
     Raises: OSError: if there is no such model, it is none of ours, or it cannot be read.
     """
+    device = process_state().device
+    dtype = dtype or fast_dtype(device)
+    logger.info("Encoding with %s in %s.", device, dtype)
     try:
         config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
         if config.model_type != TinyBertConfig.model_type:
             raise ValueError(f"it is a {config.model_type} model, and search needs a tinybert model.")
         return SemanticSearchPipeline(
-            model=TinyBertModel.from_pretrained(model, revision=revision),
+            model=TinyBertModel.from_pretrained(model, revision=revision, dtype=dtype).to(device),
             tokenizer=AutoTokenizer.from_pretrained(model, revision=revision),
+            device=device,
         )
     except (OSError, ValueError) as error:
         place = "from this folder" if Path(model).is_dir() else "(no such folder here) from the Hub"
         raise OSError(f"Could not load the model {model} {place}: {error}") from error
+
+
+def encode_by_processes(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    show_progress_bar: bool = False,
+) -> Tensor:
+    """`encode` with the texts shared out among the processes of `accelerate launch`; each returns all N rows."""
+    state = process_state()
+    with state.split_between_processes(list(texts)) as share:
+        rows = encode(model, tokenizer, share, show_progress_bar=show_progress_bar and state.is_main_process)
+    # A process for which there is no text is given the last one again.
+    return torch.cat(gather_object([rows]))[: len(texts)]
 
 
 @dataclass
@@ -62,7 +116,7 @@ def main() -> None:
     (arguments,) = HfArgumentParser(
         SearchArguments, prog="python -m tinybert_hf.search"
     ).parse_args_into_dataclasses()
-    logging.disable_progress_bar()  # the answer is what the user waits for, not the loading of a small model
+    disable_progress_bar()  # the answer is what the user waits for, not the loading of a small model
     with errors_as_messages():
         chunks = read_chunks(arguments.chunks)
         results = load_search_pipeline(arguments.model)(arguments.query, chunks, arguments.top_k)

@@ -56,7 +56,8 @@ from .checkpoints import STATE_FILE, find_checkpoint, list_checkpoints, single_w
 from .configuration_tinybert import TinyBertConfig
 from .data import iterate_texts, load_data
 from .gradients import RowGradients, average_gradients
-from .launch import StopSignal, start_processes, use_all_cores
+from .launch import StopSignal, launcher_option, start_processes, use_all_cores
+from .search import fast_dtype
 from .tokenization import save_tokenizer, train_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -101,13 +102,16 @@ class TrainingState:
 
 
 def build_accelerator(arguments: TrainingArguments) -> Accelerator:
-    """Devices, processes, mixed precision (`accelerate launch`'s choice), accumulation and tracker; and the log.
+    """Devices, processes, mixed precision, accumulation and tracker; and the log.
+
+    The precision is `accelerate launch`'s; where it was given none, bf16 if the hardware multiplies it, else fp32.
 
     Raises: ValueError: if the tracker is unknown to accelerate or not installed.
     """
     on_cpu = not torch.accelerator.is_available()
     tracker = None if arguments.report_to == "none" else arguments.report_to
     accelerator = Accelerator(
+        mixed_precision=choose_precision(),
         cpu=on_cpu,  # accelerate takes several processes without an accelerator for single ones otherwise
         gradient_accumulation_steps=arguments.gradient_accumulation_steps,
         log_with=tracker,
@@ -127,10 +131,20 @@ def build_accelerator(arguments: TrainingArguments) -> Accelerator:
     )
     for chatty in ("accelerate", "httpx"):  # a line for each file of a checkpoint, and for each request
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    logger.info("Training on %s with mixed precision %s.", accelerator.device, accelerator.mixed_precision)
     transformers_logging.disable_progress_bar()  # it would cut the training bar in two at every checkpoint
     if not accelerator.is_main_process:
         datasets.disable_progress_bars()
     return accelerator
+
+
+def choose_precision() -> str:
+    """What `accelerate launch` was asked for; otherwise bf16 where the hardware multiplies it, and fp32 elsewhere."""
+    asked = launcher_option("mixed_precision") or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked != "no" or launcher_option("mixed_precision"):  # unasked, accelerate says no too
+        return asked
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    return "bf16" if fast_dtype(device) == torch.bfloat16 else "no"
 
 
 def run_stage(
@@ -458,7 +472,11 @@ class Trainer:
     def _identity(self, num_rows: int) -> dict[str, Any]:
         """What must be the same for a continuation to be the same run."""
         arguments = {k: v for k, v in asdict(self.arguments).items() if k not in FREE_ARGUMENTS}
-        return arguments | {"num_rows": num_rows, "num_processes": self.accelerator.num_processes}
+        return arguments | {
+            "num_rows": num_rows,
+            "num_processes": self.accelerator.num_processes,
+            "mixed_precision": self.accelerator.mixed_precision,
+        }
 
     def _summary(self) -> dict[str, Any]:
         evaluations = [
