@@ -118,8 +118,8 @@ def encode_stream(
             f"truncate_dim must be from 1 to {width}, the width of the model's embeddings, got {truncate_dim}."
         )
     if batch_tokens is None:
-        # On a CPU what stays in its cache is fastest (EXPERIMENTS.md); an accelerator must be kept from idling.
-        batch_tokens = 2048 if model.device.type == "cpu" else 65_536
+        # For each core what its cache holds (measured: EXPERIMENTS.md); an accelerator must be kept from idling.
+        batch_tokens = 512 * torch.get_num_threads() if model.device.type == "cpu" else 65_536
     for name, value in (("batch_tokens", batch_tokens), ("window", window)):
         if value < 1:
             raise ValueError(f"{name} must be 1 or more, got {value}.")

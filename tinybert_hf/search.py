@@ -91,7 +91,7 @@ def encode_by_processes(
     state = process_state()
     with state.split_between_processes(list(texts)) as share:
         rows = encode(model, tokenizer, share, show_progress_bar=show_progress_bar and state.is_main_process)
-    # A process for which there is no text is given the last one again.
+    # Up to accelerate 1.12 at least, a process for which there is no text is given the last one again.
     return torch.cat(gather_object([rows]))[: len(texts)]
 
 
