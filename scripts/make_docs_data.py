@@ -59,12 +59,12 @@ def clean_heading(heading: str) -> str:
 def load_pairs() -> list[Pair]:
     pairs = []
     wanted = re.compile(r"\.html?(\.en)?$")
-    for package, path, content in deb_files(
+    for _, path, content in deb_files(
         PACKAGES, lambda package, path: bool(wanted.search(path)) and PACKAGES[package] in path
     ):
         for position, (heading, text) in enumerate(html_sections(content) if content.strip() else []):
             answer = " ".join(text.split()[:MAX_ANSWER_WORDS])
-            pairs.append(Pair(f"{package}/{Path(path).name}/{position}", clean_heading(heading), answer))
+            pairs.append(Pair(f"{path}#{position}", clean_heading(heading), answer))
     print(f"{len(pairs):6} headings")
     pairs = [pair for pair in pairs if len(normalise(pair.query).split()) >= MIN_QUERY_WORDS]
     print(f"{len(pairs):6} of {MIN_QUERY_WORDS} words or more")

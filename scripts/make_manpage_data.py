@@ -16,7 +16,16 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from retrieval_data import Pair, deb_files, html_sections, normalise, remove_duplicates, split, write_split
+from retrieval_data import (
+    Pair,
+    deb_files,
+    first_of_each,
+    html_sections,
+    normalise,
+    remove_duplicates,
+    split,
+    write_split,
+)
 
 # Many pages with prose for their size; in Debian 12 they have 9,000 pages.
 PACKAGES = [
@@ -106,6 +115,8 @@ def read_page(html: bytes) -> Pair | None:
 def load_pairs() -> list[Pair]:
     pairs = [pair for pair in map(read_page, load_pages()) if pair]
     print(f"{len(pairs):6} with a line in NAME and a DESCRIPTION")
+    pairs = first_of_each(pairs, lambda pair: pair.id)
+    print(f"{len(pairs):6} of different names")
     pairs = [pair for pair in pairs if len(normalise(pair.query).split()) >= MIN_QUERY_WORDS]
     print(f"{len(pairs):6} with {MIN_QUERY_WORDS} words or more in NAME, after the page's name")
     pairs = [pair for pair in pairs if len(normalise(pair.answer).split()) >= MIN_ANSWER_WORDS]

@@ -142,7 +142,15 @@ def write_pairs(path: Path, pairs: list[Pair]) -> None:
 
 
 def write_beir(folder: Path, queries: list[Pair], corpus: list[Pair]) -> None:
-    """Write a BEIR folder; the right answer of a query is the document with its own pair's text."""
+    """Write a BEIR folder; the right answer of a query is the document with its own pair's text.
+
+    Raises: ValueError: if two pairs have one id.
+    """
+    ids = Counter(pair.id for pair in corpus)
+    if repeated := [i for i, count in ids.items() if count > 1]:
+        raise ValueError(
+            f"{len(repeated)} ids stand for several pairs, as {repeated[0]}; they must be unique"
+        )
     documents = {
         pair.answer: pair.id for pair in sorted(corpus, reverse=True)
     }  # of equal texts, the first id

@@ -127,6 +127,20 @@ def test_data_sets_of_the_hub_read_as_the_folder_does(beir: Path, tmp_path: Path
     assert "split=test" in error and "['train']" in error
 
 
+def test_ids_are_texts(beir: Path) -> None:
+    with (beir / "corpus.jsonl").open("a") as corpus:
+        corpus.write('{"_id": "007", "title": "", "text": "a spy"}\n')
+    with (beir / "qrels" / "test.tsv").open("a") as judgements:
+        judgements.write("q2\t007\t1\n")
+    assert load_beir(beir).qrels["q2"] == {"d3": 1, "007": 1}
+
+
+def test_judgements_without_their_first_line_are_refused(beir: Path) -> None:
+    (beir / "qrels" / "test.tsv").write_text("q1\td1\t1\nq2\td3\t1\n")
+    with pytest.raises(ValueError, match=r"qrels/test\.tsv must begin with the line query-id"):
+        load_beir(beir)
+
+
 def test_a_judged_query_without_text_is_named(beir: Path) -> None:
     (beir / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\nq9\td1\t1\n")
     with pytest.raises(ValueError, match="judges 1 unknown queries, as q9"):
@@ -138,11 +152,13 @@ def test_a_missing_file_of_the_layout_is_named(beir: Path) -> None:
         load_beir(beir, split="dev")
 
 
-def test_ranks_are_fused_as_by_hand() -> None:
-    fused = fuse({"q": {"a": 9.0, "b": 8.0}}, {"q": {"c": 0.3, "b": 0.2}, "r": {"a": 0.1}})
-    assert fused["q"] == pytest.approx({"b": 2 / 62, "a": 1 / 61, "c": 1 / 61})
+def test_scores_are_fused_as_by_hand() -> None:
+    first = {"q": {"a": 9.0, "b": 8.0, "c": 5.0}, "only": {"a": 3.0}}
+    second = {"q": {"d": 0.5, "b": 0.4, "a": 0.1}}
+    fused = fuse(first, second)
+    assert fused["q"] == pytest.approx({"b": 3 / 4 + 3 / 4, "a": 1.0 + 0.0, "d": 1.0, "c": 0.0})
     assert next(iter(fused["q"])) == "b"
-    assert fused["r"] == pytest.approx({"a": 1 / 61})
+    assert fused["only"] == {"a": 1.0}
 
 
 def test_the_fusion_ranks_no_more_than_its_parts() -> None:

@@ -65,6 +65,12 @@ def test_what_is_written_is_read_by_evaluation(tmp_path: Path) -> None:
     assert data.queries == {"q-a1": "first", "q-a2": "second"}
 
 
+def test_two_pairs_of_one_id_are_refused(tmp_path: Path) -> None:
+    parts = retrieval_data.Split([], [], [PAIRS[0]], [PAIRS[1]._replace(id=PAIRS[0].id)])
+    with pytest.raises(ValueError, match="1 ids stand for several pairs, as p00"):
+        write_split(tmp_path, parts)
+
+
 def test_a_text_that_shares_half_of_its_shingles_is_left_out() -> None:
     words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
     half = [*words[:6], "eleven", "twelve", "thirteen", "fourteen"]  # 4 of its 8 shingles
