@@ -79,3 +79,48 @@ def all_nli(rows: Sequence[tuple[str, str, int]]) -> dict[str, bytes]:
         "label": class_label("entailment", "neutral", "contradiction"),
     }
     return repository("pair-class", "pair-class", features, {"train": columns, "dev": columns})
+
+
+def beir(
+    layout: str,
+    name: str,
+    documents: dict[str, str],
+    queries: dict[str, str],
+    qrels: dict[str, dict[str, int]],
+) -> dict[str, dict[str, bytes]]:
+    """The repositories of a retrieval data set (name -> files), in one of three layouts.
+
+    NanoBEIR (zeta-alpha-ai/NanoNFCorpus): configurations corpus, queries and qrels, each with the split train; the
+    judgements have no grade. MTEB (mteb/nfcorpus): the judgements are the configuration default. BEIR (BeIR/nfcorpus):
+    they are a data set of their own.
+    """
+
+    def texts(rows: dict[str, str]) -> dict[str, pa.Array]:
+        return {"_id": pa.array(list(rows)), "text": pa.array(list(rows.values()))}
+
+    judged = [(query, document) for query, grades in qrels.items() for document in grades]
+    judgements = {
+        "query-id": pa.array([query for query, _ in judged]),
+        "corpus-id": pa.array([document for _, document in judged]),
+    }
+    if layout == "NanoBEIR":
+        parts = [("corpus", "train", texts(documents)), ("queries", "train", texts(queries))]
+        return {name: configurations([*parts, ("qrels", "train", judgements)])}
+    judgements["score"] = pa.array([qrels[query][document] for query, document in judged])
+    parts = [("corpus", "corpus", texts(documents)), ("queries", "queries", texts(queries))]
+    own = ("default", "test", judgements)
+    if layout == "MTEB":
+        return {name: configurations([*parts, own])}
+    return {name: configurations(parts), f"{name}-qrels": configurations([own])}
+
+
+def configurations(parts: Sequence[tuple[str, str, dict[str, pa.Array]]]) -> dict[str, bytes]:
+    """Files of a repository with several configurations of one split each: (configuration, split, columns)."""
+    head = {
+        "configs": [
+            {"config_name": config, "data_files": [{"split": split, "path": f"{config}/{split}-*"}]}
+            for config, split, _ in parts
+        ]
+    }
+    files = {f"{config}/{split}-00000-of-00001.parquet": parquet(columns) for config, split, columns in parts}
+    return {"README.md": f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n".encode(), **files}

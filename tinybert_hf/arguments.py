@@ -133,7 +133,7 @@ def errors_as_messages() -> Iterator[None]:
     """Where a command reads its input: an unusable one ends it with a message instead of a traceback."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -2,34 +2,42 @@
 
     python -m tinybert_hf.evaluation --model FOLDER_OR_ID --data data/debian/test
 
-measures a model and BM25 on a folder in BEIR layout (Thakur et al. 2021, arXiv:2104.08663): `corpus.jsonl`,
-`queries.jsonl`, `qrels/test.tsv`. `--output_file` keeps the result as JSON; a model folder's
-`evaluation_<name of the data>.json` is what the model card prints.
+measures a model, BM25, and the two fused, on a folder in BEIR layout (Thakur et al. 2021, arXiv:2104.08663):
+`corpus.jsonl`, `queries.jsonl`, `qrels/test.tsv`; or on a data set of the Hub in the layout of BeIR/nfcorpus,
+mteb/nfcorpus or zeta-alpha-ai/NanoNFCorpus. `--baselines` adds SentenceTransformer models. `--output_file` keeps the
+result as JSON; a model folder's `evaluation_<name of the data>.json` is what the model card prints.
 """
 
+import csv
 import importlib
 import json
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from datasets import load_dataset
+from datasets import Dataset, get_dataset_config_names, load_dataset
 from torch import Tensor
 from transformers import HfArgumentParser
 
 from .arguments import errors_as_messages
+from .data import load_data, without_progress_bars
 from .losses import false_negatives, ranking_loss
 from .search import load_search_pipeline
 
-MEASURES = ("nDCG@10", "RR@10", "AP", "R@10", "R@100")  # in the notation of ir_measures; RR is MRR, AP is MAP
+# In the notation of ir_measures, and what their means over the queries are called.
+MEASURES = {"nDCG@10": "nDCG@10", "RR@10": "MRR@10", "AP": "MAP", "R@10": "Recall@10", "R@100": "Recall@100"}
 TOP_K = 100  # documents ranked for each query
+RESAMPLES = 10_000  # of the queries, for confidence intervals
+MODEL, BM25 = "model", "BM25"  # what results call these two
 
 Qrels = dict[str, dict[str, int]]
-Run = dict[str, dict[str, float]]
+Run = dict[str, dict[str, float]]  # query id -> document id -> score, best first
 
 
 class RetrievalData(NamedTuple):
@@ -51,32 +59,66 @@ def import_extra(module: str) -> ModuleType:
         raise ModuleNotFoundError(f"{error}; measuring needs it: pip install 'tinybert_hf[train]'") from error
 
 
-def load_beir(folder: str | Path, split: str = "test") -> RetrievalData:
-    """Read a BEIR folder; only the queries that the split judges are kept.
+@without_progress_bars()
+def load_beir(data: str | Path, split: str = "test") -> RetrievalData:
+    """Read a BEIR folder or such a data set of the Hub; only the queries that the split judges are kept.
 
     Raises:
-        FileNotFoundError: if a file of the layout is missing.
-        ValueError: if the split judges no query.
+        FileNotFoundError: if a file of the folder is missing.
+        ValueError: if the Hub data set or the split cannot be read, or the split judges no query, or one without text.
     """
-    folder = Path(folder)
+    corpus, queries, judgements = (
+        beir_folder(Path(data), split) if Path(data).is_dir() else beir_hub(data, split)
+    )
+    qrels: Qrels = {}
+    for row in judgements:
+        qrels.setdefault(str(row["query-id"]), {})[str(row["corpus-id"])] = int(row.get("score", 1))
+    if not qrels:
+        raise ValueError(f"The split {split} of {data} judges no query.")
+    texts = {str(row["_id"]): row["text"] for row in queries}
+    if missing := set(qrels) - set(texts):
+        raise ValueError(
+            f"The split {split} of {data} judges {len(missing)} unknown queries, as {min(missing)}."
+        )
+    return RetrievalData(
+        queries={query_id: texts[query_id] for query_id in qrels},
+        corpus={str(row["_id"]): f"{row.get('title') or ''} {row['text']}".strip() for row in corpus},
+        qrels=qrels,
+    )
+
+
+def beir_folder(folder: Path, split: str) -> tuple[Dataset, Dataset, list[dict[str, Any]]]:
+    """Corpus, queries and judgements of a folder."""
     files = {"corpus": folder / "corpus.jsonl", "queries": folder / "queries.jsonl"}
     files["qrels"] = folder / "qrels" / f"{split}.tsv"
     for path in files.values():
         if not path.is_file():
             raise FileNotFoundError(f"{folder} is no BEIR folder: {path.relative_to(folder)} is missing.")
-    corpus = load_dataset("json", data_files=str(files["corpus"]), split="train")
-    queries = load_dataset("json", data_files=str(files["queries"]), split="train")
-    judgements = load_dataset("csv", data_files=str(files["qrels"]), split="train", sep="\t")
-    qrels: Qrels = {}
-    for row in judgements:
-        qrels.setdefault(str(row["query-id"]), {})[str(row["corpus-id"])] = int(row["score"])
-    if not qrels:
-        raise ValueError(f"{files['qrels']} judges no query.")
-    return RetrievalData(
-        queries={str(row["_id"]): row["text"] for row in queries if str(row["_id"]) in qrels},
-        corpus={str(row["_id"]): f"{row.get('title') or ''} {row['text']}".strip() for row in corpus},
-        qrels=qrels,
+    with files["qrels"].open(encoding="utf-8", newline="") as lines:
+        # `datasets` would read the id 007 as a number.
+        judgements = list(csv.DictReader(lines, delimiter="\t"))
+    if judgements and not {"query-id", "corpus-id", "score"} <= judgements[0].keys():
+        raise ValueError(
+            f"{files['qrels']} must begin with the line query-id, corpus-id, score, with tabs between."
+        )
+    return (
+        load_dataset("json", data_files=str(files["corpus"]), split="train"),
+        load_dataset("json", data_files=str(files["queries"]), split="train"),
+        judgements,
     )
+
+
+def beir_hub(data: str | Path, split: str) -> tuple[Dataset, Dataset, Dataset]:
+    """Corpus, queries and judgements of a Hub data set.
+
+    NanoBEIR keeps the judgements in the configuration `qrels` (without grades, in the split train), MTEB in `default`,
+    BEIR in a data set of their own, `<data>-qrels`.
+    """
+    corpus, queries = (load_data(str(data), config, "all") for config in ("corpus", "queries"))
+    configs = get_dataset_config_names(str(data))
+    judging = next((config for config in ("qrels", "default") if config in configs), None)
+    judgements = load_data(str(data) if judging else f"{data}-qrels", judging, split)
+    return corpus, queries, judgements
 
 
 def pairs_as_retrieval(queries: Sequence[str], answers: Sequence[str]) -> RetrievalData:
@@ -104,12 +146,35 @@ def rank(query_ids: Sequence[str], document_ids: Sequence[str], scores: Tensor) 
     }
 
 
-def ranking_measures(qrels: Qrels, run: Run, measures: Sequence[str] = MEASURES) -> dict[str, float]:
-    """Mean over the queries of each measure, computed by `ir_measures`; a query without results counts as 0."""
+def measures_by_query(qrels: Qrels, run: Run, measures: Sequence[str]) -> np.ndarray:
+    """Each measure of each judged query, (queries, measures), by `ir_measures`; a query without results has 0."""
     ir_measures = import_extra("ir_measures")
-    parsed = {ir_measures.parse_measure(name): name for name in measures}
-    values = ir_measures.calc_aggregate(parsed, qrels, run)
-    return {name: float(values[measure]) for measure, name in parsed.items()}
+    rows = {query_id: row for row, query_id in enumerate(qrels)}
+    columns = {ir_measures.parse_measure(name): column for column, name in enumerate(measures)}
+    values = np.zeros((len(rows), len(columns)))
+    for metric in ir_measures.iter_calc(list(columns), qrels, run):
+        values[rows[metric.query_id], columns[metric.measure]] = metric.value
+    return values
+
+
+def ranking_measures(qrels: Qrels, run: Run, measures: Sequence[str] = tuple(MEASURES)) -> dict[str, float]:
+    """Mean over the queries of each measure."""
+    return dict(zip(measures, measures_by_query(qrels, run, measures).mean(axis=0).tolist(), strict=True))
+
+
+def resampled_means(values: np.ndarray) -> np.ndarray:
+    """Means over queries drawn anew, with replacement, `RESAMPLES` times: (queries, ...) -> (RESAMPLES, ...).
+
+    What lies in one row is drawn together, so that differences between systems are those on the same queries.
+    """
+    generator = np.random.default_rng(0)
+    draws = (generator.integers(len(values), size=len(values)) for _ in range(RESAMPLES))
+    return np.stack([values[rows].mean(axis=0) for rows in draws])
+
+
+def percentile_interval(means: np.ndarray) -> np.ndarray:
+    """The middle 95% of resampled means, (RESAMPLES, ...) -> (..., 2): Efron's percentile bootstrap interval."""
+    return np.moveaxis(np.percentile(means, (2.5, 97.5), axis=0), 0, -1)
 
 
 def evaluate_pairs(
@@ -192,10 +257,61 @@ def bm25_run(data: RetrievalData) -> Run:
         k=min(TOP_K, len(document_ids)),
         show_progress=False,
     )
+    # bm25s fills up with documents that share no word with the query; they score 0.
     return {
-        query_id: {document_ids[i]: float(score) for i, score in zip(indices, values, strict=True)}
+        query_id: {document_ids[i]: float(s) for i, s in zip(indices, values, strict=True) if s > 0}
         for query_id, indices, values in zip(data.queries, documents, scores, strict=True)
     }
+
+
+def model_run(model: str, data: RetrievalData) -> tuple[Run, float]:
+    """Rank with a model of ours; also the seconds that it took, without loading."""
+    pipeline = load_search_pipeline(model)
+    started = time.perf_counter()
+    document_embeddings = pipeline.encode(list(data.corpus.values()), show_progress_bar=True)
+    query_embeddings = pipeline.encode(list(data.queries.values()))
+    run = rank(list(data.queries), list(data.corpus), query_embeddings @ document_embeddings.T)
+    return run, time.perf_counter() - started
+
+
+def sentence_transformer_run(model: str, data: RetrievalData) -> tuple[Run, float]:
+    """Rank with a SentenceTransformer, with its own prompts and similarity; also the seconds, without loading.
+
+    Raises: OSError: if it cannot be loaded.
+    """
+    sentence_transformers = import_extra("sentence_transformers")
+    try:
+        encoder = sentence_transformers.SentenceTransformer(model)
+    except (OSError, ValueError) as error:
+        raise OSError(f"Could not load the baseline {model}: {error}") from error
+    started = time.perf_counter()
+    document_embeddings = encoder.encode_document(
+        list(data.corpus.values()), convert_to_tensor=True, show_progress_bar=True
+    )
+    query_embeddings = encoder.encode_query(
+        list(data.queries.values()), convert_to_tensor=True, show_progress_bar=False
+    )
+    scores = encoder.similarity(query_embeddings, document_embeddings)
+    run = rank(list(data.queries), list(data.corpus), scores)
+    return run, time.perf_counter() - started
+
+
+def fuse(first: Run, second: Run) -> Run:
+    """Sum of the two scores, each scaled to 0 .. 1 over what its run found for the query (CombSUM, Fox and Shaw 1994).
+
+    A document that one run did not find has 0 of it. Better than reciprocal rank fusion in EXPERIMENTS.md.
+    """
+    fused: Run = {}
+    for query_id in first | second:
+        scores: dict[str, float] = defaultdict(float)
+        for run in (first, second):
+            found = run.get(query_id, {})
+            low, high = min(found.values(), default=0.0), max(found.values(), default=0.0)
+            for document_id, score in found.items():
+                scores[document_id] += (score - low) / (high - low) if high > low else 1.0
+        best = sorted(scores.items(), key=lambda item: item[1], reverse=True)
+        fused[query_id] = dict(best[:TOP_K])
+    return fused
 
 
 @dataclass
@@ -203,33 +319,117 @@ class EvaluationArguments:
     """What to measure, and on what."""
 
     model: str = field(metadata={"help": "A model folder or a Hub id."})
-    data: str = field(metadata={"help": "A folder in BEIR layout."})
-    split: str = field(default="test", metadata={"help": "Which qrels/<split>.tsv to judge by."})
+    data: str = field(metadata={"help": "A folder in BEIR layout, or the Hub id of such a data set."})
+    split: str = field(
+        default="test", metadata={"help": "Which judgements to use; NanoBEIR has the split train."}
+    )
+    baselines: list[str] | None = field(
+        default=None, metadata={"help": "SentenceTransformer models to measure too: folders or Hub ids."}
+    )
     output_file: str | None = field(default=None, metadata={"help": "Also write the result here, as JSON."})
+
+    @property
+    def baseline_names(self) -> dict[str, str]:
+        """Baselines by what results call them: the last two parts, as in a Hub id.
+
+        Raises: ValueError: if two would be called the same.
+        """
+        names: dict[str, str] = {}
+        for baseline in self.baselines or []:
+            name = "/".join(Path(baseline).parts[-2:])
+            if name in (*names, MODEL, BM25):
+                raise ValueError(
+                    f"Two systems would be called {name}: --baselines {baseline} needs another folder."
+                )
+            names[name] = baseline
+        return names
+
+    @property
+    def command(self) -> str:
+        command = f"python -m tinybert_hf.evaluation --model {self.model} --data {self.data}"
+        if self.split != "test":
+            command += f" --split {self.split}"
+        return " ".join([command, *(["--baselines", *self.baselines] if self.baselines else [])])
 
 
 def evaluate_model(arguments: EvaluationArguments) -> dict[str, Any]:
-    """Measure a model and BM25 on a BEIR folder; the result is what the model card prints."""
+    """Measure a model, BM25, the baselines and their fusions with BM25; the model card prints the result.
+
+    Of the result, `intervals` has [low, high] for each of the numbers in `results`, and `differences[a][b]` for the mean
+    of a less that of b on the same queries. All are 95% bootstrap intervals over the queries.
+    """
+    names = arguments.baseline_names
     data = load_beir(arguments.data, arguments.split)
-    pipeline = load_search_pipeline(arguments.model)
     started = time.perf_counter()
-    document_embeddings = pipeline.encode(list(data.corpus.values()), show_progress_bar=True)
-    query_embeddings = pipeline.encode(list(data.queries.values()))
-    seconds = time.perf_counter() - started
-    run = rank(list(data.queries), list(data.corpus), query_embeddings @ document_embeddings.T)
+    bm25 = bm25_run(data)
+    bm25_seconds = time.perf_counter() - started
+    runs = {MODEL: model_run(arguments.model, data), BM25: (bm25, bm25_seconds)}
+    runs |= {name: sentence_transformer_run(baseline, data) for name, baseline in names.items()}
+    for name in (MODEL, *names):
+        run, seconds = runs[name]
+        runs[fused(name)] = fuse(bm25, run), bm25_seconds + seconds
+    values = np.stack(
+        [measures_by_query(data.qrels, run, list(MEASURES)) for run, _ in runs.values()], axis=1
+    )
+    means = resampled_means(values)  # (RESAMPLES, systems, measures)
+    systems = list(runs)
+    texts = len(data.queries) + len(data.corpus)
     return {
-        "command": f"python -m tinybert_hf.evaluation --model {arguments.model} --data {arguments.data}"
-        + (f" --split {arguments.split}" if arguments.split != "test" else ""),
+        "command": arguments.command,
         "data": arguments.data,
         "split": arguments.split,
         "queries": len(data.queries),
         "documents": len(data.corpus),
-        "encode_seconds": round(seconds, 1),
-        "results": {
-            "model": ranking_measures(data.qrels, run),
-            "BM25": ranking_measures(data.qrels, bm25_run(data)),
+        "texts_per_second": {name: round(texts / seconds, 1) for name, (_, seconds) in runs.items()},
+        "results": by_name(systems, values.mean(axis=0)),
+        "intervals": by_name(systems, percentile_interval(means)),
+        "differences": {
+            name: by_name(systems, percentile_interval(means[:, [systems.index(name)]] - means), without=name)
+            for name in (MODEL, fused(MODEL))
         },
     }
+
+
+def fused(name: str) -> str:
+    """What results call the fusion of BM25 with a system."""
+    return f"{BM25} + {name}"
+
+
+def by_name(
+    systems: Sequence[str], values: np.ndarray, without: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """(systems, measures, ...) as system -> measure -> value, for JSON."""
+    return {
+        system: dict(zip(MEASURES, rows, strict=True))
+        for system, rows in zip(systems, values.tolist(), strict=True)
+        if system != without
+    }
+
+
+def result_table(result: dict[str, Any]) -> str:
+    """The result for a terminal: systems down, measures across, each with half the width of its interval."""
+    width = max(map(len, result["results"]))
+    lines = [
+        f"{result['data']} ({result['split']}): {result['queries']:,} queries, {result['documents']:,} documents",
+        "",
+        " " * width + "".join(f"{name:>15}" for name in MEASURES.values()) + f"{'texts/s':>10}",
+    ]
+    for system, values in result["results"].items():
+        intervals = result["intervals"][system]
+        cells = [
+            f"{value:8.3f} ±{(intervals[name][1] - intervals[name][0]) / 2:.3f}"
+            for name, value in values.items()
+        ]
+        lines.append(f"{system:{width}}{''.join(cells)}{result['texts_per_second'][system]:10,.0f}")
+    lines += ["", "nDCG@10, difference on the same queries"]
+    for name, others in result["differences"].items():
+        for other, intervals in others.items():
+            low, high = intervals["nDCG@10"]
+            difference = result["results"][name]["nDCG@10"] - result["results"][other]["nDCG@10"]
+            verdict = "above" if low > 0 else "below" if high < 0 else "undecided"
+            pair = f"{name} vs {other}"
+            lines.append(f"{pair:{2 * width + 4}} {difference:+.3f} [{low:+.3f}, {high:+.3f}]  {verdict}")
+    return "\n".join([*lines, "", "± and [...]: 95% bootstrap intervals over the queries."])
 
 
 def main() -> None:
@@ -237,10 +437,7 @@ def main() -> None:
     (arguments,) = parser.parse_args_into_dataclasses()
     with errors_as_messages():
         result = evaluate_model(arguments)
-    print(f"{result['queries']} queries, {result['documents']} documents of {result['data']}")
-    print(f"{'':8}" + "".join(f"{name:>9}" for name in MEASURES))
-    for system, values in result["results"].items():
-        print(f"{system:8}" + "".join(f"{values[name]:9.3f}" for name in MEASURES))
+    print(result_table(result))
     if arguments.output_file:
         Path(arguments.output_file).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
