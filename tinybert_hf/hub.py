@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, get_session
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -17,6 +18,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import httpx
 from transformers import AutoTokenizer, Pipeline, TextClassificationPipeline
 
+from .configuration_tinybert import TinyBertConfig
 from .model_card import read_json, render_card
 from .modeling_tinybert import TinyBertForSequenceClassification, TinyBertModel
 from .pipeline_tinybert import SemanticSearchPipeline
@@ -72,6 +74,8 @@ def build_folder(model: Path, output_dir: Path, name: str, license: str = "apach
         folder = Path(scratch, "new")
         pipeline.model.save_pretrained(folder)
         save_tokenizer(pipeline.tokenizer, folder)
+        if isinstance(pipeline.model, TinyBertModel):
+            describe_to_sentence_transformers(folder, pipeline.model.config)
         for pattern in RESULT_FILES:
             for path in model.glob(pattern):
                 shutil.copyfile(path, folder / path.name)
@@ -109,6 +113,48 @@ def load_pipeline(folder: Path) -> Pipeline:
     classifies = isinstance(model, TinyBertForSequenceClassification)
     pipeline = TextClassificationPipeline if classifies else SemanticSearchPipeline
     return pipeline(model=model.eval(), tokenizer=AutoTokenizer.from_pretrained(folder))
+
+
+def describe_to_sentence_transformers(folder: Path, config: TinyBertConfig) -> None:
+    """Write what `SentenceTransformer(folder, trust_remote_code=True)` reads: the files that its own save writes.
+
+    Only its own modules are named, so that the encoder is all the remote code. The longest text is the tokenizer's.
+    """
+    package = "sentence_transformers"
+    modules = [
+        ("", f"{package}.base.modules.transformer.Transformer"),
+        ("1_Pooling", f"{package}.sentence_transformer.modules.pooling.Pooling"),
+        ("2_Normalize", f"{package}.base.modules.normalize.Normalize"),
+    ]
+    files: dict[str, Any] = {
+        "modules.json": [
+            {"idx": place, "name": str(place), "path": path, "type": name}
+            for place, (path, name) in enumerate(modules)
+        ],
+        "config_sentence_transformers.json": {
+            "model_type": "SentenceTransformer",
+            "prompts": {"query": "", "document": ""},
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        },
+        "sentence_bert_config.json": {
+            "transformer_task": "feature-extraction",
+            "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+            "module_output_name": "token_embeddings",
+        },
+        "1_Pooling/config.json": {
+            "embedding_dimension": config.hidden_size,
+            "pooling_mode": config.pooling,
+            "include_prompt": True,
+        },
+        "2_Normalize/config.json": {
+            "module_input_name": "sentence_embedding",
+            "module_output_name": "sentence_embedding",
+        },
+    }
+    for file, content in files.items():
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def list_files(folder: Path) -> Iterator[str]:

@@ -13,6 +13,9 @@ from .data import FILE_READERS
 
 CARD_TEMPLATE = Path(__file__).with_name("model_card.md")
 
+# By the last one the Hub finds the model among sentence-transformers' too, and shows how that loads it.
+SEARCH_TAGS = ["semantic-search", "sentence-similarity", "sentence-transformers"]
+
 # The card prints what the model answers to these.
 QUERY = "chat with friends"
 PASSAGES = [
@@ -48,7 +51,7 @@ def render_card(folder: Path, pipeline: Pipeline, name: str, license: str) -> Mo
             license=license,
             library_name="transformers",
             pipeline_tag="text-classification" if classifies else "feature-extraction",
-            tags=["tinybert"] if classifies else ["tinybert", "semantic-search", "sentence-similarity"],
+            tags=["tinybert"] if classifies else ["tinybert", *SEARCH_TAGS],
             datasets=list(dict.fromkeys(run["data"] for run in runs if is_hub_id(run["data"], made))) or None,
             base_model=next((run["model"] for run in runs if is_hub_id(run["model"], made)), None),
             model_name=title if results else None,
