@@ -1,9 +1,13 @@
-"""ONNX: the exported models, encoding with them, and what a stranger runs of them.
+"""ONNX: the exported models, encoding with them, and the tools that load them from a published folder.
 
-    python -m pytest tests/test_onnx.py -q
+    make interop; python -m pytest tests/test_onnx.py -q
+
+fastembed asks for another huggingface_hub than this package, so it has a virtual environment of its own.
 """
 
+import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +18,7 @@ import torch
 from conftest import TEXTS
 from huggingface_hub import ModelCard
 from loopback_hub import LoopbackHub
-from test_hub import REPO, Command, command, contents  # noqa: F401 - a fixture
+from test_hub import REPO, ROOT, Command, command, contents  # noqa: F401 - a fixture
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -23,6 +27,7 @@ from tinybert_hf.hub import build_folder
 from tinybert_hf.onnx import FP32_FILE, INT8_FILE, OnnxEncoder, export_onnx
 from tinybert_hf.tokenization import save_tokenizer, train_tokenizer
 
+INTEROP = ROOT / ".interop"
 LONG = "send and receive electronic mail " * 20
 SHOWN = ["chat with friends", "A client for instant messaging over the XMPP protocol."]  # in the card
 
@@ -150,6 +155,55 @@ def test_a_missing_extra_and_a_classifier_are_named(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert "pip install 'tinybert_hf[onnx]'" in command("--model", model_folder, *argv)
     assert not (tmp_path / "published").exists()
+
+
+# ---- Other people's tools ----
+
+
+def check_snippet(
+    hub: LoopbackHub,
+    published: Path,
+    language: str,
+    argv: list[str | Path],
+    before: str,
+    after: str,
+    home: Path,
+) -> None:
+    """Run a snippet of the card in another tool, against the model on the Hub; `after` prints its two embeddings."""
+    assert INTEROP.is_dir(), f"{INTEROP} is missing: run `make interop`, which needs node and npm."
+    (snippet,) = re.findall(rf"```{language}\n(.*?)```", (published / "README.md").read_text(), re.DOTALL)
+    hub.add_repo("model", REPO, contents(published))
+    done = subprocess.run(
+        [*argv, before + snippet + after],
+        env=hub.env(home) | {"FASTEMBED_CACHE_PATH": str(home)},
+        cwd=INTEROP,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    *_, printed, embeddings = done.stdout.splitlines()
+    first, second = expected(published, SHOWN)
+    assert float(printed) == pytest.approx(float(first @ second), abs=0.02)
+    cosines = (torch.tensor(json.loads(embeddings)) * torch.stack([first, second])).sum(dim=-1)
+    assert cosines.min() > 0.99 and cosines.max() < 1 + 1e-5
+
+
+def test_fastembed_gives_the_same_embeddings(published: Path, hub: LoopbackHub, tmp_path: Path) -> None:
+    after = "import json; print(json.dumps([embedding.tolist() for embedding in embeddings]))"
+    check_snippet(hub, published, "py", ["fastembed/bin/python", "-c"], "", after, tmp_path)
+
+
+def test_transformers_js_gives_the_same_embeddings(published: Path, hub: LoopbackHub, tmp_path: Path) -> None:
+    before = f"""
+        import {{ env }} from "@huggingface/transformers";
+        env.remoteHost = "{hub.url}";
+        env.cacheDir = "{tmp_path}";
+    """
+    after = "console.log(JSON.stringify([a, b]));"
+    check_snippet(hub, published, "js", ["node", "--input-type=module", "-e"], before, after, tmp_path)
 
 
 def test_onnxruntime_runs_the_cards_snippet(published: Path, hub: LoopbackHub, tmp_path: Path) -> None:
