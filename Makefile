@@ -6,7 +6,7 @@ OUT ?= outputs
 # One process and accelerate's other defaults, spelled out so that it does not print a warning about them.
 LAUNCH := accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
-.PHONY: help install style check test quickstart data clean
+.PHONY: help install interop style check test quickstart data clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -18,6 +18,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
 
+interop: .interop/.installed ## other people's tools that tests load our models into; needs node and npm
+
+# fastembed asks for another huggingface_hub than this package.
+.interop/.installed: Makefile
+	$(PYTHON) -m venv .interop/fastembed
+	.interop/fastembed/bin/python -m pip install --quiet fastembed==0.9.1
+	npm install --prefix .interop --ignore-scripts --no-save --silent @huggingface/transformers@4.3.1
+	touch $@
+
 style: install ## format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -27,7 +36,7 @@ check: install ## lint, formatting and types, changing nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: check ## all tests
+test: check interop ## all tests
 	$(BIN)/python -m pytest
 
 quickstart: install ## train both stages on the bundled data, publish to a folder, search with it

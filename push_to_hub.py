@@ -3,6 +3,7 @@
     python push_to_hub.py --model outputs/retrieval --repo_id OWNER/NAME
     python push_to_hub.py --model outputs/retrieval --repo_id OWNER/NAME --create_pr     # someone else's model
     python push_to_hub.py --model outputs/retrieval --output_dir outputs/published       # only the folder, no Hub
+    python push_to_hub.py --model outputs/retrieval --repo_id OWNER/NAME --onnx          # for ONNX Runtime too
 
 Log in once with `hf auth login`. After any failure the same command may be run again: what is on the Hub already is
 not sent twice.
@@ -32,6 +33,9 @@ class PushArguments:
     )
     license: str = field(
         default="apache-2.0", metadata={"help": "The model's licence, as the Hub abbreviates it."}
+    )
+    onnx: bool = field(
+        default=False, metadata={"help": "Add ONNX models, fp32 and int8: pip install 'tinybert_hf[onnx]'."}
     )
     private: bool = field(default=False, metadata={"help": "Create the repository private."})
     create_pr: bool = field(default=False, metadata={"help": "Open a pull request."})
@@ -70,6 +74,7 @@ def main() -> None:
             Path(arguments.output_dir or f"{scratch}/model"),
             arguments.repo_id or arguments.output_dir,
             arguments.license,
+            arguments.onnx,
         )
         if arguments.output_dir:
             print(f"Built {arguments.output_dir}: {', '.join(sorted(list_files(folder)))}")

@@ -1,5 +1,6 @@
 """A tiny tokenizer and model, saved as the package saves them, and a loopback Hub."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tinybert_hf import TinyBertConfig, TinyBertForSequenceClassification, TinyB
 from tinybert_hf.tokenization import save_tokenizer, train_tokenizer
 
 logging.disable_progress_bar()
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime would report to its makers
 
 TEXTS = [
     "a fast compiler for small machines",

@@ -27,14 +27,22 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 import tinybert_hf.hub
-from tinybert_hf import TinyBertForSequenceClassification, TinyBertModel
+from tinybert_hf import TinyBertConfig, TinyBertForSequenceClassification, TinyBertModel
 from tinybert_hf.hub import HubError, build_folder, load_back
+from tinybert_hf.pipeline_tinybert import encode
 
 ROOT = Path(__file__).parents[1]
 REPO = "tester/tiny"
 SENTENCE = "a fast compiler for small machines"
 CODE_FILES = {"configuration_tinybert.py", "modeling_tinybert.py", "pipeline_tinybert.py"}
 MODEL_FILES = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+SENTENCE_TRANSFORMERS_FILES = {
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+    "2_Normalize/config.json",
+}
 
 
 def summary(stage: str, data: dict[str, Any], results: dict[str, float], **arguments: Any) -> dict[str, Any]:
@@ -176,7 +184,9 @@ def test_a_build_holds_the_model_and_nothing_else_of_the_training(encoder: Path,
     before = contents(encoder)
     folder = build_folder(encoder, tmp_path / "published", REPO)
     results = {"sentiment_summary.json", "retrieval_summary.json", "evaluation_beir.json"}
-    assert set(contents(folder)) == MODEL_FILES | CODE_FILES | results | {".build.json"}
+    assert set(contents(folder)) == MODEL_FILES | CODE_FILES | SENTENCE_TRANSFORMERS_FILES | results | {
+        ".build.json"
+    }
     assert contents(encoder) == before
     config = json.loads((folder / "config.json").read_text())
     assert set(config["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForSequenceClassification"}
@@ -316,7 +326,7 @@ def test_metadata_names_the_data_and_the_base_model_that_are_on_the_hub(
     data = ModelCard.load(build_folder(encoder, tmp_path / "published", REPO) / "README.md").data
     assert data.datasets == ["stanfordnlp/sst2"]  # pairs.jsonl was a file
     assert data.base_model == "someone/base"
-    assert data.language == "en" and "semantic-search" in data.tags
+    assert data.language == "en" and {"semantic-search", "sentence-transformers"} < set(data.tags)
     from_scratch = SENTIMENT | {"arguments": SENTIMENT["arguments"] | {"model": None}}
     (encoder / "sentiment_summary.json").write_text(json.dumps(from_scratch))
     data = ModelCard.load(build_folder(encoder, tmp_path / "published", REPO) / "README.md").data
@@ -434,8 +444,10 @@ def check_as_a_stranger(
     )
     # The first snippet of a card is followed by what it prints.
     shown = [re.search(r"```text\n(.*?)```", card, re.DOTALL)[1] for card in cards]
-    assert len(answers["printed"]) == 5 and all(answers["printed"])
-    assert [answers["printed"][0], answers["printed"][3]] == shown
+    assert len(answers["printed"]) == 6 and all(answers["printed"])
+    assert [answers["printed"][0], answers["printed"][4]] == shown
+    by_transformers, by_sentence_transformers = answers["printed"][2:4]
+    assert float(by_sentence_transformers) == pytest.approx(float(by_transformers), abs=1e-5)
 
 
 def test_the_folders_work_without_the_package(encoder: Path, classifier: Path, tmp_path: Path) -> None:
@@ -451,6 +463,42 @@ def test_their_copies_on_the_hub_work_without_the_package(
     for source, name, path in zip((encoder, classifier), names, paths, strict=True):
         assert "in one commit" in command("--model", source, "--repo_id", name, "--output_dir", path)
     check_as_a_stranger(names[0], names[1], paths, tmp_path, online.env(tmp_path / "home"))
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_sentence_transformers_encodes_as_we_do(
+    config: TinyBertConfig, encoder: Path, tmp_path: Path, pooling: str
+) -> None:
+    config.pooling = pooling
+    TinyBertModel(config).eval().save_pretrained(encoder)
+    folder = build_folder(encoder, tmp_path / "published", REPO)
+    texts = [SENTENCE, "mail", "send and receive electronic mail " * 20]
+    code = f"""
+        import json
+        from sentence_transformers import SentenceTransformer
+
+        model = SentenceTransformer({str(folder)!r}, trust_remote_code=True)
+        model.save_pretrained({str(tmp_path / "saved")!r})
+        print(json.dumps([model.max_seq_length, model.encode({texts!r}).tolist()]))
+    """
+    max_length, embeddings = json.loads(fresh_process.run_python(code, tmp_path).splitlines()[-1])
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert max_length == 32 < len(tokenizer(texts[2])["input_ids"])
+    expected = encode(TinyBertModel.from_pretrained(folder), tokenizer, texts)
+    torch.testing.assert_close(torch.tensor(embeddings), expected, atol=1e-5, rtol=0)
+
+    def described(path: Path) -> dict[str, Any]:
+        files = {file: json.loads((path / file).read_text()) for file in SENTENCE_TRANSFORMERS_FILES}
+        files["config_sentence_transformers.json"].pop("__version__", None)
+        return files
+
+    assert described(folder) == described(tmp_path / "saved")  # as its own save describes the model
+
+
+def test_a_classifier_is_not_described_to_sentence_transformers(classifier: Path, tmp_path: Path) -> None:
+    folder = build_folder(classifier, tmp_path / "published", REPO)
+    assert SENTENCE_TRANSFORMERS_FILES.isdisjoint(contents(folder))
+    assert "sentence-transformers" not in (folder / "README.md").read_text()
 
 
 # ---- The push ----

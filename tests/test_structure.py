@@ -9,6 +9,7 @@ ORDER = [
     "configuration_tinybert",
     "modeling_tinybert",
     "pipeline_tinybert",
+    "onnx",
     "data",
     "tokenization",
     "batching",

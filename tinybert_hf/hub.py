@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, get_session
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -17,7 +18,8 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import httpx
 from transformers import AutoTokenizer, Pipeline, TextClassificationPipeline
 
-from .model_card import read_json, render_card
+from .configuration_tinybert import TinyBertConfig
+from .model_card import PASSAGES, QUERY, REVIEWS, read_json, render_card
 from .modeling_tinybert import TinyBertForSequenceClassification, TinyBertModel
 from .pipeline_tinybert import SemanticSearchPipeline
 from .tokenization import save_tokenizer
@@ -42,7 +44,9 @@ class HubError(OSError):
 # ---- The folder ----
 
 
-def build_folder(model: Path, output_dir: Path, name: str, license: str = "apache-2.0") -> Path:
+def build_folder(
+    model: Path, output_dir: Path, name: str, license: str = "apache-2.0", onnx: bool = False
+) -> Path:
     """Write all that loading, searching and judging the model needs; `output_dir` appears whole or not at all.
 
     Args:
@@ -50,14 +54,21 @@ def build_folder(model: Path, output_dir: Path, name: str, license: str = "apach
         output_dir: replaced where it is the untouched result of an earlier build.
         name: what the card's snippets load: the Hub id, or the folder.
         license: of the model, as the Hub abbreviates it.
+        onnx: also export the encoder for ONNX Runtime, in fp32 and with weights of 8 bits.
 
     Returns: `output_dir`, absolute.
 
     Raises:
         FileExistsError: if `output_dir` holds a file that no build wrote, or that was edited since.
         FileNotFoundError: if `model` lacks its configuration, weights or tokenizer.
-        ValueError: if it is no TinyBERT, its weights are incomplete, or a summary cannot be read.
+        ValueError: if it is no TinyBERT, its weights are incomplete, or a summary cannot be read; if ONNX is asked for
+            without its extra or for a classifier, or computes something else.
     """
+    if onnx:
+        try:
+            from .onnx import export_onnx
+        except ModuleNotFoundError as error:
+            raise ValueError(f"--onnx: {error}") from error
     output_dir = output_dir.expanduser().resolve()
     if output_dir.is_file():
         raise FileExistsError(f"{output_dir} is a file; choose another --output_dir.")
@@ -67,11 +78,20 @@ def build_folder(model: Path, output_dir: Path, name: str, license: str = "apach
             "another --output_dir, or move it away."
         )
     pipeline = load_pipeline(model)
+    encodes = isinstance(pipeline.model, TinyBertModel)
+    if onnx and not encodes:
+        raise ValueError(f"{model} is a classifier; only encoders are exported to ONNX. Leave --onnx out.")
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=output_dir.parent, prefix=f"unfinished-{output_dir.name}-") as scratch:
         folder = Path(scratch, "new")
         pipeline.model.save_pretrained(folder)
         save_tokenizer(pipeline.tokenizer, folder)
+        if encodes:
+            describe_to_sentence_transformers(folder, pipeline.model.config)
+        cosines = {}
+        if onnx:
+            texts = [QUERY, *PASSAGES, *REVIEWS, " ".join(PASSAGES * 50)]  # the last one is cut off
+            cosines = export_onnx(pipeline.model, pipeline.tokenizer, folder, texts)
         for pattern in RESULT_FILES:
             for path in model.glob(pattern):
                 shutil.copyfile(path, folder / path.name)
@@ -79,7 +99,7 @@ def build_folder(model: Path, output_dir: Path, name: str, license: str = "apach
             print(f"The README.md of {model} is kept as it is; remove it to have a card written.")
             shutil.copyfile(model / "README.md", folder / "README.md")
         else:
-            render_card(folder, pipeline, name, license).save(folder / "README.md")
+            render_card(folder, pipeline, name, license, cosines).save(folder / "README.md")
         hashes = {file: sha256(folder / file) for file in sorted(list_files(folder))}
         (folder / BUILD_RECORD).write_text(json.dumps(hashes, indent=2) + "\n", encoding="utf-8")
         if output_dir.exists():
@@ -109,6 +129,48 @@ def load_pipeline(folder: Path) -> Pipeline:
     classifies = isinstance(model, TinyBertForSequenceClassification)
     pipeline = TextClassificationPipeline if classifies else SemanticSearchPipeline
     return pipeline(model=model.eval(), tokenizer=AutoTokenizer.from_pretrained(folder))
+
+
+def describe_to_sentence_transformers(folder: Path, config: TinyBertConfig) -> None:
+    """Write what `SentenceTransformer(folder, trust_remote_code=True)` reads: the files that its own save writes.
+
+    Only its own modules are named, so that the encoder is all the remote code. The longest text is the tokenizer's.
+    """
+    package = "sentence_transformers"
+    modules = [
+        ("", f"{package}.base.modules.transformer.Transformer"),
+        ("1_Pooling", f"{package}.sentence_transformer.modules.pooling.Pooling"),
+        ("2_Normalize", f"{package}.base.modules.normalize.Normalize"),
+    ]
+    files: dict[str, Any] = {
+        "modules.json": [
+            {"idx": place, "name": str(place), "path": path, "type": name}
+            for place, (path, name) in enumerate(modules)
+        ],
+        "config_sentence_transformers.json": {
+            "model_type": "SentenceTransformer",
+            "prompts": {"query": "", "document": ""},
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        },
+        "sentence_bert_config.json": {
+            "transformer_task": "feature-extraction",
+            "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+            "module_output_name": "token_embeddings",
+        },
+        "1_Pooling/config.json": {
+            "embedding_dimension": config.hidden_size,
+            "pooling_mode": config.pooling,
+            "include_prompt": True,
+        },
+        "2_Normalize/config.json": {
+            "module_input_name": "sentence_embedding",
+            "module_output_name": "sentence_embedding",
+        },
+    }
+    for file, content in files.items():
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def list_files(folder: Path) -> Iterator[str]:

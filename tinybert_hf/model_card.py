@@ -13,6 +13,10 @@ from .data import FILE_READERS
 
 CARD_TEMPLATE = Path(__file__).with_name("model_card.md")
 
+# The name of a library among the tags: the Hub finds the model among that library's, and shows how it loads it.
+SEARCH_TAGS = ["semantic-search", "sentence-similarity", "sentence-transformers"]
+ONNX_TAGS = ["onnx", "transformers.js"]
+
 # The card prints what the model answers to these.
 QUERY = "chat with friends"
 PASSAGES = [
@@ -24,8 +28,12 @@ REVIEWS = ["The food was cold and the waiter was rude.", "A warm and funny film.
 PAIRS = [{"text": "A man plays a guitar.", "text_pair": "Someone makes music."}]
 
 
-def render_card(folder: Path, pipeline: Pipeline, name: str, license: str) -> ModelCard:
+def render_card(
+    folder: Path, pipeline: Pipeline, name: str, license: str, onnx_cosines: dict[str, float]
+) -> ModelCard:
     """The model card; its numbers are those of the folder's JSON files, and its first example is run here.
+
+    `onnx_cosines` has the ONNX files of the folder with their lowest cosine to the PyTorch model.
 
     Raises: ValueError: if a summary or an evaluation lacks what the card prints of it.
     """
@@ -43,12 +51,13 @@ def render_card(folder: Path, pipeline: Pipeline, name: str, license: str) -> Mo
         inputs: Any = (PAIRS if takes_pairs else REVIEWS) if classifies else PASSAGES
         answers = pipeline(inputs) if classifies else pipeline(QUERY, inputs)
         results = measured_results(own_summary, evaluations)
+        tags = [] if classifies else [*SEARCH_TAGS, *(ONNX_TAGS if onnx_cosines else [])]
         metadata = ModelCardData(
             language="en",
             license=license,
             library_name="transformers",
             pipeline_tag="text-classification" if classifies else "feature-extraction",
-            tags=["tinybert"] if classifies else ["tinybert", "semantic-search", "sentence-similarity"],
+            tags=["tinybert", *tags],
             datasets=list(dict.fromkeys(run["data"] for run in runs if is_hub_id(run["data"], made))) or None,
             base_model=next((run["model"] for run in runs if is_hub_id(run["model"], made)), None),
             model_name=title if results else None,
@@ -69,6 +78,7 @@ def render_card(folder: Path, pipeline: Pipeline, name: str, license: str) -> Mo
             summaries=summaries,
             own_summary=own_summary,
             evaluations=evaluations,
+            onnx_cosines=onnx_cosines,
         )
     except (KeyError, TypeError, jinja2.UndefinedError) as error:
         raise ValueError(

@@ -1,0 +1,153 @@
+"""The encoder for ONNX Runtime: export in fp32 and int8, and a stand-in for the PyTorch model on CPUs.
+
+`pip install 'tinybert_hf[onnx]'` brings what this file imports.
+"""
+
+import copy
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from .configuration_tinybert import TinyBertConfig
+from .modeling_tinybert import TinyBertModel
+from .pipeline_tinybert import encode
+
+# Otherwise onnxruntime (1.32) reports to its makers; it must be set before the import, and a user's own choice stays.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+try:
+    import onnxruntime
+    import onnxscript  # noqa: F401 - torch's exporter is built on it
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"ONNX needs {error.name}, which is not installed: pip install 'tinybert_hf[onnx]'"
+    ) from error
+
+# The names that sentence-transformers, optimum and transformers.js look for.
+FP32_FILE = "onnx/model.onnx"
+INT8_FILE = "onnx/model_quantized.onnx"
+# What a cosine may lose. Exported arithmetic is the same but for the order of sums; 8 bits are not.
+LOWEST_COSINE = {FP32_FILE: 0.999, INT8_FILE: 0.99}
+
+
+class ExportedModel(nn.Module):
+    """What the ONNX graph computes: two inputs, three outputs, each by name."""
+
+    def __init__(self, model: TinyBertModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        output = self.model(input_ids=input_ids, attention_mask=attention_mask)
+        sentence_embedding = nn.functional.normalize(output.pooler_output, dim=-1)
+        return output.last_hidden_state, output.pooler_output, sentence_embedding
+
+
+def export_onnx(
+    model: TinyBertModel, tokenizer: PreTrainedTokenizerBase, folder: Path, texts: Sequence[str]
+) -> dict[str, float]:
+    """Write `onnx/model.onnx` and, with weights of 8 bits, `onnx/model_quantized.onnx` into a model folder.
+
+    Their inputs are `input_ids` and `attention_mask`, (B, T) int64; their outputs `last_hidden_state` (B, T, H),
+    `pooler_output` (B, H) and `sentence_embedding` (B, H), which has rows of length 1.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: the model's.
+        folder: holds the model's configuration.
+        texts: which the exported models are compared on with `model`.
+
+    Returns: for each file, the lowest cosine over `texts` between its embedding and the model's.
+
+    Raises: ValueError: if that is below 0.999, with 8 bits 0.99.
+    """
+    (folder / "onnx").mkdir()
+    exported = ExportedModel(copy.deepcopy(model)).eval()
+    exported.model.set_attn_implementation("eager")  # the shortest graph
+    sample = torch.zeros(2, 4, dtype=torch.long)
+    axes = {
+        0: torch.export.Dim("batch"),
+        1: torch.export.Dim("tokens", max=model.config.max_position_embeddings),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about its own code
+        program = torch.onnx.export(
+            exported,
+            (sample, torch.ones_like(sample)),
+            input_names=["input_ids", "attention_mask"],
+            output_names=["last_hidden_state", "pooler_output", "sentence_embedding"],
+            dynamic_shapes=(axes, axes),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    program.save(folder / FP32_FILE)
+    prepared = folder / "onnx" / "prepared.onnx"
+    quant_pre_process(folder / FP32_FILE, prepared, skip_symbolic_shape=True)
+    # Without VNNI, sums of two products of 8 bits overflow 16; weights of 7 bits, a scale for each column, do not.
+    quantize_dynamic(
+        prepared, folder / INT8_FILE, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True
+    )
+    prepared.unlink()
+
+    expected = encode(model, tokenizer, texts)
+    cosines = {}
+    for file, lowest in LOWEST_COSINE.items():
+        embeddings = encode(OnnxEncoder(folder, file), tokenizer, texts)
+        cosine, text = min(zip((embeddings * expected).sum(dim=-1).tolist(), texts, strict=True))
+        if not cosine >= lowest:
+            raise ValueError(
+                f"{file} has a cosine of {cosine:.4f} to the PyTorch model on {text[:60]!r}, {lowest} is expected. "
+                "The model cannot be published with ONNX; leave --onnx out."
+            )
+        cosines[file] = cosine
+    return cosines
+
+
+class OnnxEncoder:
+    """A folder's ONNX model in place of a `TinyBertModel`, for `encode` on a CPU: without gradients, embeddings only.
+
+    model = OnnxEncoder("outputs/published")
+    embeddings = encode(model, AutoTokenizer.from_pretrained("outputs/published"), ["a query", "a passage"])
+    """
+
+    device = torch.device("cpu")
+    training = False
+
+    def __init__(self, folder: str | Path, file: str = INT8_FILE) -> None:
+        """Load `file` of a built folder with as many threads as PyTorch uses.
+
+        Raises: FileNotFoundError: if the folder was built without it.
+        """
+        path = Path(folder, file)
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} has no {file}; build it with: push_to_hub.py --onnx.")
+        self.config = TinyBertConfig.from_pretrained(folder)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def __call__(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> BaseModelOutputWithPooling:
+        """`pooler_output` (B, H) as the model gives it, of single texts; `token_type_ids` must be 0."""
+        if token_type_ids is not None and token_type_ids.any():
+            raise ValueError("The ONNX model encodes single texts, not pairs: token_type_ids must be 0.")
+        feeds = {"input_ids": input_ids.long().numpy(), "attention_mask": attention_mask.long().numpy()}
+        (pooled,) = self.session.run(["pooler_output"], feeds)
+        return BaseModelOutputWithPooling(pooler_output=torch.from_numpy(pooled))
+
+    def eval(self) -> "OnnxEncoder":
+        return self
+
+    def train(self, mode: bool = True) -> "OnnxEncoder":
+        if mode:
+            raise ValueError("An ONNX model cannot be trained; load the folder as a TinyBertModel.")
+        return self
