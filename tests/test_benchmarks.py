@@ -85,12 +85,14 @@ def ask_for_a_pebibyte() -> float:
     return torch.empty(2**50, dtype=torch.uint8).sum().item()
 
 
-def hold(mebibytes: int) -> float:
-    return torch.ones(mebibytes, 2**20, dtype=torch.uint8).sum().item() and peak_mib()
+def peak_holding(mebibytes: int) -> float:
+    held = torch.ones(mebibytes, 2**20, dtype=torch.uint8)
+    assert held[-1, -1] == 1
+    return peak_mib()
 
 
 def test_a_run_measures_its_own_memory_and_tells_when_there_is_too_little() -> None:
-    little, much = (run_alone(hold, mebibytes, threads=1) for mebibytes in (1, 400))
+    little, much = (run_alone(peak_holding, mebibytes, threads=1) for mebibytes in (1, 400))
     assert much - little == pytest.approx(399, rel=0.2)
     with pytest.raises(MemoryError, match="allocate"):
         run_alone(ask_for_a_pebibyte, threads=1)
