@@ -3,10 +3,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := PATH="$(abspath $(BIN)):$$PATH"
 OUT ?= outputs
+SIZE ?= small
 # One process and accelerate's other defaults, spelled out so that it does not print a warning about them.
 LAUNCH := accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
-.PHONY: help install interop style check test quickstart data clean
+.PHONY: help install interop style check test quickstart benchmark data clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +49,12 @@ quickstart: install ## train both stages on the bundled data, publish to a folde
 		--output_file $(OUT)/small-retrieval/evaluation_debian.json
 	$(RUN) python push_to_hub.py --model $(OUT)/small-retrieval --output_dir $(OUT)/published
 	$(RUN) python scripts/search_as_a_stranger.py $(OUT)/published
+
+benchmark: install ## ours beside sentence-transformers and beside the machine; SIZE=full takes hours on a CPU
+	mkdir -p $(OUT)/benchmarks
+	for name in training encoding matmul_share cold_start; do \
+		$(BIN)/python -m benchmarks.$$name --size $(SIZE) --output_file $(OUT)/benchmarks/$$name-$(SIZE).json \
+			> $(OUT)/benchmarks/$$name-$(SIZE).md && cat $(OUT)/benchmarks/$$name-$(SIZE).md || exit 1; done
 
 data: install ## make the bundled data again from npm's and Debian's registries
 	$(BIN)/python scripts/make_sentiment_data.py

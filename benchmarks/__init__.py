@@ -1,0 +1,1 @@
+"""Commands that compare this project with sentence-transformers and with the machine; README.md says how."""

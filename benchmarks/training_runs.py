@@ -1,0 +1,165 @@
+"""One training run of one side, for `training.py` and `matmul_share.py`: what is timed, and on which rows."""
+
+import os
+import time
+from collections.abc import Iterator
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader, Sampler
+
+from benchmarks.measure import load_sentence_transformer, peak_mib
+from tinybert_hf.batching import StepSampler
+from tinybert_hf.training import build_accelerator
+from train_retrieval import RetrievalArguments, build_trainer, load_pairs
+
+WARM_UP = 8  # pairs of the first step, which is not timed
+LEARNING_RATE = 1e-4
+
+
+class Peer(NamedTuple):
+    """How sentence-transformers embeds a batch: at once, or in mini-batches of so many texts or tokens."""
+
+    mini_batch_size: int | None = None
+    mini_batch_num_tokens: int | None = None
+    longest_first: bool = False
+
+    def __str__(self) -> str:
+        sizes = {"texts": self.mini_batch_size, "tokens": self.mini_batch_num_tokens}
+        cached = ", ".join(f"{size} {name}" for name, size in sizes.items() if size)
+        return (f"cached, {cached}" if cached else "plain") + (", sorted" if self.longest_first else "")
+
+
+class Job(NamedTuple):
+    """One run of one side."""
+
+    folder: str
+    data: str
+    batch_size: int
+    steps: int
+    precision: str
+
+    def arguments(self, output_dir: str, graph_tokens: int) -> RetrievalArguments:
+        return RetrievalArguments(
+            data=self.data,
+            eval_data=self.data,
+            model=self.folder,
+            output_dir=output_dir,
+            max_steps=1 + self.steps,
+            per_device_train_batch_size=self.batch_size,
+            graph_tokens=graph_tokens,
+            learning_rate=LEARNING_RATE,
+            warmup_ratio=0.0,
+            logging_steps=1,
+            report_to="none",
+        )
+
+    def batches(self, num_rows: int) -> list[list[int]]:
+        """A few rows to warm up, then the timed batches: which rows those are depends on their number alone."""
+        order = next(iter(StepSampler(num_rows, num_rows)))
+        timed = [order[i * self.batch_size :][: self.batch_size] for i in range(self.steps)]
+        return [order[-WARM_UP:], *timed]
+
+
+class FixedBatches(Sampler[list[int]]):
+    """The given batches; remembers when each was asked for."""
+
+    def __init__(self, batches: list[list[int]]) -> None:
+        self.batches = batches
+        self.times: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.batches:
+            self.times.append(time.perf_counter())
+            yield batch
+
+
+def train_ours(job: Job, graph_tokens: int) -> dict[str, Any]:
+    """Seconds of the timed steps, peak memory up to their end, and the loss of every step."""
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if job.precision == "bf16" else "no"
+    with TemporaryDirectory() as output_dir:
+        arguments = job.arguments(output_dir, graph_tokens)
+        trainer = build_trainer(arguments, build_accelerator(arguments), None)
+        rows = load_pairs(arguments).train
+        batches = FixedBatches(job.batches(len(rows)))
+        trainer.loader = DataLoader(
+            trainer.loader.dataset, batch_sampler=batches, collate_fn=trainer.stage.collate
+        )
+        ends: list[tuple[float, float]] = []
+
+        def evaluate(model: Any) -> dict[str, float]:  # the loop's first call after the last step
+            ends.append((time.perf_counter(), peak_mib()))
+            return {trainer.stage.best_measure: 0.0}
+
+        trainer.stage.evaluate = evaluate
+        summary = trainer.train()
+    end, peak = ends[-1]
+    started = time.perf_counter()
+    timed = rows.select([i for batch in batches.batches[1:] for i in batch])
+    for name in timed.column_names:
+        trainer.tokenizer(timed[name][:], truncation=True)
+    tokenising = time.perf_counter() - started
+    losses = [entry["loss"] for entry in summary["history"] if "loss" in entry]
+    return {"seconds": end - batches.times[1] + tokenising, "peak_mib": peak, "losses": losses}
+
+
+def train_theirs(job: Job, peer: Peer) -> dict[str, Any]:
+    """The same through SentenceTransformerTrainer."""
+    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers.sentence_transformer.losses import (
+        CachedMultipleNegativesRankingLoss,
+        MultipleNegativesRankingLoss,
+    )
+    from transformers import TrainerCallback
+
+    model = load_sentence_transformer(job.folder)
+    losses: list[float] = []
+    ends: list[tuple[float, float]] = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            ends.append((time.perf_counter(), peak_mib()))
+
+    if peer.mini_batch_size or peer.mini_batch_num_tokens:
+        loss: torch.nn.Module = CachedMultipleNegativesRankingLoss(
+            model,
+            mini_batch_size=peer.mini_batch_size or 32,
+            mini_batch_num_tokens=peer.mini_batch_num_tokens,
+        )
+    else:
+        loss = MultipleNegativesRankingLoss(model)
+    loss.register_forward_hook(lambda module, inputs, output: losses.append(output.item()))
+
+    def sampler(dataset: Dataset, **kwargs: Any) -> FixedBatches:
+        batches = job.batches(len(dataset))
+        if peer.longest_first:
+            batches = [sorted(batch, key=lambda i: -len(dataset[i]["answer"])) for batch in batches]
+        # The loader reads a batch ahead: one more at the end, so that as many are collated as are timed.
+        return FixedBatches([*batches, batches[1]])
+
+    with TemporaryDirectory() as output_dir:
+        arguments = SentenceTransformerTrainingArguments(
+            output_dir=output_dir,
+            max_steps=1 + job.steps,
+            per_device_train_batch_size=job.batch_size,
+            batch_sampler=sampler,  # type: ignore[arg-type]  # any sampler of batches will do
+            learning_rate=LEARNING_RATE,
+            weight_decay=0.01,
+            optim="adamw_torch_fused",
+            bf16=job.precision == "bf16",
+            use_cpu=not torch.cuda.is_available(),
+            eval_strategy="no",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
+        rows = load_pairs(job.arguments(output_dir, 0)).train
+        SentenceTransformerTrainer(
+            model=model, args=arguments, train_dataset=rows, loss=loss, callbacks=[Clock()]
+        ).train()
+    return {"seconds": ends[-1][0] - ends[0][0], "peak_mib": ends[-1][1], "losses": losses}
