@@ -135,9 +135,16 @@ class OnnxEncoder:
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def __call__(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        pooled_only: bool = True,
     ) -> BaseModelOutputWithPooling:
-        """`pooler_output` (B, H) as the model gives it, of single texts; `token_type_ids` must be 0."""
+        """`pooler_output` (B, H) as the model gives it, of single texts; `token_type_ids` must be 0.
+
+        `pooled_only` is there for those who call a TinyBertModel with it: this model gives nothing else.
+        """
         if token_type_ids is not None and token_type_ids.any():
             raise ValueError("The ONNX model encodes single texts, not pairs: token_type_ids must be 0.")
         feeds = {"input_ids": input_ids.long().numpy(), "attention_mask": attention_mask.long().numpy()}
