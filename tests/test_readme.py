@@ -7,6 +7,7 @@ from pathlib import Path
 import fresh_process
 from training_run import ROOT
 
+from tinybert_hf.hub import build_folder
 from train_retrieval import RetrievalArguments
 from train_sentiment import SentimentArguments
 
@@ -20,9 +21,9 @@ def blocks(language: str) -> list[str]:
 def test_the_python_blocks_run_without_the_package(
     model_folder: Path, classifier_folder: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(model_folder, tmp_path / "outputs" / "published")
+    build_folder(model_folder, tmp_path / "outputs" / "published", "outputs/published")
     shutil.copytree(classifier_folder, tmp_path / "outputs" / "small-sentiment")
-    assert len(blocks("python")) == 3
+    assert len(blocks("python")) == 4
     printed = fresh_process.run_python("\n".join(blocks("python")), tmp_path)
     assert "torch.Size([2, 32])" in printed
     assert "'label':" in printed
