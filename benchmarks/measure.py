@@ -155,13 +155,12 @@ def _child(
 
 
 def peak_mib() -> float:
-    """The most memory that this process has held so far: a GPU's where there is one, else what was resident.
-
-    On Linux `ru_maxrss` starts at what the parent held when it started this process; the parents here never load a
-    model, so that every child soon holds more.
-    """
+    """The most memory that this process has held so far: a GPU's where there is one, else what was resident."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_reserved() / 2**20
+    if sys.platform == "linux":  # there, getrusage's number starts at what the parent held
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 2**10
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
