@@ -154,7 +154,7 @@ def measure_encoding(arguments: EncodingBenchmark, scratch: Path) -> tuple[list[
     lines: list[list[Any]] = []
     tried: list[list[Any]] = []
     for kind, texts in load_texts(arguments.num_texts).items():
-        some = texts[:: max(1, len(texts) // arguments.tuning_texts)]
+        some = texts[: arguments.tuning_texts]
         rows = [Row(OURS), Row(INT8), Row(THEIRS, DEFAULT_BATCH_SIZE)]
         if bf16_in_hardware():
             rows.append(Row("ours, bf16"))
