@@ -9,12 +9,10 @@ their packages, in usr/share/doc/PACKAGE/copyright of each.
 Writes the layout that retrieval_data.py describes.
 """
 
-import argparse
 import re
 from collections import defaultdict
-from pathlib import Path
 
-from retrieval_data import Pair, deb_files, html_sections, normalise, remove_duplicates, split, write_split
+from retrieval_data import Pair, deb_files, html_sections, make_data, normalise
 
 # What to read, and which part of it: some hold translations and generated pages as well.
 PACKAGES = {
@@ -79,14 +77,5 @@ def load_pairs() -> list[Pair]:
     return pairs
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Make retrieval data from documentation.")
-    parser.add_argument("--output_dir", type=Path, required=True)
-    args = parser.parse_args()
-
-    pairs = remove_duplicates(load_pairs())
-    write_split(args.output_dir, split(pairs, validation=500, test=1_000, distractors=1_500))
-
-
 if __name__ == "__main__":
-    main()
+    make_data("Make retrieval data from documentation.", load_pairs)

@@ -9,7 +9,6 @@ is under the licences of their packages, in usr/share/doc/PACKAGE/copyright of e
 Writes the layout that retrieval_data.py describes.
 """
 
-import argparse
 import re
 import subprocess
 import tempfile
@@ -21,10 +20,8 @@ from retrieval_data import (
     deb_files,
     first_of_each,
     html_sections,
+    make_data,
     normalise,
-    remove_duplicates,
-    split,
-    write_split,
 )
 
 # Many pages with prose for their size; in Debian 12 they have 9,000 pages.
@@ -124,14 +121,5 @@ def load_pairs() -> list[Pair]:
     return pairs
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Make retrieval data from manual pages.")
-    parser.add_argument("--output_dir", type=Path, required=True)
-    args = parser.parse_args()
-
-    pairs = remove_duplicates(load_pairs())
-    write_split(args.output_dir, split(pairs, validation=500, test=1_000, distractors=1_500))
-
-
 if __name__ == "__main__":
-    main()
+    make_data("Make retrieval data from manual pages.", load_pairs)

@@ -4,6 +4,7 @@ Each of them leaves the same layout: train.jsonl.gz and validation.jsonl.gz, {"q
 folder in the layout of BEIR (Thakur et al. 2021, arXiv:2104.08663).
 """
 
+import argparse
 import gzip
 import json
 import os
@@ -120,6 +121,16 @@ def split_by_answer(pairs: list[Pair], validation: int, test: int) -> Split:
     for pair in random.Random(0).sample(pairs, len(pairs)):
         parts[held_out.get(pair.answer, "train")].append(pair)
     return Split(**parts, distractors=parts["train"] + parts["validation"])
+
+
+def make_data(description: str, load_pairs: Callable[[], list[Pair]]) -> None:
+    """The command of a script whose pairs come from documents: no duplicates, every part from other documents."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--output_dir", type=Path, required=True)
+    args = parser.parse_args()
+
+    pairs = remove_duplicates(load_pairs())
+    write_split(args.output_dir, split(pairs, validation=500, test=1_000, distractors=1_500))
 
 
 def write_split(folder: Path, parts: Split) -> None:
