@@ -3,8 +3,6 @@
 python -m pytest tests/test_gradients.py -q
 """
 
-import os
-import socket
 import weakref
 from collections import Counter
 from collections.abc import Iterator
@@ -14,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed
-import torch.multiprocessing
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor, nn
+from two_processes import run_two_processes
 
 from tinybert_hf import TinyBertConfig, TinyBertModel
 from tinybert_hf.gradients import RowGradients, average_gradients, cached_backward
@@ -237,8 +235,6 @@ def test_a_batch_of_any_size_takes_the_memory_of_64(accelerator: Accelerator, ba
 
 
 def worker(rank: int, folder: str) -> None:
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=Path(folder, "port").read_text())
     accelerator = Accelerator(cpu=True)
     model = build_model(dropout=0)
     groups = [[4, 5, 9], [1] * 18][rank]  # 3 micro-batches on one process, 18 on the other
@@ -265,11 +261,7 @@ def worker(rank: int, folder: str) -> None:
 def test_two_processes_with_unequal_micro_batches_have_the_gradient_of_the_joint_batch(
     tmp_path: Path,
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        (tmp_path / "port").write_text(str(free.getsockname()[1]))
-    torch.multiprocessing.spawn(worker, args=(str(tmp_path),), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    first, second = run_two_processes(worker, tmp_path)
 
     model = build_model(dropout=0)
     halves = [
