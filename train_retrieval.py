@@ -6,6 +6,7 @@
         --output_dir outputs/faq
 """
 
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,9 +24,10 @@ from tinybert_hf.arguments import TrainingArguments, parse_arguments
 from tinybert_hf.data import Split, hold_out, load_data, select_columns
 from tinybert_hf.evaluation import evaluate_pairs
 from tinybert_hf.gradients import cached_backward
-from tinybert_hf.losses import MultipleNegativesRankingLoss
+from tinybert_hf.losses import MultipleNegativesRankingLoss, distillation_loss
 from tinybert_hf.pipeline_tinybert import group_by_length, pad_batch
 from tinybert_hf.search import encode_by_processes
+from tinybert_hf.teacher import Teacher
 from tinybert_hf.tokenization import tokenize_columns
 from tinybert_hf.training import Stage, Trainer, load_start, run_stage
 
@@ -46,6 +48,24 @@ class RetrievalArguments(TrainingArguments):
     temperature: float = field(
         default=0.05, metadata={"help": "Cosine similarities are divided by it before the softmax."}
     )
+    matryoshka_dims: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Train the first so many dimensions of the embeddings to rank on their own too, so that users may cut "
+            "them (Kusupati et al. 2022); as 64 128 256."
+        },
+    )
+    teacher: str | None = field(
+        default=None,
+        metadata={
+            "help": "A folder or Hub id of an encoder (any SentenceTransformer or AutoModel) whose ranking of each batch is "
+            "learned too. It embeds every training text once; the embeddings are kept for later runs."
+        },
+    )
+    distillation_weight: float = field(
+        default=1.0,
+        metadata={"help": "With --teacher: what its loss counts beside the ranking loss, which counts 1."},
+    )
     micro_batch_tokens: int | None = field(
         default=None,
         metadata={
@@ -59,6 +79,16 @@ class RetrievalArguments(TrainingArguments):
             "help": "Of a batch, at most so many tokens keep what the backward pass needs (0.4 MB each at full size); "
             "the others pass through the encoder twice. It changes memory and speed, not the gradient."
         },
+    )
+    warm_start_epochs: float = field(
+        default=0.0,
+        metadata={
+            "help": "First, so many passes over the data train the token embedding alone, as an encoder without layers; "
+            "new layers then start as the identity. It takes a small part of the time of the other epochs."
+        },
+    )
+    warm_start_learning_rate: float = field(
+        default=1e-2, metadata={"help": "Peak for the token embedding during the warm start."}
     )
     gradient_accumulation_steps: int = field(
         default=1,
@@ -75,6 +105,14 @@ class RetrievalArguments(TrainingArguments):
         super().__post_init__()
         if self.micro_batch_tokens is not None and self.micro_batch_tokens <= 0:
             raise ValueError(f"--micro_batch_tokens must be above 0, got {self.micro_batch_tokens}.")
+        if self.warm_start_epochs < 0:
+            raise ValueError(f"--warm_start_epochs must not be negative, got {self.warm_start_epochs}.")
+        if self.warm_start_learning_rate <= 0:
+            raise ValueError(
+                f"--warm_start_learning_rate must be above 0, got {self.warm_start_learning_rate}."
+            )
+        if self.distillation_weight <= 0:
+            raise ValueError(f"--distillation_weight must be above 0, got {self.distillation_weight}.")
         if self.graph_tokens < 0:
             raise ValueError(f"--graph_tokens must not be negative, got {self.graph_tokens}.")
 
@@ -91,11 +129,24 @@ def build_trainer(
     with accelerator.main_process_first():
         data = load_pairs(arguments)
     source, config, tokenizer = load_start(arguments, accelerator, checkpoint, data.train)
+    if arguments.warm_start_epochs and config.pooling != "mean":
+        raise ValueError(
+            f"--warm_start_epochs {arguments.warm_start_epochs} trains the mean of token embeddings, and this encoder pools "
+            f"by {config.pooling!r}. Leave the warm start out, or set pooling: mean in --config_overrides."
+        )
+    dims = [config.hidden_size, *(arguments.matryoshka_dims or [])]
+    if wrong := [dim for dim in dims if not 1 <= dim <= config.hidden_size]:
+        raise ValueError(
+            f"--matryoshka_dims must be from 1 to {config.hidden_size}, the width of the encoder, got {wrong[0]}."
+        )
     set_seed(arguments.seed)
     model = TinyBertModel.from_pretrained(source, config=config) if source else TinyBertModel(config)
 
     with accelerator.main_process_first():
         train = tokenize_columns(data.train, tokenizer, config.max_position_embeddings)
+        started = time.perf_counter()
+        teacher = Teacher(arguments.teacher, data.train) if arguments.teacher else None
+        teacher_seconds = time.perf_counter() - started
     micro_batch_tokens = arguments.micro_batch_tokens or (512 if accelerator.device.type == "cpu" else 16_384)
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -114,14 +165,29 @@ def build_trainer(
             "answer_ids": ids[len(rows) :],
         }
 
-    def backward(model: nn.Module, batch: dict[str, Any]) -> Tensor:
+    def backward(model: nn.Module, batch: dict[str, Any], step: int) -> Tensor:
+        encoder = accelerator.unwrap_model(model)
+        warm_start = step < trainer.warm_start_steps
+        encoder.layers.requires_grad_(not warm_start)
+
         def embed(texts: dict[str, Tensor]) -> Tensor:
+            if warm_start:
+                return encoder.embed_words(**texts)
             return model(**texts, pooled_only=True).pooler_output
 
         def compute_loss(embeddings: Tensor) -> Tensor:
             embeddings = embeddings[batch["order"]]  # queries, answers, negatives
-            parts = embeddings.tensor_split([len(batch["query_ids"])])
-            return ranking_loss(*parts, batch["query_ids"], batch["answer_ids"])
+            queries, answers = embeddings.tensor_split([len(batch["query_ids"])])
+            ids = batch["query_ids"], batch["answer_ids"]
+            losses = [ranking_loss(queries[:, :dim], answers[:, :dim], *ids) for dim in dims]
+            if teacher:
+                targets = teacher.look_up(batch["query_ids"]), teacher.look_up(batch["answer_ids"])
+                distill = partial(distillation_loss, temperature=arguments.temperature)
+                losses += [
+                    arguments.distillation_weight * distill(queries[:, :dim], answers[:, :dim], *targets)
+                    for dim in dims
+                ]
+            return torch.stack(losses).sum() / len(dims)
 
         return cached_backward(
             accelerator, embed, batch["micro_batches"], compute_loss, arguments.graph_tokens
@@ -137,9 +203,20 @@ def build_trainer(
         "train_rows": len(data.train),
         "eval_rows": len(data.evaluation),
         "texts_per_row": len(data.train.column_names),
+        "teacher_seconds": round(teacher_seconds, 1),
     }
-    stage = Stage("retrieval", collate, backward, evaluate, best_measure="nDCG@10", data=facts)
-    return Trainer(arguments, accelerator, model, tokenizer, train, stage)
+    stage = Stage(
+        "retrieval",
+        collate,
+        backward,
+        evaluate,
+        best_measure="nDCG@10",
+        data=facts,
+        warm_start_epochs=arguments.warm_start_epochs,
+        warm_start_learning_rate=arguments.warm_start_learning_rate,
+    )
+    trainer = Trainer(arguments, accelerator, model, tokenizer, train, stage)
+    return trainer
 
 
 def load_pairs(arguments: RetrievalArguments) -> Split:

@@ -83,7 +83,7 @@ def build_trainer(
         batch = tokenize(tokenizer, rows, max_length)
         return {**batch, "labels": torch.tensor([row["label"] for row in rows])}
 
-    def backward(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    def backward(model: nn.Module, batch: dict[str, Tensor], step: int) -> Tensor:
         loss = model(**batch, pooled_only=True).loss
         accelerator.backward(loss)
         return loss.detach()

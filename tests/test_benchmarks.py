@@ -24,6 +24,7 @@ def folder(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> str:
         vocab_size=len(tokenizer),
         hidden_size=32,
         num_hidden_layers=2,
+        residual_initializer_range=0.1,
         num_attention_heads=2,
         intermediate_size=48,
         max_position_embeddings=32,

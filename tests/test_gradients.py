@@ -32,6 +32,7 @@ def build_model(dropout: float = 0.3, pooling: str = "mean") -> TinyBertModel:
         vocab_size=50,
         hidden_size=32,
         num_hidden_layers=2,
+        residual_initializer_range=0.1,
         num_attention_heads=4,
         intermediate_size=48,
         max_position_embeddings=16,

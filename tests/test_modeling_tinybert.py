@@ -81,6 +81,12 @@ def test_the_default_configuration_is_the_specification() -> None:
 def test_an_impossible_configuration_is_refused_with_the_numbers() -> None:
     with pytest.raises(ValueError, match="hidden_size=30 is not a multiple of num_attention_heads=4"):
         TinyBertConfig(hidden_size=30, num_attention_heads=4)
+    with pytest.raises(
+        ValueError, match="heads of an even size; hidden_size=9 over num_attention_heads=3 is 3"
+    ):
+        TinyBertConfig(hidden_size=9, num_attention_heads=3, position_embedding_type="rotary")
+    with pytest.raises(ValueError, match="'learned' is unknown; choose one of sinusoidal, rotary"):
+        TinyBertConfig(position_embedding_type="learned")
     with pytest.raises(ValueError, match="pooling='max' is unknown; choose one of cls, mean"):
         TinyBertConfig(pooling="max")
 
@@ -242,6 +248,42 @@ def test_the_pooled_output_alone_is_the_same(
     torch.testing.assert_close(
         model(**alone, pooled_only=True).pooler_output, expected.pooler_output[:1], rtol=1e-5, atol=1e-5
     )
+
+
+def test_a_new_encoder_is_the_mean_of_its_token_embeddings(
+    config: TinyBertConfig, batch: dict[str, Tensor]
+) -> None:
+    config.residual_initializer_range = 0.0
+    config.pooling = "mean"
+    texts = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    for positions in ("sinusoidal", "rotary"):
+        config.position_embedding_type = positions
+        model = TinyBertModel(config).eval()
+        expected = model.embed_words(**texts)
+        torch.testing.assert_close(model(**texts).pooler_output, expected, rtol=1e-5, atol=1e-5)
+        model.layers = torch.nn.ModuleList()
+        for pooled_only in (False, True):
+            actual = model(**texts, pooled_only=pooled_only).pooler_output
+            torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_rotary_positions_see_distances_only(config: TinyBertConfig, batch: dict[str, Tensor]) -> None:
+    config.position_embedding_type = "rotary"
+    model = TinyBertModel(config).eval()
+    randomize(model)
+    assert "embeddings.positions" not in model.state_dict()
+    for implementation in ("eager", "sdpa"):
+        with_attention(model, implementation)
+        num_tokens = batch["input_ids"].shape[1]
+        expected = model(**batch).last_hidden_state
+        positions = torch.arange(num_tokens)
+        moved = model(**batch, position_ids=positions + 7).last_hidden_state
+        torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-4)
+        stretched = model(**batch, position_ids=positions * 2).last_hidden_state
+        assert (stretched - expected).abs().max() > 1e-2
+        model.config.pooling = "cls"
+        pooled = model(**batch, pooled_only=True).pooler_output
+        torch.testing.assert_close(pooled, expected[:, 0], rtol=1e-4, atol=1e-4)
 
 
 def test_hidden_states_asked_for_are_whole(model: TinyBertModel, batch: dict[str, Tensor]) -> None:

@@ -44,6 +44,7 @@ def published(
         vocab_size=len(tokenizer),
         hidden_size=32,
         num_hidden_layers=2,
+        residual_initializer_range=0.1,
         num_attention_heads=4,
         intermediate_size=64,
         max_position_embeddings=64,

@@ -19,6 +19,7 @@ ORDER = [
     "checkpoints",
     "search",
     "evaluation",
+    "teacher",
     "launch",
     "training",
     "model_card",

@@ -9,7 +9,8 @@ from training_run import train, write_pairs
 from train_retrieval import RetrievalArguments, load_pairs
 
 TINY = (
-    "vocab_size=300,hidden_size=32,num_hidden_layers=1,num_attention_heads=4,intermediate_size=64,"
+    "vocab_size=300,hidden_size=32,num_hidden_layers=1,residual_initializer_range=0.1,"
+    "num_attention_heads=4,intermediate_size=64,"
     "max_position_embeddings=32"
 )
 

@@ -15,7 +15,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 from train_sentiment import SentimentArguments, load_examples
 
 TINY = (
-    "vocab_size=300,hidden_size=32,num_hidden_layers=1,num_attention_heads=4,intermediate_size=64,"
+    "vocab_size=300,hidden_size=32,num_hidden_layers=1,residual_initializer_range=0.1,"
+    "num_attention_heads=4,intermediate_size=64,"
     "max_position_embeddings=32,pooling=mean"
 )
 GOOD = ["a good film", "really great music", "i love it", "a fine and lovely game", "best phone so far"]

@@ -17,11 +17,12 @@ from training_run import ROOT, start, train, write_pairs
 from tinybert_hf import TinyBertModel
 from tinybert_hf.arguments import TrainingArguments
 from tinybert_hf.checkpoints import list_checkpoints
-from tinybert_hf.training import build_optimizer, choose_precision
+from tinybert_hf.training import build_optimizer, build_schedule, choose_precision
 
 TINY = (
-    "vocab_size=300,hidden_size=32,num_hidden_layers=2,num_attention_heads=4,intermediate_size=64,"
-    "max_position_embeddings=32"
+    "vocab_size=300,hidden_size=32,num_hidden_layers=2,residual_initializer_range=0.1,"
+    "num_attention_heads=4,intermediate_size=64,"
+    "max_position_embeddings=32,pooling=mean"
 )
 SAVE_STEPS, MAX_STEPS = 7, 40  # 12 steps an epoch: checkpoints fall into the middle of epochs
 
@@ -39,7 +40,8 @@ def flags(data: Path, output_dir: Path, *more: str) -> list[str]:
         *("--data", str(data / "train.csv"), "--eval_data", str(data / "validation.csv")),
         *("--config_overrides", TINY, "--output_dir", str(output_dir), "--per_device_train_batch_size", "8"),
         *("--max_steps", str(MAX_STEPS), "--save_steps", str(SAVE_STEPS), "--logging_steps", "3"),
-        *("--learning_rate", "0.002", "--report_to", "none", "--resume_from_checkpoint", "auto", *more),
+        *("--learning_rate", "0.002", "--warm_start_epochs", "1"),  # 12 of the 40 steps
+        *("--report_to", "none", "--resume_from_checkpoint", "auto", *more),
     ]
 
 
@@ -170,9 +172,7 @@ def test_two_processes_train_what_one_trains_with_the_joint_batch(data: Path, tm
     losses = {}
     for num_processes, batch_size in ((1, "16"), (2, "8")):
         arguments = flags(data, tmp_path / str(num_processes), "--max_steps", "8", "--logging_steps", "1")
-        arguments[arguments.index(TINY)] = (
-            TINY + ",pooling=mean,hidden_dropout_prob=0,attention_probs_dropout_prob=0"
-        )
+        arguments[arguments.index(TINY)] = TINY + ",hidden_dropout_prob=0,attention_probs_dropout_prob=0"
         arguments[arguments.index("--per_device_train_batch_size") + 1] = batch_size
         train("train_retrieval", arguments, tmp_path / "log", num_processes)
         summary = json.loads((tmp_path / str(num_processes) / "retrieval_summary.json").read_text())
@@ -276,6 +276,23 @@ def test_the_token_embedding_has_a_learning_rate_of_its_own(model: TinyBertModel
     for name, parameter in model.named_parameters():
         assert rates[id(parameter)] == (0.3 if "word_embeddings" in name else 0.1), name
         assert decays[id(parameter)] == (0.5 if parameter.ndim > 1 else 0.0), name
+
+
+def test_the_warm_start_trains_the_token_embedding_alone(model: TinyBertModel) -> None:
+    arguments = TrainingArguments(learning_rate=0.1, embedding_learning_rate=0.2)
+    optimizer = build_optimizer(model, arguments)
+    schedule = build_schedule(optimizer, 14, 0.2, warm_start_steps=4, warm_start_learning_rate=0.8)
+    rates = []
+    for _ in range(14):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    embedding, matrices, biases = zip(*rates, strict=True)
+    assert embedding[:4] == pytest.approx([0.8, 0.6, 0.4, 0.2])
+    assert matrices[:4] == (0, 0, 0, 0)
+    assert matrices[4:] == pytest.approx([0, 0.05, 0.1, *(0.1 * i / 8 for i in range(7, 0, -1))])
+    assert embedding[4:] == pytest.approx([2 * rate for rate in matrices[4:]])
+    assert biases == matrices
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 POOLING_MODES = ("cls", "mean")
+POSITION_MODES = ("sinusoidal", "rotary")
 
 # What `AutoX.from_pretrained(..., trust_remote_code=True)` and `pipeline(...)` run from a model folder. Written by us
 # on every save: transformers would list one class only, and prefixes a repository's name when it loads from the Hub.
@@ -35,16 +36,21 @@ class TinyBertConfig(PretrainedConfig):
         hidden_dropout_prob: dropout on the embeddings, inside and after the feed-forward layer, and after attention.
         attention_probs_dropout_prob: dropout on the attention weights.
         max_position_embeddings: context length in tokens; longer inputs are an error.
+        position_embedding_type: `sinusoidal` (added to the token embeddings) or `rotary` (inside attention only, so that
+            the mean of the token embeddings does not depend on a text's length); rotary needs an even head size.
         type_vocab_size: segments (0 for the first text, 1 for the second of a pair).
         pooling: `cls` (first token) or `mean` (over the tokens that are not padding).
         initializer_range: standard deviation of the normal initialisation.
         embedding_initializer_range: the same for the token embedding, which must stand out from the positions: their
             entries are about 0.7, the scaled tokens' this value times sqrt(hidden_size).
+        residual_initializer_range: the same for the two matrices of a block whose output is added to the residual
+            stream. At 0 a new block starts as the identity, and a new encoder as the pooled token embeddings.
         layer_norm_eps: added to the variance in LayerNorm.
         classifier_dropout: dropout before the classifier; None means `hidden_dropout_prob`.
 
     Raises:
-        ValueError: if `hidden_size` is not a multiple of `num_attention_heads`, or `pooling` is unknown.
+        ValueError: if `hidden_size` is not a multiple of `num_attention_heads` (with rotary positions, of twice as
+            many), or a mode is unknown.
     """
 
     model_type = "tinybert"
@@ -60,10 +66,12 @@ class TinyBertConfig(PretrainedConfig):
         hidden_dropout_prob: float = 0.1,
         attention_probs_dropout_prob: float = 0.1,
         max_position_embeddings: int = 350,
+        position_embedding_type: str = "sinusoidal",
         type_vocab_size: int = 2,
         pooling: str = "cls",
         initializer_range: float = 0.02,
         embedding_initializer_range: float = 0.1,
+        residual_initializer_range: float = 0.0,
         layer_norm_eps: float = 1e-12,
         classifier_dropout: float | None = None,
         pad_token_id: int = 3,
@@ -75,6 +83,16 @@ class TinyBertConfig(PretrainedConfig):
             )
         if pooling not in POOLING_MODES:
             raise ValueError(f"pooling={pooling!r} is unknown; choose one of {', '.join(POOLING_MODES)}.")
+        if position_embedding_type not in POSITION_MODES:
+            raise ValueError(
+                f"position_embedding_type={position_embedding_type!r} is unknown; choose one of "
+                f"{', '.join(POSITION_MODES)}."
+            )
+        if position_embedding_type == "rotary" and hidden_size // num_attention_heads % 2:
+            raise ValueError(
+                f"Rotary positions need heads of an even size; hidden_size={hidden_size} over "
+                f"num_attention_heads={num_attention_heads} is {hidden_size // num_attention_heads}."
+            )
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.num_hidden_layers = num_hidden_layers
@@ -84,10 +102,12 @@ class TinyBertConfig(PretrainedConfig):
         self.hidden_dropout_prob = hidden_dropout_prob
         self.attention_probs_dropout_prob = attention_probs_dropout_prob
         self.max_position_embeddings = max_position_embeddings
+        self.position_embedding_type = position_embedding_type
         self.type_vocab_size = type_vocab_size
         self.pooling = pooling
         self.initializer_range = initializer_range
         self.embedding_initializer_range = embedding_initializer_range
+        self.residual_initializer_range = residual_initializer_range
         self.layer_norm_eps = layer_norm_eps
         self.classifier_dropout = classifier_dropout
         self.pad_token_id = pad_token_id

@@ -264,14 +264,27 @@ def bm25_run(data: RetrievalData) -> Run:
     }
 
 
-def model_run(model: str, data: RetrievalData) -> tuple[Run, float]:
-    """Rank with a model of ours; also the seconds that it took, without loading."""
+def model_runs(model: str, data: RetrievalData, truncate_dims: Sequence[int]) -> dict[str, tuple[Run, float]]:
+    """Rank with a model of ours, and with the first dimensions of its embeddings; also the seconds, without loading.
+
+    Raises: ValueError: if there are fewer dimensions.
+    """
     pipeline = load_search_pipeline(model)
+    width = pipeline.model.config.hidden_size
+    if wrong := [dim for dim in truncate_dims if not 1 <= dim <= width]:
+        raise ValueError(f"--truncate_dims must be from 1 to {width}, the width of {model}, got {wrong[0]}.")
     started = time.perf_counter()
-    document_embeddings = pipeline.encode(list(data.corpus.values()), show_progress_bar=True)
-    query_embeddings = pipeline.encode(list(data.queries.values()))
-    run = rank(list(data.queries), list(data.corpus), query_embeddings @ document_embeddings.T)
-    return run, time.perf_counter() - started
+    documents = pipeline.encode(list(data.corpus.values()), show_progress_bar=True)
+    queries = pipeline.encode(list(data.queries.values()))
+    seconds = time.perf_counter() - started
+    runs = {}
+    for name, dim in {MODEL: width, **{f"{MODEL}, {dim} dimensions": dim for dim in truncate_dims}}.items():
+        parts = (torch.nn.functional.normalize(rows[:, :dim], dim=-1) for rows in (queries, documents))
+        query_embeddings, document_embeddings = parts
+        started = time.perf_counter()
+        run = rank(list(data.queries), list(data.corpus), query_embeddings @ document_embeddings.T)
+        runs[name] = (run, seconds + time.perf_counter() - started)
+    return runs
 
 
 def sentence_transformer_run(model: str, data: RetrievalData) -> tuple[Run, float]:
@@ -326,6 +339,9 @@ class EvaluationArguments:
     baselines: list[str] | None = field(
         default=None, metadata={"help": "SentenceTransformer models to measure too: folders or Hub ids."}
     )
+    truncate_dims: list[int] | None = field(
+        default=None, metadata={"help": "Measure the first so many dimensions of the model's embeddings too."}
+    )
     output_file: str | None = field(default=None, metadata={"help": "Also write the result here, as JSON."})
 
     @property
@@ -349,6 +365,8 @@ class EvaluationArguments:
         command = f"python -m tinybert_hf.evaluation --model {self.model} --data {self.data}"
         if self.split != "test":
             command += f" --split {self.split}"
+        if self.truncate_dims:
+            command += " --truncate_dims " + " ".join(map(str, self.truncate_dims))
         return " ".join([command, *(["--baselines", *self.baselines] if self.baselines else [])])
 
 
@@ -363,7 +381,8 @@ def evaluate_model(arguments: EvaluationArguments) -> dict[str, Any]:
     started = time.perf_counter()
     bm25 = bm25_run(data)
     bm25_seconds = time.perf_counter() - started
-    runs = {MODEL: model_run(arguments.model, data), BM25: (bm25, bm25_seconds)}
+    runs = model_runs(arguments.model, data, arguments.truncate_dims or [])
+    runs[BM25] = (bm25, bm25_seconds)
     runs |= {name: sentence_transformer_run(baseline, data) for name, baseline in names.items()}
     for name in (MODEL, *names):
         run, seconds = runs[name]

@@ -104,11 +104,12 @@ class GatherWithGradients(torch.autograd.Function):
 
 
 class MultipleNegativesRankingLoss(nn.Module):
-    """Ranking loss over the answers and negatives of all processes (in-batch negatives, MNRL).
+    """Ranking loss with the texts of all processes as in-batch negatives (MNRL), in both directions.
 
-    The mean over processes of this loss, and of its gradients as DistributedDataParallel takes it, equals that of one
-    process with the joint batch. Plain gradient accumulation does not enlarge the set of negatives: each micro-batch
-    is ranked on its own.
+    The mean of two cross-entropies: each query has to find its answer among all answers and explicit negatives, and
+    each answer its query among all queries. The mean over processes of this loss, and of its gradients, equals that of
+    one process with the joint batch. Plain gradient accumulation does not enlarge the set of negatives: each
+    micro-batch is ranked on its own.
 
     Args:
         temperature: > 0; sentence-transformers calls 1 / temperature `scale`.
@@ -125,7 +126,7 @@ class MultipleNegativesRankingLoss(nn.Module):
     def forward(
         self, query_embeddings: Tensor, answer_embeddings: Tensor, query_ids: Tensor, answer_ids: Tensor
     ) -> Tensor:
-        """Loss of this process's queries against everybody's candidates.
+        """Loss of this process's queries and answers against everybody's candidates.
 
         Args:
             query_embeddings: (B, H).
@@ -135,6 +136,17 @@ class MultipleNegativesRankingLoss(nn.Module):
 
         Returns: mean loss in nats, fp32 scalar.
         """
+        batch_size = len(query_embeddings)
+        forth = self.one_way(query_embeddings, answer_embeddings, query_ids, answer_ids)
+        back = self.one_way(
+            answer_embeddings[:batch_size], query_embeddings, answer_ids[:batch_size], query_ids
+        )
+        return (forth + back) / 2
+
+    def one_way(
+        self, query_embeddings: Tensor, answer_embeddings: Tensor, query_ids: Tensor, answer_ids: Tensor
+    ) -> Tensor:
+        """Cross-entropy of this process's rows over everybody's candidates; the arguments are those of `forward`."""
         batch_size = len(query_embeddings)
         candidates = GatherWithGradients.apply(answer_embeddings)  # (D, H)
         all_query_ids, all_answer_ids = gather(query_ids), gather(answer_ids[:batch_size])
@@ -156,3 +168,44 @@ class MultipleNegativesRankingLoss(nn.Module):
             checkpoint(block_loss, query_embeddings, candidates, rows, use_reentrant=False) for rows in blocks
         ]
         return torch.stack(losses).sum()
+
+
+def distillation_loss(
+    query_embeddings: Tensor,
+    answer_embeddings: Tensor,
+    teacher_query_embeddings: Tensor,
+    teacher_answer_embeddings: Tensor,
+    temperature: float,
+) -> Tensor:
+    """Rank the candidates of a batch as a teacher ranks them; the widths of the two may differ.
+
+    Kullback-Leibler divergence of the softmax over the model's cosine similarities from the teacher's (in-batch
+    distillation, Lin et al. 2020, arXiv:2010.11386, equation 4), over the candidates of all processes.
+
+    Args:
+        query_embeddings: (B, H), any scale.
+        answer_embeddings: (B x (1 + negatives), H), likewise.
+        teacher_query_embeddings: (B, any width), rows of length 1.
+        teacher_answer_embeddings: (B x (1 + negatives), the same width), likewise.
+        temperature: > 0; both sides' similarities are divided by it.
+
+    Returns: mean divergence in nats, fp32 scalar; 0 where both rank alike.
+    """
+    queries = nn.functional.normalize(query_embeddings.float(), dim=-1)
+    candidates = GatherWithGradients.apply(nn.functional.normalize(answer_embeddings.float(), dim=-1))
+    teacher_candidates = gather(teacher_answer_embeddings.float())
+
+    def block_loss(queries: Tensor, candidates: Tensor, rows: slice) -> Tensor:
+        targets = teacher_query_embeddings[rows].float() @ teacher_candidates.T / temperature
+        return nn.functional.kl_div(
+            (queries[rows] @ candidates.T / temperature).log_softmax(dim=-1),
+            targets.log_softmax(dim=-1),
+            log_target=True,
+            reduction="sum",
+        ) / len(queries)
+
+    losses = [
+        checkpoint(block_loss, queries, candidates, slice(start, start + QUERY_BLOCK), use_reentrant=False)
+        for start in range(0, len(queries), QUERY_BLOCK)
+    ]
+    return torch.stack(losses).sum()

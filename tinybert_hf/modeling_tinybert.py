@@ -1,7 +1,7 @@
 """The TinyBERT encoder in PyTorch. This file travels to the Hub with every saved model.
 
 It is the Transformer encoder of Vaswani et al. 2017 (arXiv:1706.03762) with two departures:
-- pre-norm residual blocks without a final norm (Xiong et al. 2020, arXiv:2002.04745);
+- pre-norm residual blocks without a final norm (Xiong et al. 2020, arXiv:2002.04745), which start as the identity;
 - the text embedding is the first token's last hidden state (or the mean over tokens): there is no pooler layer.
 
 Shapes: B batch, T tokens, H hidden size, A attention heads.
@@ -62,16 +62,42 @@ class Dropout(nn.Module):
         return values * kept.to(values.dtype).mul_(2**15 / (2**15 - num_dropped))
 
 
+def rotary_angles(position_ids: Tensor, head_size: int) -> Tensor:
+    """The angles by which rotary positions turn pairs of a head's entries (Su et al. 2021, arXiv:2104.09864).
+
+    Args:
+        position_ids: (B or 1, T).
+        head_size: of one attention head, even.
+
+    Returns: (B or 1, 1, T, head_size), fp32; the second half repeats the first.
+    """
+    halves = torch.arange(0, head_size, 2, dtype=torch.float32, device=position_ids.device)
+    frequencies = torch.exp(halves * (-math.log(10_000.0) / head_size))
+    angles = position_ids[:, None, :, None] * frequencies
+    return torch.cat((angles, angles), dim=-1)
+
+
+def rotate(states: Tensor, angles: Tensor) -> Tensor:
+    """Turn (B, A, T, head_size) queries or keys, entry i together with entry i + head_size / 2."""
+    first, second = states.chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return states * angles.cos().to(states.dtype) + turned * angles.sin().to(states.dtype)
+
+
 class TinyBertEmbeddings(nn.Module):
-    """Scaled token embedding + segment embedding + position."""
+    """Scaled token embedding + segment embedding (+ sinusoidal position)."""
 
     def __init__(self, config: TinyBertConfig) -> None:
         super().__init__()
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.positions: Tensor | None
+        sinusoidal = config.position_embedding_type == "sinusoidal"
         # Saved with the weights, so that a converted checkpoint keeps its own table to the last bit.
-        self.positions: Tensor
-        self.register_buffer("positions", torch.empty(config.max_position_embeddings, config.hidden_size))
+        self.register_buffer(
+            "positions",
+            torch.empty(config.max_position_embeddings, config.hidden_size) if sinusoidal else None,
+        )
         self.dropout = Dropout(config.hidden_dropout_prob)
         self.scale = math.sqrt(config.hidden_size)
 
@@ -89,9 +115,13 @@ class TinyBertEmbeddings(nn.Module):
             if token_type_ids is None
             else self.token_type_embeddings(token_type_ids)
         )
-        num_tokens = inputs_embeds.shape[1]
-        positions = self.positions[:num_tokens] if position_ids is None else self.positions[position_ids]
-        return self.dropout(inputs_embeds * self.scale + segments + positions)
+        hidden_states = inputs_embeds * self.scale + segments
+        if self.positions is not None:
+            num_tokens = inputs_embeds.shape[1]
+            hidden_states = (
+                hidden_states + self.positions[slice(num_tokens) if position_ids is None else position_ids]
+            )
+        return self.dropout(hidden_states)
 
 
 def eager_attention_forward(
@@ -123,6 +153,10 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
+class ResidualLinear(nn.Linear):
+    """A projection whose output is added to the residual stream; it starts from `residual_initializer_range`."""
+
+
 class TinyBertAttention(nn.Module):
     """Multi-head self-attention with one matrix for query, key and value."""
 
@@ -135,10 +169,15 @@ class TinyBertAttention(nn.Module):
         self.dropout = Dropout(config.attention_probs_dropout_prob)
         self.is_causal = False
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.output = ResidualLinear(config.hidden_size, config.hidden_size)
 
     def forward(
-        self, hidden_states: Tensor, attention_mask: Tensor | None, first_token_only: bool, **kwargs: Any
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None,
+        angles: Tensor | None,
+        first_token_only: bool,
+        **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         batch_size, num_tokens, hidden_size = hidden_states.shape
         if first_token_only:
@@ -153,6 +192,8 @@ class TinyBertAttention(nn.Module):
         else:
             qkv = self.qkv(hidden_states).view(batch_size, num_tokens, 3, self.num_heads, self.head_size)
             query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, A, T, H / A)
+        if angles is not None:
+            query, key = rotate(query, angles[:, :, : query.shape[2]]), rotate(key, angles)
         dropout = self.dropout.probability if self.training else 0.0
         attend: Callable = eager_attention_forward
         if not (dropout and hidden_states.device.type == "cpu"):  # there, no fused kernel has dropout
@@ -171,7 +212,7 @@ class TinyBertMLP(nn.Module):
     def __init__(self, config: TinyBertConfig) -> None:
         super().__init__()
         self.up = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.down = ResidualLinear(config.intermediate_size, config.hidden_size)
         self.activation = ACT2FN[config.hidden_act]
         self.dropout = Dropout(config.hidden_dropout_prob)
 
@@ -194,17 +235,26 @@ class TinyBertLayer(GradientCheckpointingLayer):
         self,
         hidden_states: Tensor,
         attention_mask: Tensor | None,
+        angles: Tensor | None,
         first_token_only: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """(B, T, H) -> (B, T, H), or the first token's (B, 1, H), which needs every token's keys and values."""
         context, weights = self.attention(
-            self.attention_norm(hidden_states), attention_mask, first_token_only, **kwargs
+            self.attention_norm(hidden_states), attention_mask, angles, first_token_only, **kwargs
         )
         if first_token_only:
             hidden_states = hidden_states[:, :1]
         hidden_states = hidden_states + self.dropout(context)
         return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states))), weights
+
+
+def mean_over_tokens(hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """(B, T, H) -> (B, H), over the tokens that are not padding; zero where a row has none."""
+    if attention_mask is None:
+        return hidden_states.mean(dim=1)
+    mask = attention_mask[..., None].to(hidden_states.dtype)  # (B, T, 1)
+    return (hidden_states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1.0)
 
 
 class TinyBertPreTrainedModel(PreTrainedModel):
@@ -224,7 +274,9 @@ class TinyBertPreTrainedModel(PreTrainedModel):
         # transformers guards torch.nn.init's functions, so that loaded tensors are not overwritten; a plain copy_ is
         # not guarded, so the buffer asks for itself.
         if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            residual = isinstance(module, ResidualLinear)
+            std = self.config.residual_initializer_range if residual else self.config.initializer_range
+            nn.init.normal_(module.weight, std=std)
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
@@ -233,7 +285,7 @@ class TinyBertPreTrainedModel(PreTrainedModel):
             nn.init.zeros_(module.bias)
         elif isinstance(module, TinyBertEmbeddings):  # after its parts, the branches above
             nn.init.normal_(module.word_embeddings.weight, std=self.config.embedding_initializer_range)
-            if not getattr(module.positions, "_is_hf_initialized", False):
+            if module.positions is not None and not getattr(module.positions, "_is_hf_initialized", False):
                 module.positions.copy_(sinusoidal_positions(*module.positions.shape))
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
@@ -326,13 +378,26 @@ class TinyBertModel(TinyBertPreTrainedModel):
             )
 
         pooled_only = pooled_only and not output_hidden_states and not output_attentions
+        if (
+            (pooled_only and config.pooling == "mean" and not self.layers)
+            and (input_ids is not None and attention_mask is not None)
+            and (token_type_ids is None and position_ids is None)
+        ):
+            output = BaseModelOutputWithPooling(pooler_output=self.embed_words(input_ids, attention_mask))
+            return output if return_dict else output.to_tuple()
         hidden_states = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
         mask = create_bidirectional_mask(config, hidden_states, attention_mask)
+        angles = None
+        if config.position_embedding_type == "rotary":
+            if position_ids is None:
+                position_ids = torch.arange(num_tokens, device=hidden_states.device)
+            head_size = config.hidden_size // config.num_attention_heads
+            angles = rotary_angles(position_ids.view(-1, num_tokens), head_size)
         all_hidden_states: tuple[Tensor, ...] = (hidden_states,)
         all_attentions: tuple[Tensor, ...] = ()
         for i, layer in enumerate(self.layers, start=1):
             first_token_only = pooled_only and config.pooling == "cls" and i == len(self.layers)
-            hidden_states, attentions = layer(hidden_states, mask, first_token_only, **kwargs)
+            hidden_states, attentions = layer(hidden_states, mask, angles, first_token_only, **kwargs)
             if output_hidden_states:
                 all_hidden_states += (hidden_states,)
             if output_attentions:
@@ -346,14 +411,35 @@ class TinyBertModel(TinyBertPreTrainedModel):
         )
         return output if return_dict else output.to_tuple()
 
+    def embed_words(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(B, T) ids, padded on the right -> (B, H): the mean over a text's tokens of what the first block sees.
+
+        An encoder without blocks is this, and one whose blocks are still the identity. Without dropout, tokens are
+        averaged while they are looked up, which takes a tenth of the time.
+        """
+        embeddings = self.embeddings
+        if self.training and embeddings.dropout.probability:
+            hidden_states = embeddings(input_ids, None, None, None)
+            return mean_over_tokens(hidden_states, attention_mask)
+        lengths = attention_mask.sum(dim=1)
+        words = nn.functional.embedding_bag(
+            input_ids[attention_mask.bool()],
+            embeddings.word_embeddings.weight,
+            lengths.cumsum(0) - lengths,
+            mode="mean",
+            sparse=embeddings.word_embeddings.sparse,
+        )
+        pooled = words * embeddings.scale + embeddings.token_type_embeddings.weight[0]
+        if embeddings.positions is not None:
+            lengths = lengths.clamp(min=1)
+            pooled = pooled + embeddings.positions.cumsum(dim=0)[lengths - 1] / lengths[:, None]
+        return pooled
+
     def pool(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """(B, T, H) -> (B, H): the first token, or the mean over tokens (zero where a row is all padding)."""
+        """(B, T, H) -> (B, H): the first token, or the mean over tokens."""
         if self.config.pooling == "cls":
             return hidden_states[:, 0].contiguous()
-        if attention_mask is None:
-            return hidden_states.mean(dim=1)
-        mask = attention_mask[..., None].to(hidden_states.dtype)  # (B, T, 1)
-        return (hidden_states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1.0)
+        return mean_over_tokens(hidden_states, attention_mask)
 
 
 class TinyBertForSequenceClassification(TinyBertPreTrainedModel):

@@ -175,6 +175,9 @@ class SemanticSearchPipeline(Pipeline):
     in `chunks` and `score` the cosine similarity; a list of queries gives a list of such lists. `top_k` beyond the
     number of chunks returns them all.
 
+    `pipeline("semantic-search", ..., truncate_dim=128)` compares the first 128 dimensions only: made for models trained
+    with `--matryoshka_dims`.
+
     Raises:
         TypeError: if a query or a chunk is not a string.
         ValueError: if a query is empty, there are no chunks, or `top_k` is not a positive integer.
@@ -190,13 +193,15 @@ class SemanticSearchPipeline(Pipeline):
         return super().__call__({"query": query, "chunks": chunks, "top_k": top_k})
 
     def encode(self, texts: Sequence[str], **options: Any) -> Tensor:
-        """Embed texts as the search does: (N, H), rows of length 1. Options as in the function `encode`."""
-        return encode(self.model, self.tokenizer, texts, **options)
+        """Embed texts as the search does: (N, H or D), rows of length 1. Options as in the function `encode`."""
+        return encode(self.model, self.tokenizer, texts, **{**self._forward_params, **options})
 
-    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
+    def _sanitize_parameters(self, truncate_dim: int | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
         if kwargs:
-            raise ValueError(f"Unknown arguments {sorted(kwargs)}; a search takes query, chunks and top_k.")
-        return {}, {}, {}
+            raise ValueError(
+                f"Unknown arguments {sorted(kwargs)}; a search takes query, chunks and top_k, and loading it truncate_dim."
+            )
+        return {}, {} if truncate_dim is None else {"truncate_dim": truncate_dim}, {}
 
     def preprocess(self, inputs: dict[str, Any]) -> dict[str, Any]:
         query, chunks, top_k = inputs["query"], inputs["chunks"], inputs["top_k"]
@@ -211,9 +216,9 @@ class SemanticSearchPipeline(Pipeline):
             raise ValueError(f"top_k must be a positive integer, got {top_k!r}.")
         return inputs | {"queries": list(queries)}
 
-    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
+    def _forward(self, model_inputs: dict[str, Any], **options: int) -> dict[str, Any]:
         queries, chunks = model_inputs["queries"], model_inputs["chunks"]
-        embeddings = self.encode([*queries, *chunks])
+        embeddings = self.encode([*queries, *chunks], **options)
         scores = embeddings[: len(queries)] @ embeddings[len(queries) :].T  # (queries, chunks)
         return model_inputs | {"scores": scores}
 

@@ -38,6 +38,7 @@ from accelerate.utils import (
 )
 from datasets import Dataset
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import (
@@ -46,7 +47,6 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    get_linear_schedule_with_warmup,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -74,19 +74,23 @@ class Stage:
     Args:
         name: of the summary file.
         collate: rows -> batch of tensors.
-        backward: (model, batch) -> mean loss of the batch, without graph; adds to the parameters' gradients through
-            `accelerator.backward`.
+        backward: (model, batch, step) -> mean loss of the batch, without graph; adds to the parameters' gradients
+            through `accelerator.backward`.
         evaluate: model -> measures on the held-out data.
         best_measure: the measure, higher is better, by which the best checkpoint is chosen.
         data: facts about the data for the summary.
+        warm_start_epochs: passes over the data, before the others, that train the token embedding alone, at
+        warm_start_learning_rate: its peak then.
     """
 
     name: str
     collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
-    backward: Callable[[nn.Module, dict[str, Any]], Tensor]
+    backward: Callable[[nn.Module, dict[str, Any], int], Tensor]
     evaluate: Callable[[PreTrainedModel], dict[str, float]]
     best_measure: str
     data: dict[str, Any]
+    warm_start_epochs: float = 0.0
+    warm_start_learning_rate: float = 0.0
 
 
 @dataclass
@@ -223,6 +227,37 @@ def build_optimizer(model: PreTrainedModel, arguments: TrainingArguments) -> tor
     )
 
 
+def build_schedule(
+    optimizer: torch.optim.Optimizer,
+    max_steps: int,
+    warmup_ratio: float,
+    warm_start_steps: int,
+    warm_start_learning_rate: float,
+) -> LambdaLR:
+    """Two linear schedules, one after the other.
+
+    During the warm start the token embedding (`build_optimizer`'s first group) falls from its own peak to 0, and nothing
+    else is trained. In the steps after it, every group rises from 0 to its peak and falls to 0.
+    """
+    num_steps = max_steps - warm_start_steps
+    warmup_steps = round(warmup_ratio * num_steps)
+
+    def factor(step: int) -> float:
+        step -= warm_start_steps
+        return step / warmup_steps if step < warmup_steps else (num_steps - step) / (num_steps - warmup_steps)
+
+    embedding, *others = optimizer.param_groups
+    peak = warm_start_learning_rate / embedding["lr"]
+
+    def embedding_factor(step: int) -> float:
+        return peak * (1 - step / warm_start_steps) if step < warm_start_steps else factor(step)
+
+    def other_factor(step: int) -> float:
+        return 0.0 if step < warm_start_steps else factor(step)
+
+    return LambdaLR(optimizer, [embedding_factor, *[other_factor] * len(others)])
+
+
 class Trainer:
     """One run of one stage; `train` is its loop."""
 
@@ -248,10 +283,12 @@ class Trainer:
             accelerator.process_index,
             accelerator.num_processes,
         )
+        self.warm_start_steps = round(stage.warm_start_epochs * self.sampler.steps_per_epoch)
         if arguments.max_steps > 0:
             self.sampler.max_steps = arguments.max_steps
         else:
-            self.sampler.max_steps = max(1, round(arguments.num_train_epochs * self.sampler.steps_per_epoch))
+            num_steps = max(1, round(arguments.num_train_epochs * self.sampler.steps_per_epoch))
+            self.sampler.max_steps = self.warm_start_steps + num_steps
         self.loader = DataLoader(
             dataset,
             batch_sampler=self.sampler,
@@ -263,8 +300,12 @@ class Trainer:
         self.optimizer = accelerator.prepare_optimizer(build_optimizer(model, arguments))
         self.rows = RowGradients(self.unwrapped_model.get_input_embeddings())
         # Not prepared: accelerate's wrapper would step it once for every process.
-        self.scheduler = get_linear_schedule_with_warmup(
-            self.optimizer, round(arguments.warmup_ratio * self.max_steps), self.max_steps
+        self.scheduler = build_schedule(
+            self.optimizer,
+            self.max_steps,
+            arguments.warmup_ratio,
+            self.warm_start_steps,
+            stage.warm_start_learning_rate,
         )
         accelerator.register_for_checkpointing(self.scheduler)
         accelerator.register_save_state_pre_hook(self._save_model)
@@ -331,7 +372,8 @@ class Trainer:
         """Forward, backward and, after the last batch of a step, the update; returns the loss without gradients."""
         self.model.train()
         with self.accelerator.accumulate(self.model):
-            loss = self.stage.backward(self.model, send_to_device(batch, self.accelerator.device))
+            batch = send_to_device(batch, self.accelerator.device)
+            loss = self.stage.backward(self.model, batch, self.state.step)
             if self.accelerator.sync_gradients:
                 self.rows.finish()
                 average_gradients(self.accelerator, self.model)

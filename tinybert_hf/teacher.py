@@ -1,0 +1,122 @@
+"""A teacher's embeddings of the training texts: computed once, kept on disk for every later run."""
+
+import hashlib
+import logging
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.utils import tqdm
+from datasets import Dataset
+from huggingface_hub import constants
+from torch import Tensor
+from transformers import AutoConfig
+
+from .configuration_tinybert import TinyBertConfig
+from .data import text_id
+from .evaluation import import_extra
+from .search import load_search_pipeline
+
+logger = logging.getLogger(__name__)
+
+WINDOW = 1024  # texts whose embeddings are written together: what a killed run loses at most
+WEIGHTS = ("*.safetensors", "*.bin")
+
+
+class Teacher:
+    """The embeddings of all texts of a data set, by the numbers of the texts (`data.text_id`)."""
+
+    def __init__(self, teacher: str, dataset: Dataset) -> None:
+        texts = list(dict.fromkeys(text for name in dataset.column_names for text in dataset[name][:]))
+        self.ids, order = torch.tensor([text_id(text) for text in texts]).sort()
+        self.embeddings = embed_with_teacher(teacher, texts)[order]
+
+    def look_up(self, ids: Tensor) -> Tensor:
+        """(N,) numbers of texts of the data set -> (N, width of the teacher) fp32, on the device of the numbers."""
+        return self.embeddings[torch.searchsorted(self.ids, ids.cpu())].float().to(ids.device)
+
+
+def embed_with_teacher(teacher: str, texts: Sequence[str], cache_dir: Path | None = None) -> Tensor:
+    """Embed texts with a teacher, or look up what it made of them before.
+
+    The cache is one SQLite file for each teacher (folder's weights, or Hub commit), and in it a row for each text, so
+    that another data set with the same texts finds them too. A killed run goes on where it stopped.
+
+    Args:
+        teacher: a folder or a Hub id of a tinybert model, of a SentenceTransformer, or of an encoder that
+            SentenceTransformer loads (any AutoModel, with mean pooling).
+        texts: N texts.
+        cache_dir: default: `tinybert_hf/teachers` in the Hugging Face home folder (`HF_HOME`).
+
+    Returns: (N, width of the teacher) fp16, rows of length 1.
+
+    Raises: OSError: if the teacher cannot be loaded.
+    """
+    encode, identity = load_teacher(teacher)
+    cache_dir = cache_dir or Path(constants.HF_HOME, "tinybert_hf", "teachers")
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    path = cache_dir / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.sqlite"
+    distinct = {text_id(text): text for text in texts}
+    with closing(sqlite3.connect(path, timeout=600)) as database:
+        database.execute("CREATE TABLE IF NOT EXISTS embeddings (text INTEGER PRIMARY KEY, embedding BLOB)")
+        known = {text for (text,) in database.execute("SELECT text FROM embeddings")}
+        # Texts of like length together, the longest first: the estimate of the time that is left errs on the safe side.
+        missing = sorted(distinct.keys() - known, key=lambda key: len(distinct[key]), reverse=True)
+        logger.info(
+            "Teacher %s: %d of %d texts are in %s.",
+            teacher,
+            len(distinct) - len(missing),
+            len(distinct),
+            path,
+        )
+        with tqdm(total=len(missing), unit="text", desc="Embedding (teacher)", dynamic_ncols=True) as bar:
+            for start in range(0, len(missing), WINDOW):
+                window = missing[start : start + WINDOW]
+                rows = torch.nn.functional.normalize(
+                    encode([distinct[key] for key in window]).float(), dim=-1
+                )
+                blobs = (row.tobytes() for row in rows.half().cpu().numpy())
+                with database:  # a transaction
+                    database.executemany(
+                        "INSERT OR IGNORE INTO embeddings VALUES (?, ?)", zip(window, blobs, strict=True)
+                    )
+                bar.update(len(window))
+        found = {
+            text: np.frombuffer(blob, np.float16)
+            for text, blob in database.execute("SELECT text, embedding FROM embeddings")
+            if text in distinct
+        }
+    return torch.from_numpy(np.stack([found[text_id(text)] for text in texts]))
+
+
+def load_teacher(teacher: str) -> tuple[Callable[[list[str]], Tensor], str]:
+    """The teacher as a function from texts to (N, D), and what tells its weights from others'.
+
+    Raises: OSError: if it cannot be loaded.
+    """
+    try:
+        config = AutoConfig.from_pretrained(teacher, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise OSError(f"Could not load the teacher {teacher}: {error}") from error
+    if config.model_type == TinyBertConfig.model_type:
+        encode: Callable[[list[str]], Tensor] = load_search_pipeline(teacher).encode
+    else:
+        sentence_transformers = import_extra("sentence_transformers")
+        try:
+            encoder = sentence_transformers.SentenceTransformer(teacher)
+        except (OSError, ValueError) as error:
+            raise OSError(f"Could not load the teacher {teacher}: {error}") from error
+
+        def encode(texts: list[str]) -> Tensor:
+            return encoder.encode(texts, convert_to_tensor=True, show_progress_bar=False)
+
+    if not Path(teacher).is_dir():
+        return encode, f"{teacher}@{config._commit_hash}"
+    digest = hashlib.sha256()
+    for pattern in WEIGHTS:
+        for path in sorted(Path(teacher).rglob(pattern)):
+            digest.update(path.read_bytes())
+    return encode, digest.hexdigest()
