@@ -6,6 +6,7 @@
         --output_dir outputs/faq
 """
 
+import sys
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -189,9 +190,11 @@ def build_trainer(
                 ]
             return torch.stack(losses).sum() / len(dims)
 
-        return cached_backward(
-            accelerator, embed, batch["micro_batches"], compute_loss, arguments.graph_tokens
-        )
+        micro_batches, graph_tokens = batch["micro_batches"], arguments.graph_tokens
+        if warm_start or not len(encoder.layers):
+            # Without layers there are no activations to save, and one pass over the table is the fastest.
+            micro_batches, graph_tokens = [join_micro_batches(micro_batches)], sys.maxsize
+        return cached_backward(accelerator, embed, micro_batches, compute_loss, graph_tokens)
 
     def evaluate(model: PreTrainedModel) -> dict[str, float]:
         embed = partial(encode_by_processes, model, tokenizer)
@@ -217,6 +220,17 @@ def build_trainer(
     )
     trainer = Trainer(arguments, accelerator, model, tokenizer, train, stage)
     return trainer
+
+
+def join_micro_batches(micro_batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """All texts as one micro-batch, padded with zeros to the length of the longest."""
+    width = max(batch["input_ids"].shape[1] for batch in micro_batches)
+
+    def widen(tensor: Tensor) -> Tensor:
+        return nn.functional.pad(tensor, (0, width - tensor.shape[1]))
+
+    names = micro_batches[0].keys()
+    return {name: torch.cat([widen(batch[name]) for batch in micro_batches]) for name in names}
 
 
 def load_pairs(arguments: RetrievalArguments) -> Split:

@@ -228,9 +228,9 @@ def in_batch_loss(
     losses = []
     for start in range(0, len(query_embeddings) - batch_size + 1, batch_size):
         rows = slice(start, start + batch_size)
-        ignored = false_negatives(query_ids[rows], query_ids[rows], answer_ids[rows], answer_ids[rows])
-        ignored.fill_diagonal_(False)
         own = torch.arange(batch_size)
+        ids = query_ids[rows], query_ids[rows], answer_ids[rows], answer_ids[rows]
+        ignored = false_negatives(*ids, own)
         losses.append(
             ranking_loss(query_embeddings[rows], answer_embeddings[rows], own, ignored, temperature)
         )

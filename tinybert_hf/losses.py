@@ -10,7 +10,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-QUERY_BLOCK = 128  # queries whose similarities to all candidates are in memory together
+QUERY_BLOCK = 512  # queries whose similarities to all candidates are in memory together
 
 
 def ranking_loss(
@@ -28,26 +28,27 @@ def ranking_loss(
         query_embeddings: (B, H), any scale; normalised here.
         candidate_embeddings: (D, H), likewise.
         answers: (B,) row of each query's answer among the candidates.
-        ignored: (B, D) bool, True where a candidate must not count as a negative of a query.
+        ignored: (2, N) rows and columns in (B, D) where a candidate must not count as a negative of a query.
         temperature: > 0; logits are similarities divided by it.
 
     Returns: mean loss in nats, fp32 scalar; ln(D) is chance.
 
     >>> perfect = torch.eye(2)
-    >>> none = torch.zeros(2, 2, dtype=torch.bool)
+    >>> none = torch.empty(2, 0, dtype=torch.long)
     >>> round(ranking_loss(perfect, perfect, torch.tensor([0, 1]), none, temperature=1.0).item(), 4)  # ln(1 + 1/e)
     0.3133
     """
     queries = nn.functional.normalize(query_embeddings.float(), dim=-1)
     candidates = nn.functional.normalize(candidate_embeddings.float(), dim=-1)
     logits = queries @ candidates.T / temperature  # (B, D)
-    return nn.functional.cross_entropy(logits.masked_fill(ignored, -torch.inf), answers)
+    logits[ignored[0], ignored[1]] = -torch.inf
+    return nn.functional.cross_entropy(logits, answers)
 
 
 def false_negatives(
-    query_ids: Tensor, all_query_ids: Tensor, all_answer_ids: Tensor, candidate_ids: Tensor
+    query_ids: Tensor, all_query_ids: Tensor, all_answer_ids: Tensor, candidate_ids: Tensor, answers: Tensor
 ) -> Tensor:
-    """Where a candidate is a right answer of a query, by text identity.
+    """Where a candidate other than a query's own answer is right for it too, by text identity.
 
     Candidate c is right for query i if c's text is the answer of any row that asks the text of i. That covers rows with
     the same query, rows with the same answer, and explicit negatives that answer the query in another row.
@@ -57,22 +58,24 @@ def false_negatives(
         all_query_ids: (W x B,) text ids of all processes' queries.
         all_answer_ids: (W x B,) text ids of their answers.
         candidate_ids: (D,) text ids of the candidates.
+        answers: (B,) row of each query's own answer among the candidates.
 
-    Returns: (B, D) bool; True for each query's own answer too.
+    Returns: (2, N) rows and columns of such pairs in (B, D), by rising row.
     """
-    queries, all_queries = number_together(query_ids, all_query_ids)
-    answers, candidates = number_together(all_answer_ids, candidate_ids)
-    num_answers = candidates.max() + 1
-    right_pairs = (all_queries * num_answers + answers).unique()  # sorted
-    pairs = queries[:, None] * num_answers + candidates  # (B, D)
-    places = torch.searchsorted(right_pairs, pairs).clamp_(max=len(right_pairs) - 1)
-    return right_pairs[places] == pairs
+    rows, askers = equal_entries(query_ids, all_query_ids)
+    pairs, columns = equal_entries(all_answer_ids[askers], candidate_ids)
+    right = torch.stack((rows[pairs], columns))
+    return right[:, right[1] != answers[right[0]]]
 
 
-def number_together(first: Tensor, second: Tensor) -> tuple[Tensor, ...]:
-    """Replace ids by numbers from 0 on, equal ones for equal ids in either."""
-    numbers = torch.cat((first, second)).unique(return_inverse=True)[1]
-    return numbers.split([len(first), len(second)])
+def equal_entries(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """All (i, j) with first[i] == second[j], as two vectors, by rising i."""
+    ordered, places = second.sort()
+    start = torch.searchsorted(ordered, first)
+    counts = torch.searchsorted(ordered, first, right=True) - start
+    i = torch.arange(len(first), device=first.device).repeat_interleave(counts)
+    nth_of_i = torch.arange(len(i), device=first.device) - (counts.cumsum(0) - counts)[i]
+    return i, places[start[i] + nth_of_i]
 
 
 def gather(tensor: Tensor) -> Tensor:
@@ -154,10 +157,12 @@ class MultipleNegativesRankingLoss(nn.Module):
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         own = torch.arange(batch_size, device=candidates.device) + rank * len(answer_embeddings)
 
+        ignored = false_negatives(query_ids, all_query_ids, all_answer_ids, candidate_ids, own)
+
         def block_loss(queries: Tensor, candidates: Tensor, rows: slice) -> Tensor:
-            ignored = false_negatives(query_ids[rows], all_query_ids, all_answer_ids, candidate_ids)
-            ignored.scatter_(1, own[rows, None], False)
-            loss = ranking_loss(queries[rows], candidates, own[rows], ignored, self.temperature)
+            here = ignored[:, (rows.start <= ignored[0]) & (ignored[0] < rows.stop)]
+            here = torch.stack((here[0] - rows.start, here[1]))
+            loss = ranking_loss(queries[rows], candidates, own[rows], here, self.temperature)
             return loss * (len(own[rows]) / batch_size)
 
         # Of a large batch the similarities alone would not fit: they are computed again for the backward pass.

@@ -427,7 +427,6 @@ class TinyBertModel(TinyBertPreTrainedModel):
             embeddings.word_embeddings.weight,
             lengths.cumsum(0) - lengths,
             mode="mean",
-            sparse=embeddings.word_embeddings.sparse,
         )
         pooled = words * embeddings.scale + embeddings.token_type_embeddings.weight[0]
         if embeddings.positions is not None:
