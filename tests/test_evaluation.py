@@ -32,6 +32,7 @@ from tinybert_hf.evaluation import (
     resampled_means,
     result_table,
 )
+from tinybert_hf.search import load_search_pipeline
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = {
@@ -183,14 +184,19 @@ def test_a_difference_is_taken_on_the_same_queries() -> None:
 def test_the_result_has_every_system_with_intervals(
     beir: Path, model_folder: Path, baseline_folder: Path
 ) -> None:
-    arguments = EvaluationArguments(str(model_folder), str(beir), baselines=[str(baseline_folder)])
+    arguments = EvaluationArguments(
+        str(model_folder), str(beir), baselines=[str(baseline_folder)], truncate_dims=[8]
+    )
     result = evaluate_model(arguments)
     assert result["command"] == (
-        f"python -m tinybert_hf.evaluation --model {model_folder} --data {beir} --baselines {baseline_folder}"
+        f"python -m tinybert_hf.evaluation --model {model_folder} --data {beir} --truncate_dims 8 "
+        f"--baselines {baseline_folder}"
     )
     assert (result["queries"], result["documents"]) == (2, 3)
     encoder = "somebody/encoder"
-    assert list(result["results"]) == ["model", "BM25", encoder, "BM25 + model", f"BM25 + {encoder}"]
+    assert list(result["results"]) == [
+        *("model", "model, 8 dimensions", "BM25", encoder, "BM25 + model", f"BM25 + {encoder}")
+    ]
     assert result["results"]["BM25"]["RR@10"] == pytest.approx(1.0)
     for system, values in result["results"].items():
         assert list(values) == list(evaluation.MEASURES)
@@ -200,6 +206,19 @@ def test_the_result_has_every_system_with_intervals(
     low, high = result["differences"]["model"]["BM25"]["nDCG@10"]
     assert low <= result["results"]["model"]["nDCG@10"] - 1.0 <= high
     assert json.loads(json.dumps(result)) == result
+
+
+def test_truncated_embeddings_rank_as_encode_with_truncate_dim_does(beir: Path, model_folder: Path) -> None:
+    data = load_beir(beir)
+    runs = evaluation.model_runs(str(model_folder), data, [8])
+    search = load_search_pipeline(model_folder)
+    scores = (
+        search.encode(["photos"], truncate_dim=8) @ search.encode(list(DOCUMENTS.values()), truncate_dim=8).T
+    )
+    run, _ = runs["model, 8 dimensions"]
+    assert run["q2"] == pytest.approx(dict(zip(DOCUMENTS, scores[0].tolist(), strict=True)), abs=1e-5)
+    with pytest.raises(ValueError, match=r"--truncate_dims must be from 1 to 32, .* got 33"):
+        evaluation.model_runs(str(model_folder), data, [33])
 
 
 def test_a_baseline_ranks_as_its_own_library_does(beir: Path, baseline_folder: Path) -> None:

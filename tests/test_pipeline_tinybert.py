@@ -373,6 +373,15 @@ def test_an_unknown_option_is_an_error(
         SemanticSearchPipeline(model=model, tokenizer=tokenizer, limit=3)
 
 
+def test_a_search_loaded_with_truncate_dim_compares_the_first_dimensions(
+    model: TinyBertModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    search = SemanticSearchPipeline(model=model, tokenizer=tokenizer, truncate_dim=8)
+    query, chunk = search.encode(["fast mail", "send mail"], truncate_dim=8)
+    assert search("fast mail", ["send mail"])[0]["score"] == pytest.approx((query @ chunk).item(), abs=1e-5)
+    assert search.encode(["music"]).shape == (1, 8)
+
+
 def test_the_folder_gives_the_same_search_with_its_own_code_and_the_packages(
     search: SemanticSearchPipeline, model: TinyBertModel, model_folder: Path
 ) -> None:

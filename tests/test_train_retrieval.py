@@ -66,6 +66,48 @@ def test_explicit_negatives_and_accumulation_train(triplets: Path) -> None:
     assert [entry["step"] for entry in summary["history"] if "loss" in entry] == [1, 2, 3]
 
 
+def test_a_warm_start_needs_mean_pooling(triplets: Path) -> None:
+    arguments = ["--data", str(triplets), "--query_column", "q", "--answer_column", "a", "--eval_size", "32"]
+    arguments += [
+        "--config_overrides",
+        TINY,
+        "--warm_start_epochs",
+        "1",
+        "--output_dir",
+        str(triplets.parent),
+    ]
+    log = triplets.parent / "log"
+    with pytest.raises(AssertionError):
+        train("train_retrieval", arguments, log)
+    assert "--warm_start_epochs 1.0 trains the mean of token embeddings, and this encoder pools by 'cls'" in (
+        log.read_text()
+    )
+
+
+def test_training_follows_a_teacher_at_every_width(
+    tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    pairs = write_pairs(tmp_path / "pairs.csv", 100, seed=0)
+    sure = TINY + ",pooling=mean,hidden_dropout_prob=0,attention_probs_dropout_prob=0"
+    shared = ["--data", str(pairs), "--eval_data", str(pairs), "--config_overrides", sure]
+    shared += ["--max_steps", "4", "--logging_steps", "1", "--report_to", "none"]
+    losses = {}
+    for name, flags in {
+        "alone": [],
+        "teacher": ["--teacher", str(model_folder)],
+        "widths": ["--matryoshka_dims", "4", "8"],
+    }.items():
+        out = tmp_path / name
+        train("train_retrieval", [*shared, *flags, "--output_dir", str(out)], tmp_path / "log")
+        history = json.loads((out / "retrieval_summary.json").read_text())["history"]
+        losses[name] = [entry["loss"] for entry in history if "loss" in entry]
+    assert losses["teacher"][0] > losses["alone"][0] + 0.01
+    assert losses["widths"][0] != pytest.approx(losses["alone"][0], rel=1e-3)
+    for values in losses.values():
+        assert values[-1] < values[0]
+
+
 def test_grouping_by_length_does_not_change_the_loss(tmp_path: Path) -> None:
     """Every step's loss, and so every gradient before it, is the same in one group as in many; without dropout, whose
     masks are drawn group by group."""
