@@ -19,6 +19,7 @@ ORDER = [
     "checkpoints",
     "search",
     "evaluation",
+    "mine_negatives",
     "launch",
     "training",
     "model_card",
