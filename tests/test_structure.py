@@ -11,6 +11,7 @@ ORDER = [
     "pipeline_tinybert",
     "onnx",
     "data",
+    "documents",
     "tokenization",
     "batching",
     "losses",
