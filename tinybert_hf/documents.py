@@ -24,8 +24,8 @@ from .data import select_columns, text_id, without_progress_bars
 
 logger = logging.getLogger(__name__)
 
-SPAN_TOKENS = (4, 12)  # of a query, the shortest and the longest
-KEPT = 0.1  # how often the answer keeps the words of the query, so that finding them again is learned too
+SPAN_TOKENS = (6, 16)  # of a query, the shortest and the longest
+KEPT = 0.2  # how often the answer keeps the words of the query, so that finding them again is learned too
 MIN_TOKENS = 8  # a shorter document has no two halves
 
 SENTENCE_END = re.compile(r"[.!?:;]\s|\n")
@@ -46,7 +46,8 @@ def split_sections(text: str) -> Iterator[tuple[str, str]]:
     >>> list(split_sections("Intro.\\n# Install\\nRun pip.\\n## From source\\nRun make."))
     [('', 'Intro.'), ('Install', 'Run pip.'), ('From source', 'Run make.')]
     """
-    heading, lines, in_code = "", [], False
+    heading, in_code = "", False
+    lines: list[str] = []
     for line in text.split("\n"):
         in_code ^= bool(FENCE.match(line))
         if not in_code and (match := HEADING.fullmatch(line)):
