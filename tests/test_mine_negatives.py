@@ -1,0 +1,263 @@
+"""Mined negatives: the hardest that are safe to call wrong."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from torch import Tensor
+from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
+
+from tinybert_hf import mine_negatives as module
+from tinybert_hf.data import load_data
+from tinybert_hf.mine_negatives import (
+    MiningArguments,
+    Negatives,
+    mine_by_embeddings,
+    mine_data,
+    mine_negatives,
+)
+from train_retrieval import RetrievalArguments, load_pairs
+
+PAIRS = [
+    ("music player", "play music from the command line"),
+    ("music library", "sort music and play it at night"),
+    ("archive tool", "read and write compressed archives"),
+    ("photo album", "manage photos and draw pictures"),
+    ("mail client", "send and receive electronic mail"),
+]
+FIVE = torch.arange(5)
+
+
+def mine(scores: list[list[float]], num_negatives: int, **options: object) -> Negatives:
+    """One query a row of scores; query i is answered by candidate i, unless ids say otherwise."""
+    matrix = torch.tensor(scores)
+    ids = {
+        "query_ids": torch.arange(len(matrix)),
+        "answer_ids": torch.arange(len(matrix)),
+        "candidate_ids": torch.arange(matrix.shape[1]),
+    }
+    return mine_negatives(lambda rows: matrix[rows].clone(), num_negatives=num_negatives, **(ids | options))  # type: ignore[arg-type]
+
+
+def test_the_best_below_the_margin_are_taken_in_the_order_of_their_scores() -> None:
+    # 0.95 x 0.8 = 0.76: candidate 1 is above it, candidate 2 is not.
+    mined = mine([[0.8, 0.77, 0.75, 0.1, 0.7]], 2)
+    assert mined.columns.tolist() == [[2, 4]]
+    assert mined.too_close.tolist() == [1]
+    assert mined.drawn.tolist() == [0]
+
+
+def test_without_a_margin_only_higher_scores_are_left_out() -> None:
+    assert mine([[0.8, 0.77, 0.81, 0.1]], 1, margin=0.0).columns.tolist() == [[1]]
+
+
+def test_the_margin_of_a_negative_score_lies_below_it() -> None:
+    mined = mine([[-0.2, -0.205, -0.22, -0.9]], 1)  # below -0.2 - 0.05 x 0.2 = -0.21
+    assert mined.columns.tolist() == [[2]]
+
+
+def test_an_answer_far_down_the_ranking_has_negatives_right_below_it() -> None:
+    scores = torch.rand(1, 1000, generator=torch.Generator().manual_seed(0))
+    scores[0, 0] = 0.5
+    mined = mine(scores.tolist(), 3)
+    below = scores[0].masked_fill(scores[0] > 0.475, -1)
+    assert mined.columns.tolist() == [below.topk(3).indices.tolist()]
+
+
+def test_what_answers_the_same_query_in_another_row_is_no_negative() -> None:
+    # Rows 0 and 1 ask the same; rows 2 and 3 have the same answer.
+    scores = [[0.9, 0.8, 0.3, 0.2], [0.8, 0.9, 0.2, 0.3], [0.1, 0.2, 0.9, 0.3], [0.2, 0.1, 0.9, 0.3]]
+    mined = mine(
+        scores,
+        2,
+        query_ids=torch.tensor([7, 7, 8, 9]),
+        answer_ids=torch.tensor([0, 1, 2, 2]),
+    )
+    assert mined.columns.tolist() == [[2, 3], [3, 2], [3, 1], [3, 0]]
+
+
+def test_blocks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand(50, 40, generator=generator)
+    ids = {
+        "query_ids": torch.randint(20, (50,), generator=generator),
+        "answer_ids": torch.randint(40, (50,), generator=generator),
+    }
+    whole = mine(scores.tolist(), 4, **ids, candidate_ids=torch.arange(40))
+    monkeypatch.setattr(module, "QUERY_BLOCK", 7)
+    parts = mine(scores.tolist(), 4, **ids, candidate_ids=torch.arange(40))
+    ranked = whole.drawn == 0  # what is drawn at random depends on the block
+    assert ranked.sum() > 20, "this test would be vacuous"
+    assert torch.equal(whole.columns[ranked], parts.columns[ranked])
+    assert torch.equal(whole.too_close, parts.too_close)
+    # The same, pair by pair.
+    for row in range(50):
+        same_query = ids["query_ids"] == ids["query_ids"][row]
+        right = set(ids["answer_ids"][same_query].tolist())
+        limit = 0.95 * scores[row, ids["answer_ids"][row]]
+        allowed = [i for i in range(40) if i not in right and scores[row, i] <= limit]
+        best = sorted(allowed, key=lambda i: -scores[row, i])[:4]
+        assert parts.columns[row, : len(best)].tolist() == best
+        assert not set(parts.columns[row].tolist()) & right
+        assert len(set(parts.columns[row].tolist())) == 4
+        assert int(parts.drawn[row]) == 4 - len(best)
+
+
+def test_what_the_ranking_did_not_find_is_drawn_at_random_and_counted() -> None:
+    scores = [[9.0, 5.0] + [0.0] * 98]
+    drawn = {tuple(mine(scores, 3, lowest_score=0.0, seed=seed).columns[0].tolist()) for seed in range(5)}
+    assert all(columns[0] == 1 and len(set(columns) - {0, 1}) == 2 for columns in drawn)
+    assert len(drawn) > 1
+    assert mine(scores, 3, lowest_score=0.0).drawn.tolist() == [2]
+
+
+def test_texts_above_the_margin_are_drawn_only_where_nothing_else_is_left() -> None:
+    scores = [[9.0, 12.0, 12.0, 12.0, 0.0, 0.0]]
+    for seed in range(5):
+        columns = mine(scores, 3, lowest_score=0.0, seed=seed).columns[0].tolist()
+        assert set(columns[:2]) == {4, 5} and columns[2] in (1, 2, 3)
+
+
+def test_depth_chooses_among_the_best_and_the_seed_repeats_the_choice() -> None:
+    scores = [[1.0, *[0.9 - 0.01 * i for i in range(30)]]] * 20
+    ids = {"answer_ids": torch.zeros(20, dtype=torch.int64), "candidate_ids": torch.arange(31)}
+    mined = mine(scores, 3, depth=10, **ids)
+    assert torch.equal(mined.columns, mine(scores, 3, depth=10, **ids).columns)
+    assert not torch.equal(mined.columns, mine(scores, 3, depth=10, seed=1, **ids).columns)
+    assert set(mined.columns.flatten().tolist()) == set(range(1, 11))
+    assert torch.equal(mined.columns, mined.columns.sort().values), "the highest score comes first"
+    assert all(len(set(columns)) == 3 for columns in mined.columns.tolist())
+
+
+def test_embeddings_give_row_numbers_and_equal_answers_their_first_row() -> None:
+    answers = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.6, 0.8], [0.0, 1.0]])
+    queries = torch.tensor(
+        [[3.0, 0.0], [0.0, 2.0], [0.0, 2.0], [0.6, 0.8]]
+    )  # cosines do not depend on the scale
+    answer_ids = torch.tensor([50, 40, 40, 30])
+    mined = mine_by_embeddings(queries, answers, torch.arange(4), answer_ids, 1, margin=0.0)
+    # Query 0: 1, 0.6, 0. Queries 1 and 2: 0, 0.8, 1, of which theirs is 0.8. Query 3: its answer 0.8; 0.6, 1.
+    assert mined.columns.tolist() == [[1], [0], [0], [0]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_negatives": 0}, "num_negatives must be 1 or more, got 0"),
+        ({"num_negatives": 3, "depth": 2}, r"depth must be num_negatives \(3\) or more, got 2"),
+        ({"num_negatives": 1, "margin": 1.5}, "margin must be from 0 to 1, got 1.5"),
+        ({"num_negatives": 5}, "has 4 candidates that do not answer it, and num_negatives is 5"),
+        ({"num_negatives": 1, "candidate_ids": FIVE % 4}, "Two candidates have the same text id"),
+        ({"num_negatives": 1, "answer_ids": FIVE + 3}, "3 answers are not among the candidates"),
+    ],
+)
+def test_unusable_arguments_are_named(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        mine(torch.rand(5, 5).tolist(), **options)
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    path = tmp_path / "pairs.tsv"
+    path.write_text("".join(f"{query}\t{answer}\n" for query, answer in [("query", "answer"), *PAIRS]))
+    return path
+
+
+def test_bm25_finds_the_answer_with_the_same_word_and_draws_the_rest(pairs: Path) -> None:
+    rows, mined = mine_data(MiningArguments(str(pairs), "x.jsonl.gz", num_negatives=2))
+    assert rows.column_names == ["query", "answer", "negative_0", "negative_1"]
+    by_query = {row["query"]: row for row in rows}
+    assert by_query["music library"]["negative_0"] != by_query["music library"]["negative_1"]
+    assert mined.drawn.sum() > 0
+    for row in rows:
+        assert row["answer"] not in (row["negative_0"], row["negative_1"])
+
+
+def test_texts_of_the_corpus_are_candidates_and_equal_ones_are_not(pairs: Path, tmp_path: Path) -> None:
+    music = "a festival of music in summer, with pictures and a long command of every single line"
+    (tmp_path / "corpus.jsonl").write_text(
+        "".join(f'{{"text": "{text}"}}\n' for text in [music, f" {PAIRS[0][1]} ", music])
+    )
+    arguments = MiningArguments(
+        str(pairs), "x.jsonl", corpus=str(tmp_path / "corpus.jsonl"), num_negatives=1, margin=0.0
+    )
+    rows, _ = mine_data(arguments)
+    row = next(row for row in rows if row["query"] == "music player")
+    assert row["negative_0"] == music
+
+
+@pytest.fixture
+def teacher_folder(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
+    """A SentenceTransformer with random weights."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    SentenceTransformer(modules=[Transformer(str(tmp_path / "bert")), Pooling(16)]).save(
+        str(tmp_path / "teacher")
+    )
+    return tmp_path / "teacher"
+
+
+@pytest.mark.parametrize("kind", ["model", "teacher"])
+def test_a_model_mines_what_its_own_scores_say(
+    kind: str, pairs: Path, model_folder: Path, teacher_folder: Path
+) -> None:
+    folder = model_folder if kind == "model" else teacher_folder
+    ranking = {kind: str(folder)}
+    rows, mined = mine_data(MiningArguments(str(pairs), "x.jsonl", num_negatives=1, margin=0.0, **ranking))
+    texts = [answer for _, answer in PAIRS]
+    scores = encode_alone(kind, folder, [query for query, _ in PAIRS]) @ encode_alone(kind, folder, texts).T
+    checked = 0
+    for i, row in enumerate(rows):
+        allowed = [j for j in range(5) if j != i and scores[i, j] <= scores[i, i]]
+        if allowed:
+            assert row["negative_0"] == texts[max(allowed, key=lambda j: scores[i, j].item())]
+            checked += 1
+        assert mined.drawn[i] == (not allowed)
+    assert checked, "this test would be vacuous"
+
+
+def encode_alone(kind: str, folder: Path, texts: list[str]) -> Tensor:
+    if kind == "teacher":
+        return SentenceTransformer(str(folder)).encode(
+            texts, convert_to_tensor=True, normalize_embeddings=True
+        )
+    return module.load_search_pipeline(str(folder)).encode(texts)
+
+
+@pytest.mark.parametrize("name", ["mined.jsonl", "mined.jsonl.gz", "mined.parquet"])
+def test_the_command_writes_what_training_reads(
+    name: str, pairs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = pairs.parent / "new" / name
+    flags = ["--data", str(pairs), "--output_file", str(out), "--num_negatives", "2"]
+    monkeypatch.setattr(sys, "argv", ["mine_negatives", *flags])
+    module.main()
+    printed = capsys.readouterr().out
+    assert f"5 rows with 2 negatives each, by BM25: {out}" in printed
+    assert "Drawn at random, because the ranking found too few:" in printed
+    columns = ["negative_0", "negative_1"]
+    assert printed.strip().endswith(f"--negative_columns {' '.join(columns)}")
+    data = load_pairs(RetrievalArguments(data=str(out), eval_size=1, negative_columns=columns))
+    assert data.train.column_names == ["query", "answer", *columns]
+    assert sorted(load_data(str(out))["query"]) == sorted(query for query, _ in PAIRS)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--output_file", "mined.txt"], "--output_file must end in"),
+        (["--output_file", "mined.jsonl", "--model", "m", "--teacher", "t"], "pass one of them"),
+        (["--output_file", "mined.jsonl", "--teacher", "/no/where"], "Could not load the teacher /no/where"),
+        (["--output_file", "mined.jsonl", "--query_column", "q"], "no column 'q'; it has query, answer"),
+    ],
+)
+def test_the_command_ends_with_a_message(
+    flags: list[str], message: str, pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["mine_negatives", "--data", str(pairs), *flags])
+    with pytest.raises(SystemExit, match=message):
+        module.main()

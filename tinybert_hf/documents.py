@@ -1,0 +1,185 @@
+"""Pairs to train on from documents alone, for those who have no queries.
+
+    documents = read_documents(load_data("notes.jsonl"), {"text": "body", "title": "heading"}, "notes.jsonl", flags)
+    rows = tokenize_documents(documents, tokenizer, max_length=350)
+    query, answer = draw_pair(rows[0], seed=0, epoch=3)  # a span of the document, and the document without it
+
+A span of a text is a query whose answer is the rest of the text (Inverse Cloze Task, Lee et al. 2019,
+arXiv:1906.00300), with a new span each time the text is read (Izacard et al. 2022, arXiv:2112.09118). Where the span
+is cut decides: what a document is about it says first, so spans come from its title, from the heading of its section,
+or else from its first sentence. EXPERIMENTS.md has the comparison.
+"""
+
+import json
+import logging
+import random
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from .data import select_columns, text_id, without_progress_bars
+
+logger = logging.getLogger(__name__)
+
+SPAN_TOKENS = (6, 16)  # of a query, the shortest and the longest
+KEPT = 0.2  # how often the answer keeps the words of the query, so that finding them again is learned too
+MIN_TOKENS = 8  # a shorter document has no two halves
+
+SENTENCE_END = re.compile(r"[.!?:;]\s|\n")
+HEADING = re.compile(r"#{1,6}\s+(.*?)\s*#*")
+FENCE = re.compile(r"\s*(```|~~~)")
+
+
+class Pair(NamedTuple):
+    """Token ids with the special tokens around them."""
+
+    query: list[int]
+    answer: list[int]
+
+
+def split_sections(text: str) -> Iterator[tuple[str, str]]:
+    """The sections of a Markdown text as (heading, body); what stands before the first heading has an empty one.
+
+    >>> list(split_sections("Intro.\\n# Install\\nRun pip.\\n## From source\\nRun make."))
+    [('', 'Intro.'), ('Install', 'Run pip.'), ('From source', 'Run make.')]
+    """
+    heading, in_code = "", False
+    lines: list[str] = []
+    for line in text.split("\n"):
+        in_code ^= bool(FENCE.match(line))
+        if not in_code and (match := HEADING.fullmatch(line)):
+            if body := "\n".join(lines).strip():
+                yield heading, body
+            heading, lines = match[1], []
+        else:
+            lines.append(line)
+    if body := "\n".join(lines).strip():
+        yield heading, body
+
+
+def split_first_sentence(text: str) -> tuple[str, str]:
+    """The first sentence or line, and the rest, which is empty where there is no second one.
+
+    >>> split_first_sentence("Edits text. Reads mail, version 2.0.")
+    ('Edits text.', 'Reads mail, version 2.0.')
+    """
+    text = text.strip()
+    match = SENTENCE_END.search(text)
+    end = match.end() if match else len(text)
+    return text[:end].strip(), text[end:].strip()
+
+
+@without_progress_bars()
+def read_documents(dataset: Dataset, columns: dict[str, str], source: str, flags: dict[str, str]) -> Dataset:
+    """Documents as `head`, which says what each is about, and `body`, all that follows.
+
+    The head is the title, the heading, or both; without either, the first sentence. Each section of a Markdown text is
+    a document of its own.
+
+    Args:
+        dataset: the rows as read.
+        columns: `text`, and `title` where there is one -> name in the source.
+        source: what to call the data set in messages.
+        flags: `text`, `title` -> the flag that sets the column, for the messages.
+
+    Raises: ValueError: if a column is missing, or no row has text in all of them.
+    """
+    rows = select_columns(dataset, columns, source, flags)
+
+    def split(batch: dict[str, list[str]]) -> dict[str, list[str]]:
+        titles = batch.get("title", [""] * len(batch["text"]))
+        heads, bodies = [], []
+        for title, text in zip(titles, batch["text"], strict=True):
+            for heading, body in split_sections(text):
+                head = ": ".join(part for part in (title.strip(), heading) if part)
+                if not head:
+                    head, body = split_first_sentence(body)
+                heads.append(head)
+                bodies.append(body)
+        return {"head": heads, "body": bodies}
+
+    return rows.map(split, batched=True, remove_columns=rows.column_names)
+
+
+@without_progress_bars()
+def pairs_from_documents(documents: Dataset) -> Dataset:
+    """Fixed pairs, to measure on while training: `query` is the head, `answer` the body.
+
+    Documents of one sentence are left out.
+
+    Raises: ValueError: if no document has a body.
+    """
+    pairs = documents.filter(lambda batch: [bool(body) for body in batch["body"]], batched=True)
+    if not len(pairs):
+        raise ValueError(f"None of {len(documents)} documents has a second sentence; pass longer ones.")
+    logger.info("%d of %d documents have a second sentence to measure on.", len(pairs), len(documents))
+    return pairs.rename_columns({"head": "query", "body": "answer"})
+
+
+def tokenize_documents(documents: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
+    """Each document's token ids: `text`, head and body in one; `head`, the number of its tokens; and `text_id`.
+
+    Documents of fewer than MIN_TOKENS tokens are left out. `datasets` keeps the result on disk beside the data.
+
+    Args:
+        documents: as `read_documents` gives them.
+        tokenizer: one that puts one special token at either end of a text.
+        max_length: tokens after which a document is cut off, the special ones included.
+
+    Raises: ValueError: if no document is long enough.
+    """
+
+    def tokenize(batch: dict[str, list[str]]) -> dict[str, list]:
+        texts = [f"{head}\n{body}" for head, body in zip(batch["head"], batch["body"], strict=True)]
+        tokens = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
+        heads = tokenizer(batch["head"], truncation=True, max_length=max_length)["input_ids"]
+        rows = zip(texts, tokens, heads, strict=True)
+        kept = [row for row in rows if len(row[1]) - 2 >= MIN_TOKENS]
+        return {
+            "text": [ids for _, ids, _ in kept],
+            "head": [len(ids) - 2 for _, _, ids in kept],
+            "text_id": [text_id(text) for text, _, _ in kept],
+        }
+
+    # By itself `datasets` would hash the tokenizer object, whose state changes with its first use.
+    state = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
+    source = f"{documents._fingerprint} {state} {max_length} documents"
+    rows = documents.map(
+        tokenize,
+        batched=True,
+        remove_columns=documents.column_names,
+        desc="Tokenizing",
+        new_fingerprint=f"{text_id(source):016x}",
+    )
+    if not len(rows):
+        raise ValueError(f"None of {len(documents)} documents has {MIN_TOKENS} tokens; pass longer ones.")
+    if short := len(documents) - len(rows):
+        logger.info(
+            "Left out %d of %d documents with fewer than %d tokens.", short, len(documents), MIN_TOKENS
+        )
+    return rows
+
+
+def draw_pair(row: dict[str, Any], seed: int, epoch: int) -> Pair:
+    """Cut a span out of the document's title or first sentence: the query; the answer is the document without it.
+
+    A function of its arguments alone, so that a resumed run, or one with another number of processes, draws the same.
+
+    Args:
+        row: of `tokenize_documents`.
+        seed: of the run.
+        epoch: how often the document has been read before.
+    """
+    # A tuple of numbers is no seed for `random`, its text is.
+    generator = random.Random(f"{seed} {epoch} {row['text_id']}")
+    first, *tokens, last = row["text"]
+    head = row["head"]
+    longest = min(head, len(tokens) // 2)  # the answer keeps half of a short document
+    length = min(generator.randint(*SPAN_TOKENS), longest)
+    start = generator.randint(0, head - length)
+    span = tokens[start : start + length]
+    rest = tokens if generator.random() < KEPT else tokens[:start] + tokens[start + length :]
+    return Pair([first, *span, last], [first, *rest, last])
