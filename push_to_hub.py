@@ -107,10 +107,10 @@ def main() -> None:
             )
         if arguments.space:
             place = output_dir.with_name(f"{output_dir.name}-space")
-            page_of = (arguments.repo_id, pushed.commit) if pushed else None
-            page = build_space(place, arguments.space, folder, page_of)
-            if pushed:
-                push_space(page, arguments.space, *page_of)
+            model = (arguments.repo_id, pushed.commit) if pushed else None
+            page = build_space(place, arguments.space, folder, model)
+            if model:
+                push_space(page, arguments.space, *model)
             else:
                 print(
                     f"Built {place}. To try it: python -m http.server --bind 127.0.0.1 --directory {page.parent}\n"

@@ -93,8 +93,9 @@ def set_viewport(driver: webdriver.Chrome, size: tuple[int, int], scale: float =
 
 
 def ranking(driver: webdriver.Chrome) -> list[tuple[float, str]]:
-    """What the page shows: scores and passages."""
-    rows = driver.find_elements(By.CSS_SELECTOR, "#ranking:not(.old) li")
+    """Scores and passages, once the page shows them for what it was asked last."""
+    WebDriverWait(driver, 60, 0.05).until(lambda d: d.find_elements(By.CSS_SELECTOR, "#ranking:not(.old)"))
+    rows = driver.find_elements(By.CSS_SELECTOR, "#ranking li")
     return [
         (float(row.find_element(By.CSS_SELECTOR, ".score").text), row.find_element(By.TAG_NAME, "p").text)
         for row in rows

@@ -119,9 +119,14 @@ def chromium() -> Iterator[webdriver.Chrome]:
 
 @pytest.fixture
 def page(chromium: webdriver.Chrome, site: str) -> webdriver.Chrome:
+    """The page as visitors find it. Loading it takes seconds, so that one that works is set back instead."""
     browser.set_viewport(chromium, browser.DESKTOP)
-    chromium.get(f"{site}/page/")
-    browser.wait_for(chromium, "status", READY)
+    if chromium.current_url == f"{site}/page/":
+        set_passages(chromium, "\n".join(PASSAGES))
+        ask(chromium, QUESTIONS[0])
+    else:
+        chromium.get(f"{site}/page/")
+        browser.wait_for(chromium, "status", READY)
     return chromium
 
 
@@ -130,7 +135,6 @@ def ask(driver: webdriver.Chrome, question: str) -> list[tuple[float, str]]:
     query.clear()
     query.send_keys(question)
     query.send_keys(Keys.ENTER)
-    browser.wait_for(driver, "ranking", ".")
     return browser.ranking(driver)
 
 
@@ -204,9 +208,8 @@ def test_the_first_ranking_comes_without_a_click(page: webdriver.Chrome) -> None
 
 
 def test_an_example_is_one_click(page: webdriver.Chrome) -> None:
-    for number in (1, 2, 3):
+    for number in (1, 2, 3, 0):
         page.find_elements(By.CSS_SELECTOR, "#examples button")[number].click()
-        browser.wait_for(page, "ranking", re.escape(PASSAGES[number]))
         assert browser.ranking(page)[0][1] == PASSAGES[number]
 
 
@@ -217,9 +220,7 @@ def test_a_ranking_follows_the_typing(page: webdriver.Chrome) -> None:
     browser.wait_for(page, "ranking", "^.*\\n" + re.escape(PASSAGES[2]))
 
 
-def test_progress_is_shown_while_the_model_loads(
-    chromium: webdriver.Chrome, site: str, page: webdriver.Chrome
-) -> None:
+def test_progress_is_shown_while_the_model_loads(chromium: webdriver.Chrome, site: str) -> None:
     observe = """
         window.statuses = [];
         new MutationObserver((changes) => changes.forEach(({addedNodes}) => addedNodes.forEach(({parentNode, data}) =>
@@ -227,12 +228,12 @@ def test_progress_is_shown_while_the_model_loads(
         ))).observe(document, {childList: true, subtree: true});
     """
     undo = before_the_page(chromium, observe)
-    chromium.get(f"{site}/page/")
+    chromium.get(f"{site}/page/?")  # not the address of the `page` that is used again
     browser.wait_for(chromium, "status", READY)
     undo()
     shown = chromium.execute_script("return window.statuses")
     texts = [text for text, _ in shown]
-    assert texts[0] == "Loading what runs the model"
+    assert texts[:2] == ["Starting", "Loading what runs the model"]
     shares = [share for text, share in shown if re.fullmatch(r"Loading the model: [\d.]+ of [\d.]+ MB", text)]
     assert shares == sorted(shares) and shares[-1] == 1
     assert "Starting the model" in texts and "Reading the passages: 8 of 14" in texts
@@ -341,14 +342,14 @@ def test_without_passages_or_question_the_page_says_what_to_do(page: webdriver.C
             "window.Worker = class extends Worker { constructor(url) { super(url); } }",  # as browsers before 2023
             "This browser could not start the model's worker",
         ),
-        ("broken", "", "The model nowhere did not load: .*nowhere/.*Check the connection"),
+        ("broken", "", "The model nowhere did not load: .*/nowhere/config.json.*Check the connection"),
     ],
 )
 def test_what_keeps_the_model_from_running_is_named(
     chromium: webdriver.Chrome, site: str, folder: str, script: str, message: str
 ) -> None:
     undo = before_the_page(chromium, script)
-    chromium.get(f"{site}/{folder}/")
+    chromium.get(f"{site}/{folder}/?")
     browser.wait_for(chromium, "alert", message)
     undo()
     assert not chromium.find_element(By.ID, "progress").is_displayed()

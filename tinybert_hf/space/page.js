@@ -60,8 +60,8 @@ function search() {
   const question = query.value.trim();
   element("count").textContent = texts.length === 1 ? "1 passage" : `${texts.length.toLocaleString("en")} passages`;
   showAlert(texts.length ? "" : "There are no passages to search. Paste some, one a line, or open a text file.");
-  if (!texts.length || !question) showRanking([]);
-  element("ranking").classList.add("old");
+  if (texts.length && question) element("ranking").classList.add("old");
+  else showRanking([]);
   // An empty question still has the passages encoded, so that the first real one is answered at once.
   worker.postMessage({ id: ++asked, query: question, passages: texts });
 }
@@ -126,8 +126,7 @@ function answer({ data }) {
   } else if (data.loading) {
     const { loaded, total } = data.loading;
     const size = (bytes) => (bytes / 1e6).toFixed(1);
-    if (total) showStatus(`Loading the model: ${size(loaded)} of ${size(total)} MB`, loaded / total);
-    else showStatus("Loading what runs the model", undefined);
+    showStatus(`Loading the model: ${size(loaded)} of ${size(total)} MB`, total ? loaded / total : undefined);
   } else if (data.starting) {
     showStatus("Starting the model", undefined);
   } else if (data.id !== asked) {

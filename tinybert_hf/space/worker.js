@@ -18,17 +18,14 @@ async function load() {
   const runtime = new URL(`${npm}/onnxruntime-web@${versions.web}/dist/ort-wasm-simd-threaded`, location.href).href;
   wasm.wasmPaths = { mjs: `${runtime}.mjs`, wasm: `${runtime}.wasm` };
 
-  const files = new Map();
   const progress_callback = ({ status, file, loaded, total }) => {
-    if (status !== "progress") return;
-    files.set(file, { loaded, total });
-    const sum = (key) => [...files.values()].reduce((all, item) => all + item[key], 0);
-    postMessage({ loading: { loaded: sum("loaded"), total: sum("total") } });
-    if (file.endsWith(".onnx") && loaded === total) postMessage({ starting: true });
+    if (status !== "progress" || !file.endsWith(".onnx")) return; // the others are small
+    postMessage({ loading: { loaded, total } });
+    if (loaded === total) postMessage({ starting: true });
   };
-  const options = { revision, progress_callback };
-  tokenizer = await AutoTokenizer.from_pretrained(name, options);
-  model = await AutoModel.from_pretrained(name, { ...options, dtype: "q8", device: "wasm" });
+  // The model first: where there is none, its error names the address.
+  model = await AutoModel.from_pretrained(name, { revision, progress_callback, dtype: "q8", device: "wasm" });
+  tokenizer = await AutoTokenizer.from_pretrained(name, { revision });
 }
 
 /** Texts -> embeddings of length 1, as Float32Arrays. */
