@@ -464,7 +464,7 @@ def outputs(source, revision):
     options = {"revision": revision, "trust_remote_code": True}
     tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
     model = getattr(transformers, auto_class).from_pretrained(source, **options).eval()
-    batch = tokenizer(text, return_tensors="pt")
+    batch = tokenizer(text, truncation=True, return_tensors="pt")
     with torch.inference_mode():
         answer = model(**batch)
     return batch, (answer.logits if "logits" in answer else answer.pooler_output).double()
