@@ -58,7 +58,7 @@ function search() {
   if (!worker) return; // it has failed, and the alert says why
   const texts = split(passages.value);
   const question = query.value.trim();
-  element("count").textContent = texts.length === 1 ? "1 passage" : `${texts.length.toLocaleString("en")} passages`;
+  element("count").textContent = texts.length.toLocaleString("en");
   showAlert(texts.length ? "" : "There are no passages to search. Paste some, one a line, or open a text file.");
   if (texts.length && question) element("ranking").classList.add("old");
   else showRanking([]);
