@@ -85,10 +85,9 @@ def main() -> None:
         parser.error(str(error))
     logging.disable_progress_bar()  # loading and saving take a moment; the upload has bars of its own
     with errors_as_messages(), TemporaryDirectory() as scratch:
-        output_dir = Path(arguments.output_dir or f"{scratch}/model")
         folder = build_folder(
             Path(arguments.model),
-            output_dir,
+            Path(arguments.output_dir or f"{scratch}/model"),
             arguments.repo_id or arguments.output_dir,
             arguments.license,
             arguments.onnx,
@@ -106,7 +105,7 @@ def main() -> None:
                 overwrite_readme=arguments.overwrite_readme,
             )
         if arguments.space:
-            place = output_dir.with_name(f"{output_dir.name}-space")
+            place = folder.with_name(f"{folder.name}-space")
             model = (arguments.repo_id, pushed.commit) if pushed else None
             page = build_space(place, arguments.space, folder, model)
             if model:

@@ -45,6 +45,10 @@ class SiteHandler(SimpleHTTPRequestHandler):
         assert installed == version, f"the page names {name} {version}, `make interop` installs {installed}"
         return str(folder / file)
 
+    def end_headers(self) -> None:
+        self.send_header("Access-Control-Allow-Origin", "*")  # as the CDN sends it
+        super().end_headers()
+
     def log_message(self, format: str, *args: object) -> None:
         """Nothing on stderr."""
 

@@ -369,7 +369,7 @@ def test_what_was_not_measured_is_said_and_not_invented(
 ) -> None:
     for source in (model_folder, classifier_folder):
         card = ModelCard.load(build_folder(source, tmp_path / f"{source.name}-published", REPO) / "README.md")
-        assert "model-index" not in card.content and "model_name" not in card.content
+        assert "model-index" not in card.content and "model_name:" not in card.content
         assert "On held-out rows: not measured." in card.text
         assert "How it was trained is not recorded." in card.text
         results = card.text.split("## Results")[1].split("## Limits")[0]

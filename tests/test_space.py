@@ -168,15 +168,19 @@ def test_a_published_page_ranks_as_the_package_does(
     chromium: webdriver.Chrome,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The page of the Space and the model of the Hub, on two origins."""
-    monkeypatch.setattr(tinybert_hf.hub, "NPM", "/npm")
-    printed = command("--model", trained, "--repo_id", REPO, "--onnx", "--space", SPACE)
-    assert f"Pushed the page in one commit: {online.url}/spaces/{SPACE}" in printed
-    for files, folder in ((online.files(SPACE, repo_type="space"), "space"), (online.files(REPO), "model")):
-        for file, content in files.items():
-            (tmp_path / folder / file).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / folder / file).write_bytes(content)
-    with browser.serve(tmp_path / "space") as address:
+    """The page of the Space, the model of the Hub and the libraries of the CDN, each of an origin of its own."""
+    (tmp_path / "space").mkdir()
+    with browser.serve(tmp_path) as cdn, browser.serve(tmp_path / "space") as address:
+        monkeypatch.setattr(tinybert_hf.hub, "NPM", f"{cdn}/npm")
+        printed = command("--model", trained, "--repo_id", REPO, "--onnx", "--space", SPACE)
+        assert f"Pushed the page in one commit: {online.url}/spaces/{SPACE}" in printed
+        for files, folder in (
+            (online.files(SPACE, repo_type="space"), "space"),
+            (online.files(REPO), "model"),
+        ):
+            for file, content in files.items():
+                (tmp_path / folder / file).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / folder / file).write_bytes(content)
         browser.set_viewport(chromium, browser.DESKTOP)
         chromium.get(address)
         browser.wait_for(chromium, "status", READY)
@@ -193,12 +197,9 @@ def test_a_published_page_ranks_as_the_package_does(
         assert found[question][0][1] == answer
         scores = (encode(model, tokenizer, [question]) @ encode(model, tokenizer, passages).T)[0]
         expected = dict(zip(passages, scores.tolist(), strict=True))
-        assert {text: score for score, text in found[question]} == pytest.approx(
-            expected, abs=0.01
-        )  # two decimals are shown
-        assert [score for score, _ in found[question]] == sorted(
-            (s for s, _ in found[question]), reverse=True
-        )
+        shown = {text: score for score, text in found[question]}
+        assert shown == pytest.approx(expected, abs=0.01)  # it shows two decimals
+        assert list(shown.values()) == sorted(shown.values(), reverse=True)
     commit = online.commits(REPO)[0].id
     loaded = {r.path for r in online.requests if f"/{REPO}/resolve/{commit}/" in r.path and r.method == "GET"}
     assert f"/{REPO}/resolve/{commit}/onnx/model_quantized.onnx" in loaded
