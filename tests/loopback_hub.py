@@ -4,9 +4,9 @@
         api = HfApi(endpoint=hub.url, token=WRITE_TOKEN)  # in this process
         subprocess.run([...], env=hub.env(tmp_path))      # libraries that read HF_ENDPOINT when imported
 
-Covered: model and dataset repositories, as huggingface_hub, transformers and datasets use them: create, upload
+Covered: model, dataset and static Space repositories, as huggingface_hub, transformers and datasets use them: create, upload
 (regular and LFS files), pull requests, branches, private repositories, downloads with ranges, read-only tokens.
-Not covered: Xet (clients set HF_HUB_DISABLE_XET=1), multipart LFS, gated repositories, tags, Spaces, discussions,
+Not covered: Xet (clients set HF_HUB_DISABLE_XET=1), multipart LFS, gated repositories, tags, running Spaces, discussions,
 pages of long listings, repository ids without a namespace. What is not covered answers 501 and is kept in
 `hub.unexpected`, so a test can assert that its code asked for nothing else.
 
@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 from urllib.parse import parse_qs, unquote
 
 import yaml
@@ -44,11 +44,13 @@ DEFAULT_TOKENS = {WRITE_TOKEN: (USER, True), READ_TOKEN: (USER, False)}
 # A new repository on the Hub is not empty: it has a .gitattributes with the suffixes kept in LFS (here, a few).
 LFS_SUFFIXES = (".arrow", ".bin", ".npy", ".npz", ".onnx", ".parquet", ".pt", ".safetensors", ".zip")
 GITATTRIBUTES = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES)
+# A new static Space also has a page that says how to change it.
+NEW_SPACE = {"README.md": b"---\nsdk: static\n---\n", "index.html": b"<p>Hello</p>\n", "style.css": b"p {}\n"}
 LARGEST_REGULAR_FILE = 10 * 2**20
 
 ANONYMOUS = "Invalid username or password."  # what the Hub says when there is no token
 
-RepoType = Literal["model", "dataset"]
+RepoType = Literal["model", "dataset", "space"]
 Cut = Literal["request", "response"]
 
 
@@ -71,6 +73,7 @@ class Repo:
     type: RepoType
     id: str
     private: bool
+    sdk: str | None = None  # of a Space
     commits: list[Commit] = field(default_factory=list)  # of all branches and pull requests, oldest first
     refs: dict[str, Commit] = field(default_factory=dict)  # "main", a branch, or "refs/pr/1"
 
@@ -80,7 +83,7 @@ class Repo:
 
     @property
     def url_path(self) -> str:
-        return f"datasets/{self.id}" if self.type == "dataset" else self.id
+        return self.id if self.type == "model" else f"{self.type}s/{self.id}"
 
     def at(self, revision: str) -> Commit:
         """The commit that a branch, a pull request or a full commit id names."""
@@ -173,7 +176,8 @@ class Call:
 
     @property
     def repo_key(self) -> tuple[RepoType, str]:
-        return "dataset" if self.names["type"].startswith("dataset") else "model", self.names["repo"]
+        repo_type = {"datasets": "dataset", "spaces": "space"}.get(self.names["type"].rstrip("/"), "model")
+        return cast(RepoType, repo_type), self.names["repo"]
 
     @property
     def revision(self) -> str:
@@ -230,11 +234,13 @@ class Call:
         repo_type = wanted.get("type", "model")
         if not self.can_write or owner != self.user:
             raise HubError(403, f"You don't have the rights to create a {repo_type} under {owner!r}")
-        repo = Repo(repo_type, f"{owner}/{wanted['name']}", private=wanted.get("visibility") == "private")
+        is_private = wanted.get("visibility") == "private"
+        repo = Repo(repo_type, f"{owner}/{wanted['name']}", is_private, wanted.get("sdk"))
         url = f"{self.hub.url}/{repo.url_path}"
         if (repo.type, repo.id) in self.hub.repos:
             return json_answer({"error": f"You already created this {repo_type} repo", "url": url}, 409)
-        repo.commit({".gitattributes": GITATTRIBUTES.encode()}, "initial commit", self.user, "main", None)
+        files = {".gitattributes": GITATTRIBUTES.encode()} | (NEW_SPACE if repo.sdk == "static" else {})
+        repo.commit(files, "initial commit", self.user, "main", None)
         self.hub.repos[repo.type, repo.id] = repo
         return json_answer({"url": url, "name": repo.id, "private": repo.private})
 
@@ -250,7 +256,8 @@ class Call:
                     sibling["lfs"] = {**info["lfs"], "sha256": info["lfs"]["oid"]}
         card = card_metadata(commit.files.get("README.md", b"").decode())
         info = {"id": repo.id, "author": repo.owner, "sha": commit.id, "private": repo.private}
-        return json_answer({**info, "cardData": card, "siblings": siblings})
+        sdk = {"sdk": repo.sdk} if repo.type == "space" else {}
+        return json_answer({**info, **sdk, "cardData": card, "siblings": siblings})
 
     def tree(self) -> Answer:
         """All files and folders below a folder, or only its own."""
@@ -399,6 +406,7 @@ class Call:
         etag = f'"{info["lfs"]["oid"] if "lfs" in info else info["oid"]}"'
         headers = {"ETag": etag, "X-Repo-Commit": commit.id, "Accept-Ranges": "bytes"}
         headers["Content-Type"] = "application/octet-stream"
+        headers["Access-Control-Allow-Origin"] = "*"  # a page of any origin may load a public model
         if "lfs" in info:
             headers |= {"X-Linked-Etag": etag, "X-Linked-Size": str(len(data))}
         wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
@@ -417,8 +425,8 @@ class Call:
         raise HubError(404, "The dataset viewer is not available.")
 
 
-API = r"/api/(?P<type>models|datasets)/(?P<repo>[^/]+/[^/]+)"
-PAGE = r"/(?P<type>datasets/)?(?P<repo>[^/]+/[^/]+)"
+API = r"/api/(?P<type>models|datasets|spaces)/(?P<repo>[^/]+/[^/]+)"
+PAGE = r"/(?P<type>datasets/|spaces/)?(?P<repo>[^/]+/[^/]+)"
 REVISION = r"(?P<revision>[^/]+)"
 ROUTES: list[tuple[str, str, Callable[[Call], Answer]]] = [
     ("GET", r"/api/whoami-v2", Call.whoami),
@@ -493,10 +501,16 @@ class LoopbackHub:
         return env
 
     def add_repo(
-        self, repo_type: RepoType, repo_id: str, files: Mapping[str, bytes], *, private: bool = False
+        self,
+        repo_type: RepoType,
+        repo_id: str,
+        files: Mapping[str, bytes],
+        *,
+        private: bool = False,
+        sdk: str | None = None,
     ) -> str:
         """A repository with one commit; returns the commit id."""
-        repo = self.repos[repo_type, repo_id] = Repo(repo_type, repo_id, private)
+        repo = self.repos[repo_type, repo_id] = Repo(repo_type, repo_id, private, sdk)
         return repo.commit(files, "initial commit", repo.owner, "main", None).id
 
     def add_commit(

@@ -20,7 +20,7 @@ from typing import Any
 import fresh_process
 import pytest
 import torch
-from huggingface_hub import ModelCard, constants
+from huggingface_hub import ModelCard, SpaceCard, constants
 from huggingface_hub.utils import close_session
 from loopback_hub import READ_TOKEN, WRITE_TOKEN, LoopbackHub
 from safetensors.torch import load_file, save_file
@@ -28,11 +28,12 @@ from transformers import AutoTokenizer
 
 import tinybert_hf.hub
 from tinybert_hf import TinyBertConfig, TinyBertForSequenceClassification, TinyBertModel
-from tinybert_hf.hub import HubError, build_folder, load_back
+from tinybert_hf.hub import BROWSER_MODEL, SPACE_FILES, HubError, build_folder, load_back
 from tinybert_hf.pipeline_tinybert import encode
 
 ROOT = Path(__file__).parents[1]
 REPO = "tester/tiny"
+SPACE = "tester/demo"
 SENTENCE = "a fast compiler for small machines"
 CODE_FILES = {"configuration_tinybert.py", "modeling_tinybert.py", "pipeline_tinybert.py"}
 MODEL_FILES = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
@@ -291,6 +292,9 @@ def test_what_cannot_be_published_is_named(
         (["--repo_id", "tester/a b"], "Repo id must use alphanumeric chars"),
         ([], "Pass --repo_id to push"),
         (["--output_dir", "x", "--private"], "pass --repo_id too"),
+        (["--repo_id", REPO, "--space", "demo"], "--space demo names no owner"),
+        (["--repo_id", REPO, "--space", SPACE, "--private"], "leave one out"),
+        (["--space", SPACE], "Pass --repo_id to push"),
     ],
 )
 def test_a_wrong_argument_is_named(command: Command, argv: list[str], message: str) -> None:
@@ -365,7 +369,7 @@ def test_what_was_not_measured_is_said_and_not_invented(
 ) -> None:
     for source in (model_folder, classifier_folder):
         card = ModelCard.load(build_folder(source, tmp_path / f"{source.name}-published", REPO) / "README.md")
-        assert "model-index" not in card.content and "model_name" not in card.content
+        assert "model-index" not in card.content and "model_name:" not in card.content
         assert "On held-out rows: not measured." in card.text
         assert "How it was trained is not recorded." in card.text
         results = card.text.split("## Results")[1].split("## Limits")[0]
@@ -688,3 +692,162 @@ def test_a_copy_on_the_hub_that_is_not_the_local_model_is_found_out(
     commit = hub.add_repo("model", REPO, files)
     with pytest.raises(HubError, match=r"modeling_tinybert\.py"):
         load_back(folder, REPO, commit, hub.url)
+
+
+# ---- ONNX on the Hub ----
+
+
+def retrain(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["embeddings.word_embeddings.weight"] += 1e-3
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_onnx_models_of_other_weights_are_deleted_in_the_same_commit(
+    encoder: Path, online: LoopbackHub, command: Command
+) -> None:
+    argv = ["--model", encoder, "--repo_id", REPO]
+    command(*argv, "--onnx")
+    online.add_commit(REPO, {"onnx/model_fp16.onnx": b"someone else's", "notes.txt": b"kept"})
+    before = online.files(REPO)
+    (encoder / "evaluation_beir.json").write_text(json.dumps(EVALUATION | {"data": "other"}))
+    assert "Deleted" not in command(*argv)  # the weights are the same
+    assert before.keys() == online.files(REPO).keys()
+
+    retrain(encoder)
+    commits = online.commits(REPO)
+    stale = "onnx/model.onnx, onnx/model_fp16.onnx, onnx/model_quantized.onnx"
+    assert f"Deleted what was made from other weights: {stale}." in command(*argv)
+    assert online.commits(REPO)[1:] == commits
+    assert set(online.files(REPO)) == {file for file in before if not file.startswith("onnx/")}
+
+    online.add_commit(REPO, {"onnx/model_fp16.onnx": b"someone else's"})
+    retrain(encoder)
+    assert "other weights: onnx/model_fp16.onnx." in command(*argv, "--onnx")
+    assert {BROWSER_MODEL, "onnx/model.onnx"} < set(online.files(REPO))
+
+
+def test_onnx_models_on_the_hub_are_compared_with_the_model(
+    encoder: Path, tmp_path: Path, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real verification, of ONNX models as they should be, of another model, and cut off."""
+    for name, value in hub.env(tmp_path / "home").items():
+        monkeypatch.setenv(name, value)
+    folder = build_folder(encoder, tmp_path / "published", REPO, onnx=True)
+    files = contents(folder)
+    load_back(folder, REPO, hub.add_repo("model", REPO, files), hub.url)
+    torch.manual_seed(1)
+    TinyBertModel(TinyBertConfig.from_pretrained(encoder)).save_pretrained(encoder)
+    other = contents(build_folder(encoder, tmp_path / "other", REPO, onnx=True))
+    for content, message in (
+        (other[BROWSER_MODEL], r"model_quantized\.onnx has a cosine of .* 0\.99 is expected"),
+        (files[BROWSER_MODEL][:1000], "InvalidProtobuf"),
+    ):
+        commit = hub.add_repo("model", REPO, files | {BROWSER_MODEL: content})
+        with pytest.raises(HubError, match=message):
+            load_back(folder, REPO, commit, hub.url)
+
+
+# ---- The page, published; what it does is in test_space.py ----
+
+
+def settings(files: dict[str, bytes]) -> dict[str, str]:
+    """What the page of a Space was built with."""
+    return json.loads(re.search(r"\{.*\}", files["settings.js"].decode(), re.DOTALL)[0])
+
+
+def push_with_onnx(folder: Path, hub: LoopbackHub, command: Command) -> list[str | Path]:
+    """A model on the Hub with something in the place of its ONNX model, which takes seconds to make.
+
+    Returns: the arguments that publish its page.
+    """
+    argv: list[str | Path] = ["--model", folder, "--repo_id", REPO]
+    command(*argv)
+    hub.add_commit(REPO, {BROWSER_MODEL: b"ONNX"})
+    return [*argv, "--space", SPACE]
+
+
+def test_a_space_is_one_commit_of_a_static_page_that_loads_the_pushed_commit(
+    encoder: Path, tmp_path: Path, online: LoopbackHub, command: Command
+) -> None:
+    argv = ["--model", encoder, "--repo_id", REPO, "--space", SPACE]
+    assert "Pushed the page in one commit" in command(*argv, "--onnx", "--output_dir", tmp_path / "published")
+    space, files = online.repos["space", SPACE], online.files(SPACE, repo_type="space")
+    assert space.sdk == "static" and not space.private
+    assert len(space.commits) == 2  # with the Hub's own first one
+    kept = contents(tmp_path / "published-space")
+    del kept[".build.json"], files[".gitattributes"]
+    assert files == kept
+    assert set(files) == {"README.md", "settings.js"} | {path.name for path in SPACE_FILES.iterdir()}
+    card = SpaceCard(files["README.md"].decode()).data
+    assert (card.sdk, card.models, card.title) == ("static", [REPO], "demo")
+    assert len(card.short_description) <= 60  # the Hub takes no more
+    expected = {"model": REPO, "host": online.url, "npm": "https://cdn.jsdelivr.net/npm"}
+    assert expected.items() <= settings(files).items()
+    assert settings(files)["revision"] == online.commits(REPO)[0].id
+
+    assert "The page is up to date" in command(*argv)  # the ONNX models are on the Hub
+    assert len(space.commits) == 2
+    (encoder / "evaluation_other.json").write_text(json.dumps(EVALUATION))
+    command(*argv)
+    assert settings(online.files(SPACE, repo_type="space"))["revision"] == online.commits(REPO)[0].id
+    assert len(space.commits) == 3
+
+
+def test_a_page_is_built_to_try_it_without_the_hub(encoder: Path, tmp_path: Path, command: Command) -> None:
+    argv = ["--model", encoder, "--output_dir", tmp_path / "published", "--space", SPACE]
+    assert "has no onnx/model_quantized.onnx, which the page runs; add --onnx" in command(*argv)
+    for _ in range(2):
+        printed = command(*argv, "--onnx")
+        assert f"--directory {tmp_path}\nand open http://127.0.0.1:8000/published-space/" in printed
+    built = settings(contents(tmp_path / "published-space"))
+    assert (built["host"], built["path"], built["model"]) == ("../", "{model}/", "published")
+    (tmp_path / "published-space" / "style.css").write_text("mine")
+    assert "holds style.css, which was not built here, or was edited" in command(*argv, "--onnx")
+
+
+def test_a_space_whose_model_browsers_cannot_load_is_refused(
+    encoder: Path, online: LoopbackHub, command: Command
+) -> None:
+    argv = ["--model", encoder, "--repo_id", REPO, "--space", SPACE]
+    assert f"{REPO} has no {BROWSER_MODEL}, which the page of --space runs; add --onnx" in command(*argv)
+    push_with_onnx(encoder, online, command)
+    online.repos["model", REPO].private = True
+    assert f"{REPO} is private" in command(*argv)
+    assert ("space", SPACE) not in online.repos
+
+
+@pytest.mark.parametrize(
+    ("sdk", "files"), [("gradio", {}), ("static", {"game.js": b"mine"}), ("docker", {"settings.js": b"mine"})]
+)
+def test_another_space_is_not_overwritten(
+    encoder: Path, online: LoopbackHub, command: Command, sdk: str, files: dict[str, bytes]
+) -> None:
+    online.add_repo("space", SPACE, files, sdk=sdk)
+    argv = push_with_onnx(encoder, online, command)
+    assert f"{SPACE} is taken by another Space" in command(*argv)
+    assert online.files(SPACE, repo_type="space") == files
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (lambda hub: hub.fail_next("POST", "/repos/create", 403, times=2), "403.*--space"),
+        (lambda hub: hub.fail_next("GET", "/api/spaces/"), "503"),
+        (lambda hub: hub.fail_next("POST", "/api/spaces/.*/paths-info/"), "503"),
+        (lambda hub: hub.fail_next("POST", "/api/spaces/.*/commit/"), "503"),
+        (
+            lambda hub: hub.drop_next("POST", "/api/spaces/.*/commit/", during="response"),
+            "RemoteProtocolError",
+        ),
+    ],
+)
+def test_after_a_fault_the_same_command_publishes_the_page(
+    encoder: Path, online: LoopbackHub, command: Command, fault: Callable[[LoopbackHub], None], message: str
+) -> None:
+    argv = push_with_onnx(encoder, online, command)
+    fault(online)
+    left = command(*argv)
+    assert left.startswith("error: ") and re.search(message, left)
+    assert re.search("Pushed the page|page is up to date", command(*argv))
+    assert len(online.commits(SPACE, repo_type="space")) == 2

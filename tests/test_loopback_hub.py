@@ -97,6 +97,20 @@ def test_upload_to_a_dataset(hub: LoopbackHub, api: HfApi) -> None:
     assert api.repo_info("tester/data", repo_type="dataset").sha == info.oid
 
 
+def test_upload_to_a_static_space(hub: LoopbackHub, api: HfApi) -> None:
+    url = api.create_repo("tester/demo", repo_type="space", space_sdk="static")
+    assert (url, url.repo_type) == (f"{hub.url}/spaces/tester/demo", "space")
+    assert "index.html" in api.list_repo_files("tester/demo", repo_type="space")  # the Hub's own
+    uploads = [CommitOperationAdd("index.html", b"<p>Mine</p>"), CommitOperationAdd("logo.zip", b"lfs")]
+    info = api.create_commit("tester/demo", uploads, commit_message="Add a page", repo_type="space")
+    assert info.commit_url == f"{url}/commit/{info.oid}"
+    files = hub.files("tester/demo", repo_type="space")
+    assert (files["index.html"], files["logo.zip"]) == (b"<p>Mine</p>", b"lfs")
+    space = api.space_info("tester/demo")
+    assert (space.sdk, space.sha, space.private) == ("static", info.oid, False)
+    assert ("model", "tester/demo") not in hub.repos
+
+
 def test_uploading_the_same_folder_again_makes_no_commit(
     hub: LoopbackHub, api: HfApi, tmp_path: Path
 ) -> None:

@@ -172,7 +172,7 @@ def check_snippet(
 ) -> None:
     """Run a snippet of the card in another tool, against the model on the Hub; `after` prints its two embeddings."""
     assert INTEROP.is_dir(), f"{INTEROP} is missing: run `make interop`."
-    (snippet,) = re.findall(rf"```{language}\n(.*?)```", (published / "README.md").read_text(), re.DOTALL)
+    *_, snippet = re.findall(rf"```{language}\n(.*?)```", (published / "README.md").read_text(), re.DOTALL)
     hub.add_repo("model", REPO, contents(published))
     done = subprocess.run(
         [*argv, before + snippet + after],

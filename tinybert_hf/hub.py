@@ -1,4 +1,7 @@
-"""A trained model to a complete folder with a model card, and from there to the Hugging Face Hub in one commit."""
+"""A trained model to a complete folder with a model card, and from there to the Hugging Face Hub in one commit.
+
+Beside it, a page to search with it: the files of `space/`, which run in the visitor's browser.
+"""
 
 import hashlib
 import json
@@ -10,9 +13,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
-from huggingface_hub import CommitOperationAdd, HfApi, get_session
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    SpaceCard,
+    SpaceCardData,
+    get_session,
+)
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import httpx
@@ -25,20 +35,30 @@ from .pipeline_tinybert import SemanticSearchPipeline
 from .tokenization import save_tokenizer
 
 ARCHITECTURES = {cls.__name__: cls for cls in (TinyBertModel, TinyBertForSequenceClassification)}
+SPACE_FILES = Path(__file__).with_name("space")
+SPACE_SETTINGS = "settings.js"  # the one file of the page that differs from Space to Space
+NPM = "https://cdn.jsdelivr.net/npm"  # the page takes its libraries from here
+TRANSFORMERS_JS = "4.3.1"
+BROWSER_MODEL = "onnx/model_quantized.onnx"  # onnx.INT8_FILE, which only its extra can import
 RESULT_FILES = ("*_summary.json", "evaluation_*.json")
 BUILD_RECORD = ".build.json"  # file -> SHA-256 of what a build wrote; stays on this machine
 SECONDS_OF_SILENCE = 120  # after which a request to the Hub has failed; huggingface_hub itself waits for ever
 
 REMEDIES = {
     401: "Log in with `hf auth login`, or set HF_TOKEN to a valid token that may write",
-    403: "Use a token that may write and a --repo_id of your own, or --create_pr for someone else's model",
-    404: "Check --repo_id and --revision, and that your token may see them",
+    403: "Use a token that may write and a --repo_id of your own (and --space), or --create_pr for someone else's model",
+    404: "Check --repo_id, --revision and --space, and that your token may see them",
     412: "Someone else has just changed it: look at their change",
 }
 
 
 class HubError(OSError):
     """The model is not on the Hub, or not as it should be; the message says why and what to do."""
+
+
+class Pushed(NamedTuple):
+    url: str  # of the commit or pull request
+    commit: str
 
 
 # ---- The folder ----
@@ -70,20 +90,12 @@ def build_folder(
         except ModuleNotFoundError as error:
             raise ValueError(f"--onnx: {error}") from error
     output_dir = output_dir.expanduser().resolve()
-    if output_dir.is_file():
-        raise FileExistsError(f"{output_dir} is a file; choose another --output_dir.")
-    if foreign := next((file for file in list_files(output_dir) if not was_built(output_dir, file)), None):
-        raise FileExistsError(
-            f"{output_dir} holds {foreign}, which was not built here, or was edited since. It is left alone: choose "
-            "another --output_dir, or move it away."
-        )
+    check_replaceable(output_dir)
     pipeline = load_pipeline(model)
     encodes = isinstance(pipeline.model, TinyBertModel)
     if onnx and not encodes:
         raise ValueError(f"{model} is a classifier; only encoders are exported to ONNX. Leave --onnx out.")
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=output_dir.parent, prefix=f"unfinished-{output_dir.name}-") as scratch:
-        folder = Path(scratch, "new")
+    with replace_whole(output_dir) as folder:
         pipeline.model.save_pretrained(folder)
         save_tokenizer(pipeline.tokenizer, folder)
         if encodes:
@@ -100,12 +112,33 @@ def build_folder(
             shutil.copyfile(model / "README.md", folder / "README.md")
         else:
             render_card(folder, pipeline, name, license, cosines).save(folder / "README.md")
+    return output_dir
+
+
+def check_replaceable(output_dir: Path) -> None:
+    """Raises: FileExistsError: if it is a file, or holds one that no build wrote, or that was edited since."""
+    if output_dir.is_file():
+        raise FileExistsError(f"{output_dir} is a file; choose another --output_dir.")
+    if foreign := next((file for file in list_files(output_dir) if not was_built(output_dir, file)), None):
+        raise FileExistsError(
+            f"{output_dir} holds {foreign}, which was not built here, or was edited since. It is left alone: choose "
+            "another --output_dir, or move it away."
+        )
+
+
+@contextmanager
+def replace_whole(output_dir: Path) -> Iterator[Path]:
+    """An empty folder to build in, which becomes `output_dir` at the end; after an exception nothing has changed."""
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=output_dir.parent, prefix=f"unfinished-{output_dir.name}-") as scratch:
+        folder = Path(scratch, "new")
+        folder.mkdir()
+        yield folder
         hashes = {file: sha256(folder / file) for file in sorted(list_files(folder))}
         (folder / BUILD_RECORD).write_text(json.dumps(hashes, indent=2) + "\n", encoding="utf-8")
         if output_dir.exists():
             output_dir.rename(Path(scratch, "old"))
         folder.rename(output_dir)
-    return output_dir
 
 
 def load_pipeline(folder: Path) -> Pipeline:
@@ -173,6 +206,55 @@ def describe_to_sentence_transformers(folder: Path, config: TinyBertConfig) -> N
         (folder / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+def build_space(output_dir: Path, space_id: str, model: Path, pushed_model: tuple[str, str] | None) -> Path:
+    """Write the page that a static Space shows: visitors search their own passages with the model.
+
+    Args:
+        output_dir: replaced where it is the untouched result of an earlier build.
+        space_id: OWNER/NAME; the NAME becomes the title.
+        model: the model's folder, from `build_folder`, with ONNX models.
+        pushed_model: Hub id and commit that the page loads; None for a page to try here, which loads `model` and must be
+            served from a folder above both.
+
+    Returns: `output_dir`, absolute.
+
+    Raises:
+        FileExistsError: if `output_dir` holds a file that no build wrote, or that was edited since.
+        FileNotFoundError: if `model` must be loaded from here and has no ONNX model.
+    """
+    output_dir = output_dir.expanduser().resolve()
+    check_replaceable(output_dir)
+    if pushed_model:
+        endpoint = HfApi().endpoint
+        name, revision = pushed_model
+        # A commit, not a branch: browsers keep what they loaded by its address.
+        place = {"host": endpoint, "path": "{model}/resolve/{revision}/", "link": f"{endpoint}/{name}"}
+    else:
+        if not (model / BROWSER_MODEL).is_file():
+            raise FileNotFoundError(f"{model} has no {BROWSER_MODEL}, which the page runs; add --onnx.")
+        above = Path(os.path.relpath(model, output_dir)).parent.as_posix()
+        name, revision = model.name, "main"
+        place = {"host": f"{above}/", "path": "{model}/", "link": f"{above}/{name}/"}
+    settings = {"model": name, "revision": revision, **place, "npm": NPM, "version": TRANSFORMERS_JS}
+    card = SpaceCardData(
+        title=space_id.split("/")[-1],
+        emoji="🔎",
+        colorFrom="blue",
+        colorTo="gray",
+        sdk="static",
+        license="apache-2.0",  # of the page
+        models=[name] if pushed_model else None,
+        short_description="Rank your own passages by meaning, in your browser",
+    )
+    with replace_whole(output_dir) as folder:
+        shutil.copytree(SPACE_FILES, folder, dirs_exist_ok=True)
+        script = f"// Written by push_to_hub.py --space.\nexport const settings = {json.dumps(settings, indent=2)};\n"
+        (folder / SPACE_SETTINGS).write_text(script, encoding="utf-8")
+        text = f"---\n{card}\n---\n\nA page to search with [{name}]({place['link']}): the model runs in the browser.\n"
+        SpaceCard(text).save(folder / "README.md")
+    return output_dir
+
+
 def list_files(folder: Path) -> Iterator[str]:
     """The files of a built folder, by their path in it: what is uploaded, no more and no less."""
     for path in folder.rglob("*"):
@@ -200,11 +282,12 @@ def push(
     create_pr: bool = False,
     revision: str = "main",
     overwrite_readme: bool = False,
-) -> str:
-    """Put a built folder on the Hub in one commit, load it back, and return the address of the commit or pull request.
+) -> Pushed:
+    """Put a built folder on the Hub in one commit, load it back, and return the commit's or pull request's address.
 
     Only files that differ are sent, and without any there is no commit. So the same call is safe after any fault, also
-    where a commit was made and its answer lost.
+    where a commit was made and its answer lost. ONNX models of other weights, which the folder does not replace, are
+    deleted in the same commit; all else on the Hub stays.
 
     Args:
         folder: from `build_folder`.
@@ -232,6 +315,7 @@ def push(
             )
         commit, url = info.sha or revision, f"{api.endpoint}/{repo_id}/tree/{info.sha}"
         files = compare(api, repo_id, commit, folder, list_files(folder))
+        on_the_hub = [sibling.rfilename for sibling in info.siblings or []]
         if files.get("config.json"):  # it has another one
             config = read_json(Path(api.hf_hub_download(repo_id, "config.json", revision=commit)))
             if config.get("model_type") != "tinybert":
@@ -247,9 +331,13 @@ def push(
             url, commit = pull_request
             print(f"A pull request with these files is there already: {url}")
         else:
+            stale = stale_onnx(on_the_hub, folder, files)
             done = api.create_commit(
                 repo_id,
-                [CommitOperationAdd(file, folder / file) for file in files],
+                [
+                    *(CommitOperationAdd(file, folder / file) for file in files),
+                    *(CommitOperationDelete(file, is_folder=False) for file in stale),
+                ],
                 commit_message="Publish the model",
                 revision=revision,
                 create_pr=create_pr,
@@ -257,15 +345,71 @@ def push(
             )
             url, commit = done.pr_url or done.commit_url, done.oid
             print(f"Pushed {len(files)} files in one commit: {url}")
+            if stale:
+                print(f"Deleted what was made from other weights: {', '.join(stale)}. --onnx makes new ones.")
     load_back(folder, repo_id, commit, api.endpoint)
     print("Loaded it back from the Hub in a fresh process: its outputs are those of the local folder.")
-    return url
+    return Pushed(url, commit)
 
 
-def compare(api: HfApi, repo_id: str, revision: str, folder: Path, files: Iterable[str]) -> dict[str, bool]:
+def push_space(folder: Path, space_id: str, repo_id: str, commit: str) -> str:
+    """Put a page from `build_space` on the Hub as a static Space, in one commit, and return the Space's address.
+
+    As with `push`, only files that differ are sent, and the same call is safe after any fault.
+
+    Args:
+        space_id: OWNER/NAME; created where it does not exist.
+        repo_id, commit: the model that the page loads.
+
+    Raises:
+        HubError: if the Hub refuses or fails.
+        ValueError: if browsers cannot load the model from there, or the Space is another one.
+    """
+    api = HfApi()
+    get_session().timeout = httpx.Timeout(SECONDS_OF_SILENCE)
+    with hub_errors_explained(api.endpoint, "the page"):
+        model = api.model_info(repo_id, revision=commit)
+        if model.private:
+            raise ValueError(f"{repo_id} is private: the visitors of --space could not load it.")
+        if BROWSER_MODEL not in {sibling.rfilename for sibling in model.siblings or []}:
+            raise ValueError(f"{repo_id} has no {BROWSER_MODEL}, which the page of --space runs; add --onnx.")
+        api.create_repo(space_id, repo_type="space", space_sdk="static", exist_ok=True)
+        info = api.space_info(space_id)
+        present = {sibling.rfilename for sibling in info.siblings or []}
+        # The Hub puts a page of its own into a new Space; that one is replaced.
+        new = present <= {".gitattributes", "README.md", "index.html", "style.css"}
+        if info.sdk not in (None, "static") or not (new or SPACE_SETTINGS in present):
+            raise ValueError(f"{space_id} is taken by another Space; choose another --space.")
+        url = f"{api.endpoint}/spaces/{space_id}"
+        files = compare(api, space_id, info.sha or "main", folder, list_files(folder), "space")
+        if not files:
+            print(f"The page is up to date: {url}")
+            return url
+        api.create_commit(
+            space_id,
+            [CommitOperationAdd(file, folder / file) for file in files],
+            commit_message=f"Search with {repo_id}",
+            repo_type="space",
+            parent_commit=info.sha,
+        )
+        print(f"Pushed the page in one commit: {url}")
+        return url
+
+
+def stale_onnx(on_the_hub: Iterable[str], folder: Path, changed: Iterable[str]) -> list[str]:
+    """The ONNX files on the Hub that a push of `changed` files from `folder` leaves beside weights of another model."""
+    if not any(file == "config.json" or file.endswith(".safetensors") for file in changed):
+        return []
+    kept = set(list_files(folder))
+    return sorted(file for file in on_the_hub if file.startswith("onnx/") and file not in kept)
+
+
+def compare(
+    api: HfApi, repo_id: str, revision: str, folder: Path, files: Iterable[str], repo_type: str = "model"
+) -> dict[str, bool]:
     """The files that are not on the Hub as they are in the folder; True where it has one with other content."""
     files = sorted(files)
-    infos = api.get_paths_info(repo_id, files, revision=revision)
+    infos = api.get_paths_info(repo_id, files, revision=revision, repo_type=repo_type)
     remote = {info.path: info for info in infos if isinstance(info, RepoFile)}
     return {
         file: file in remote
@@ -291,7 +435,7 @@ def find_pull_request(api: HfApi, repo_id: str, folder: Path, files: Iterable[st
 
 
 @contextmanager
-def hub_errors_explained(endpoint: str) -> Iterator[None]:
+def hub_errors_explained(endpoint: str, sent: str = "the model") -> Iterator[None]:
     """Turn what a failing Hub, or the way to it, raises into a HubError that says what to do."""
     try:
         yield
@@ -304,43 +448,64 @@ def hub_errors_explained(endpoint: str) -> Iterator[None]:
         reason = getattr(cause, "server_message", None) or f"{type(cause).__name__}: {cause}".splitlines()[0]
         fault = "Correct what it names" if 400 <= status < 500 else "Check the network, or wait a few minutes"
         raise HubError(
-            f"{endpoint} did not take the model ({f'{status}, ' if status else ''}{reason}). "
+            f"{endpoint} did not take {sent} ({f'{status}, ' if status else ''}{reason}). "
             f"{REMEDIES.get(status, fault)}, then run the same command again. The local folder is intact."
         ) from error
 
 
 # Runs in a process of its own that cannot import this package: the code comes with the model, as for a stranger.
 LOAD_BACK = """
-import sys
+import json, sys
 sys.modules["tinybert_hf"] = None
 import torch, transformers
-repo_id, revision, folder, auto_class = sys.argv[1:]
+repo_id, revision, folder, auto_class, text, onnx_files = sys.argv[1:]
 
 def outputs(source, revision):
     options = {"revision": revision, "trust_remote_code": True}
     tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
     model = getattr(transformers, auto_class).from_pretrained(source, **options).eval()
+    batch = tokenizer(text, truncation=True, return_tensors="pt")
     with torch.inference_mode():
-        answer = model(**tokenizer("The quick brown fox jumps over the lazy dog.", return_tensors="pt"))
-    return (answer.logits if "logits" in answer else answer.pooler_output).double()
+        answer = model(**batch)
+    return batch, (answer.logits if "logits" in answer else answer.pooler_output).double()
 
-difference = (outputs(repo_id, revision) - outputs(folder, "main")).abs().max().item()
+_, expected = outputs(folder, "main")
+batch, found = outputs(repo_id, revision)
+difference = (found - expected).abs().max().item()
 if not difference <= 1e-6:
     sys.exit(f"an output differs by {difference:g} from that of the local folder")
+for file, lowest in json.loads(onnx_files).items():
+    import onnxruntime
+    session = onnxruntime.InferenceSession(transformers.utils.cached_file(repo_id, file, revision=revision))
+    feeds = {name: batch[name].numpy() for name in ("input_ids", "attention_mask")}
+    (embedding,) = session.run(["sentence_embedding"], feeds)
+    cosine = torch.cosine_similarity(torch.from_numpy(embedding).double(), expected).item()
+    if not cosine >= lowest:
+        sys.exit(f"{file} has a cosine of {cosine:.4f} to the PyTorch model, {lowest} is expected")
 """
 
 
 def load_back(folder: Path, repo_id: str, revision: str, endpoint: str) -> None:
     """Load the model from the Hub, past all caches, and compare its output on a sentence with the folder's.
 
-    Raises: HubError: if it does not load, or an output differs by more than 1e-6.
+    Where the folder has ONNX models, those on the Hub are run too.
+
+    Raises: HubError: if one does not load, an output differs by more than 1e-6, or an ONNX model's by more than the
+        export allows.
     """
     encodes = TinyBertModel.__name__ in read_json(folder / "config.json")["architectures"]
     auto_class = "AutoModel" if encodes else "AutoModelForSequenceClassification"
+    onnx_files = {}
+    if (folder / BROWSER_MODEL).is_file():
+        from .onnx import LOWEST_COSINE
+
+        onnx_files = LOWEST_COSINE
+    # The export has compared the ONNX models on this sentence.
+    arguments = [repo_id, revision, str(folder.resolve()), auto_class, PASSAGES[0], json.dumps(onnx_files)]
     with TemporaryDirectory() as scratch:
         caches = {"HF_HUB_CACHE": f"{scratch}/hub", "HF_MODULES_CACHE": f"{scratch}/modules"}
         done = subprocess.run(
-            [sys.executable, "-c", LOAD_BACK, repo_id, revision, str(folder.resolve()), auto_class],
+            [sys.executable, "-c", LOAD_BACK, *arguments],
             env=os.environ | caches | {"HF_ENDPOINT": endpoint},
             cwd=scratch,
             stdin=subprocess.DEVNULL,
