@@ -4,10 +4,12 @@
     accelerate launch train_retrieval.py recipes/small_retrieval.yaml     # minutes on a CPU, on the bundled data
     accelerate launch train_retrieval.py --data faq.csv --query_column question --answer_column reply \\
         --output_dir outputs/faq
+    accelerate launch train_retrieval.py --documents notes.jsonl --text_column body      # no queries: spans of the texts
 """
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,19 +20,23 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tinybert_hf import TinyBertModel
 from tinybert_hf.arguments import TrainingArguments, parse_arguments
 from tinybert_hf.data import Split, hold_out, load_data, select_columns
+from tinybert_hf.documents import draw_pair, pairs_from_documents, read_documents, tokenize_documents
 from tinybert_hf.evaluation import evaluate_pairs
 from tinybert_hf.gradients import cached_backward
 from tinybert_hf.losses import MultipleNegativesRankingLoss, distillation_loss
+from tinybert_hf.mine_negatives import mine_by_embeddings
 from tinybert_hf.pipeline_tinybert import group_by_length, pad_batch
 from tinybert_hf.search import encode_by_processes
 from tinybert_hf.teacher import Teacher
 from tinybert_hf.tokenization import tokenize_columns
 from tinybert_hf.training import Stage, Trainer, load_start, run_stage
+
+MINING_DEPTH = 30  # mined negatives are drawn among so many of the best
 
 
 @dataclass
@@ -43,8 +49,26 @@ class RetrievalArguments(TrainingArguments):
     )
     query_column: str = field(default="query", metadata={"help": "The column of the query."})
     answer_column: str = field(default="answer", metadata={"help": "The column of the text that answers it."})
+    documents: str | None = field(
+        default=None,
+        metadata={
+            "help": "Instead of --data: texts without queries. Queries are cut from their titles, headings or first "
+            "sentences, anew in every epoch."
+        },
+    )
+    text_column: str = field(default="text", metadata={"help": "With --documents: the column of the text."})
+    title_column: str | None = field(
+        default=None, metadata={"help": "With --documents: the column of the title, if there is one."}
+    )
     negative_columns: list[str] | None = field(
         default=None, metadata={"help": "Columns of texts that look like the answer and are not."}
+    )
+    mined_negatives: int = field(
+        default=0,
+        metadata={
+            "help": "So many negatives for each query, texts that the model itself ranks highest below the answer; found "
+            "after the warm start, and again in every epoch."
+        },
     )
     temperature: float = field(
         default=0.05, metadata={"help": "Cosine similarities are divided by it before the softmax."}
@@ -106,6 +130,13 @@ class RetrievalArguments(TrainingArguments):
         super().__post_init__()
         if self.micro_batch_tokens is not None and self.micro_batch_tokens <= 0:
             raise ValueError(f"--micro_batch_tokens must be above 0, got {self.micro_batch_tokens}.")
+        if self.documents and (self.negative_columns or self.mined_negatives or self.teacher):
+            raise ValueError(
+                "--documents makes new queries in every epoch, and --negative_columns, --mined_negatives and --teacher need "
+                "fixed ones. Leave them out."
+            )
+        if self.mined_negatives < 0:
+            raise ValueError(f"--mined_negatives must not be negative, got {self.mined_negatives}.")
         if self.warm_start_epochs < 0:
             raise ValueError(f"--warm_start_epochs must not be negative, got {self.warm_start_epochs}.")
         if self.warm_start_learning_rate <= 0:
@@ -144,20 +175,33 @@ def build_trainer(
     model = TinyBertModel.from_pretrained(source, config=config) if source else TinyBertModel(config)
 
     with accelerator.main_process_first():
-        train = tokenize_columns(data.train, tokenizer, config.max_position_embeddings)
+        tokenize = tokenize_documents if arguments.documents else tokenize_columns
+        train = tokenize(data.train, tokenizer, config.max_position_embeddings)
         started = time.perf_counter()
         teacher = Teacher(arguments.teacher, data.train) if arguments.teacher else None
         teacher_seconds = time.perf_counter() - started
     micro_batch_tokens = arguments.micro_batch_tokens or (512 if accelerator.device.type == "cpu" else 16_384)
 
+    columns = ["query", "answer", *(f"negative_{i}" for i in range(len(arguments.negative_columns or [])))]
+    miner = Miner(arguments, data.train, train, tokenizer) if arguments.mined_negatives else None
+    if miner:
+        accelerator.register_for_checkpointing(miner)
+        train = train.add_column("row", range(len(train)))
+
     def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
-        columns = [
-            "query",
-            "answer",
-            *(f"negative_{i}" for i in range(len(arguments.negative_columns or []))),
-        ]
-        texts = [row[name] for name in columns for row in rows]
-        ids = torch.tensor([row[f"{name}_id"] for name in columns for row in rows])
+        step = trainer.state.step  # batches are made one at a time, each just before its step
+        if arguments.documents:
+            pairs = [draw_pair(row, arguments.seed, step // trainer.sampler.steps_per_epoch) for row in rows]
+            texts = [pair.query for pair in pairs] + [pair.answer for pair in pairs]
+            ids = torch.tensor([row["text_id"] for row in rows] * 2)
+        else:
+            texts = [row[name] for name in columns for row in rows]
+            ids = torch.tensor([row[f"{name}_id"] for name in columns for row in rows])
+        if miner and step >= trainer.warm_start_steps:
+            epoch = (step - trainer.warm_start_steps) // trainer.sampler.steps_per_epoch
+            mined, mined_ids = miner.negatives(trainer.unwrapped_model, [row["row"] for row in rows], epoch)
+            texts += mined
+            ids = torch.cat((ids, mined_ids))
         groups = group_by_length([len(text) for text in texts], micro_batch_tokens)
         return {
             "micro_batches": [pad_batch([texts[i] for i in group], config.pad_token_id) for group in groups],
@@ -202,10 +246,10 @@ def build_trainer(
         return evaluate_pairs(pairs["query"][:], pairs["answer"][:], embed, arguments.temperature)
 
     facts = {
-        "data": arguments.data,
-        "train_rows": len(data.train),
+        "data": arguments.documents or arguments.data,
+        "train_rows": len(train),
         "eval_rows": len(data.evaluation),
-        "texts_per_row": len(data.train.column_names),
+        "texts_per_row": len(columns) + arguments.mined_negatives,
         "teacher_seconds": round(teacher_seconds, 1),
     }
     stage = Stage(
@@ -222,6 +266,57 @@ def build_trainer(
     return trainer
 
 
+class Miner:
+    """Negatives that the model in training takes for answers; part of every checkpoint."""
+
+    def __init__(
+        self,
+        arguments: RetrievalArguments,
+        pairs: Dataset,
+        tokens: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> None:
+        self.arguments, self.pairs, self.tokenizer = arguments, pairs, tokenizer
+        self.answers = tokens.select_columns(["answer", "answer_id"])
+        self.query_ids, self.answer_ids = (
+            torch.tensor(tokens[name][:]) for name in ("query_id", "answer_id")
+        )
+        self.epoch = -1
+        self.rows = torch.empty(0, arguments.mined_negatives, dtype=torch.long)
+
+    def negatives(
+        self, model: PreTrainedModel, rows: list[int], epoch: int
+    ) -> tuple[list[list[int]], Tensor]:
+        """Tokens and text ids of the negatives of these rows: first one for each row, then the second ones."""
+        if epoch != self.epoch:
+            self.mine(model, epoch)
+        chosen = self.answers[self.rows[rows].T.flatten().tolist()]
+        return chosen["answer"], torch.tensor(chosen["answer_id"])
+
+    def mine(self, model: PreTrainedModel, epoch: int) -> None:
+        """Rank all answers for every query with the model as it is now."""
+        queries, answers = (
+            encode_by_processes(model, self.tokenizer, self.pairs[name][:], show_progress_bar=True)
+            for name in ("query", "answer")
+        )
+        mined = mine_by_embeddings(
+            queries,
+            answers,
+            self.query_ids,
+            self.answer_ids,
+            self.arguments.mined_negatives,
+            depth=max(MINING_DEPTH, self.arguments.mined_negatives),
+            seed=self.arguments.seed + epoch,
+        )
+        self.epoch, self.rows = epoch, mined.columns
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "rows": self.rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epoch, self.rows = state["epoch"], state["rows"]
+
+
 def join_micro_batches(micro_batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """All texts as one micro-batch, padded with zeros to the length of the longest."""
     width = max(batch["input_ids"].shape[1] for batch in micro_batches)
@@ -234,7 +329,10 @@ def join_micro_batches(micro_batches: list[dict[str, Tensor]]) -> dict[str, Tens
 
 
 def load_pairs(arguments: RetrievalArguments) -> Split:
-    """Rows with the columns `query`, `answer`, and `negative_0`, `negative_1`, ... where there are any."""
+    """Rows with the columns `query`, `answer`, and `negative_0`, `negative_1`, ... where there are any.
+
+    Of documents, the rows to train on have `head` and `body` (`documents.read_documents`).
+    """
     columns = {"query": arguments.query_column, "answer": arguments.answer_column}
     flags = {"query": "query_column", "answer": "answer_column"}
     for i, column in enumerate(arguments.negative_columns or []):
@@ -244,10 +342,28 @@ def load_pairs(arguments: RetrievalArguments) -> Split:
         rows = load_data(data, arguments.data_config, split, arguments.data_revision)
         return select_columns(rows, columns, f"{data} ({split})", flags)
 
+    if arguments.documents:
+        return load_documents(arguments, read)
     train = read(arguments.data, arguments.data_split)
     if source := arguments.evaluation_source:
         return Split(train, read(*source))
     return hold_out(train, arguments.eval_size, arguments.seed, by=["query", "answer"])
+
+
+def load_documents(arguments: RetrievalArguments, read: Callable[[str, str], Dataset]) -> Split:
+    """Documents to train on; to measure on, the pairs of `--eval_data` or heads and bodies of documents held out."""
+    assert arguments.documents
+    columns, flags = {"text": arguments.text_column}, {"text": "text_column"}
+    if arguments.title_column:
+        columns["title"], flags["title"] = arguments.title_column, "title_column"
+    rows = load_data(
+        arguments.documents, arguments.data_config, arguments.data_split, arguments.data_revision
+    )
+    documents = read_documents(rows, columns, arguments.documents, flags)
+    if arguments.eval_data and (source := arguments.evaluation_source):
+        return Split(documents, read(*source))
+    train, held_out = hold_out(documents, arguments.eval_size, arguments.seed, by=["body"])
+    return Split(train, pairs_from_documents(held_out))
 
 
 if __name__ == "__main__":

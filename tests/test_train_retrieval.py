@@ -4,9 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
-from training_run import train, write_pairs
+import torch
+from datasets import Dataset
+from training_run import WORDS, train, write_pairs
+from transformers import PreTrainedTokenizerBase
 
-from train_retrieval import RetrievalArguments, load_pairs
+from tinybert_hf import TinyBertModel
+from tinybert_hf.data import text_id
+from tinybert_hf.tokenization import tokenize_columns
+from train_retrieval import Miner, RetrievalArguments, load_pairs
 
 TINY = (
     "vocab_size=300,hidden_size=32,num_hidden_layers=1,residual_initializer_range=0.1,"
@@ -106,6 +112,59 @@ def test_training_follows_a_teacher_at_every_width(
     assert losses["widths"][0] != pytest.approx(losses["alone"][0], rel=1e-3)
     for values in losses.values():
         assert values[-1] < values[0]
+
+
+def test_documents_alone_train_on_new_spans_in_every_epoch(tmp_path: Path) -> None:
+    lines = [
+        f"{WORDS[i % 16]} for {WORDS[i // 16]}, a program. It has {i} parts that do it." for i in range(200)
+    ]
+    documents = [json.dumps({"body": line, "name": f"item {i}"}) for i, line in enumerate(lines)]
+    (tmp_path / "notes.jsonl").write_text("\n".join(documents))
+    arguments = ["--documents", str(tmp_path / "notes.jsonl"), "--text_column", "body", "--eval_size", "50"]
+    arguments += [
+        "--config_overrides",
+        TINY + ",pooling=mean",
+        "--num_train_epochs",
+        "6",
+        "--report_to",
+        "none",
+    ]
+    arguments += ["--learning_rate", "0.005", "--logging_steps", "1", "--output_dir", str(tmp_path / "out")]
+    train("train_retrieval", [*arguments, "--title_column", "name"], tmp_path / "log")
+    summary = json.loads((tmp_path / "out" / "retrieval_summary.json").read_text())
+    assert summary["data"]["data"] == str(tmp_path / "notes.jsonl")
+    assert (summary["data"]["train_rows"], summary["data"]["eval_rows"]) == (150, 50)
+    losses = [entry["loss"] for entry in summary["history"] if "loss" in entry]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_documents_and_what_needs_fixed_queries_are_refused_together() -> None:
+    with pytest.raises(ValueError, match="--documents makes new queries in every epoch"):
+        RetrievalArguments(documents="notes.jsonl", mined_negatives=1)
+
+
+def test_mined_negatives_are_answers_of_other_rows_that_the_model_ranks_high(
+    tmp_path: Path, model: TinyBertModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    texts = {
+        "query": ["fast mail", "music", "photos"],
+        "answer": ["send fast mail", "fast mail too", "pictures"],
+    }
+    pairs = Dataset.from_dict(texts)
+    arguments = RetrievalArguments(mined_negatives=1)
+    miner = Miner(arguments, pairs, tokenize_columns(pairs, tokenizer, 32), tokenizer)
+    negatives, ids = miner.negatives(model, [0, 2], epoch=0)
+    numbers = {text_id(text): text for text in texts["answer"]}
+    for row, tokens, number in zip([0, 2], negatives, ids.tolist(), strict=True):
+        assert numbers[number] != texts["answer"][row]
+        assert tokens == tokenizer(numbers[number])["input_ids"]
+    before = miner.rows
+    with torch.no_grad():
+        model.embeddings.word_embeddings.weight.normal_()
+    miner.negatives(model, [0], epoch=0)
+    assert miner.rows is before, "mined twice in one epoch"
+    miner.negatives(model, [0], epoch=1)
+    assert miner.rows is not before
 
 
 def test_grouping_by_length_does_not_change_the_loss(tmp_path: Path) -> None:

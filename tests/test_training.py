@@ -153,6 +153,18 @@ def test_dropout_is_part_of_what_is_resumed(data: Path, uninterrupted: Path, tmp
         assert weights(tmp_path / name) != weights(uninterrupted)
 
 
+def test_mined_negatives_are_part_of_what_is_resumed(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    arguments = flags(data, tmp_path / "killed", "--mined_negatives", "1")
+    train("train_retrieval", flags(data, tmp_path / "whole", "--mined_negatives", "1"), tmp_path / "log")
+    (process,) = start("train_retrieval", arguments, tmp_path / "log")
+    wait_for_checkpoint(tmp_path / "killed", step=21)  # in the middle of an epoch after the warm start
+    process.kill()
+    process.join()
+    train("train_retrieval", arguments, tmp_path / "log")
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+    assert weights(tmp_path / "whole") != weights(uninterrupted)
+
+
 def test_two_processes_killed_and_resumed_end_with_the_same_bytes(data: Path, tmp_path: Path) -> None:
     train("train_retrieval", flags(data, tmp_path / "whole"), tmp_path / "log", num_processes=2)
     arguments = flags(data, tmp_path / "killed")
