@@ -9,7 +9,7 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -182,6 +182,8 @@ def build_trainer(
         teacher_seconds = time.perf_counter() - started
     micro_batch_tokens = arguments.micro_batch_tokens or (512 if accelerator.device.type == "cpu" else 16_384)
 
+    if arguments.warm_start_epochs and not checkpoint:
+        weigh_by_rarity(model, train["text" if arguments.documents else "answer"])
     columns = ["query", "answer", *(f"negative_{i}" for i in range(len(arguments.negative_columns or [])))]
     miner = Miner(arguments, data.train, train, tokenizer) if arguments.mined_negatives else None
     if miner:
@@ -264,6 +266,21 @@ def build_trainer(
     )
     trainer = Trainer(arguments, accelerator, model, tokenizer, train, stage)
     return trainer
+
+
+@torch.no_grad()
+def weigh_by_rarity(model: TinyBertModel, texts: Iterable[list[int]]) -> None:
+    """Scale the token embeddings by inverse document frequency (as BM25 has it), so that a warm start begins as a search
+    for rare words, and rare words that training does not move keep their say.
+    """
+    embeddings = model.get_input_embeddings().weight
+    counts = torch.zeros(len(embeddings))
+    num_texts = 0
+    for tokens in texts:
+        counts[list(set(tokens))] += 1
+        num_texts += 1
+    rarity = torch.log1p((num_texts - counts + 0.5) / (counts + 0.5))
+    embeddings.mul_((rarity / rarity[counts > 0].mean())[:, None].to(embeddings))
 
 
 class Miner:

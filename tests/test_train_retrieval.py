@@ -1,6 +1,7 @@
 """Stage two: its data, its batches and its step."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from tinybert_hf import TinyBertModel
 from tinybert_hf.data import text_id
 from tinybert_hf.tokenization import tokenize_columns
-from train_retrieval import Miner, RetrievalArguments, load_pairs
+from train_retrieval import Miner, RetrievalArguments, load_pairs, weigh_by_rarity
 
 TINY = (
     "vocab_size=300,hidden_size=32,num_hidden_layers=1,residual_initializer_range=0.1,"
@@ -141,6 +142,17 @@ def test_documents_alone_train_on_new_spans_in_every_epoch(tmp_path: Path) -> No
 def test_documents_and_what_needs_fixed_queries_are_refused_together() -> None:
     with pytest.raises(ValueError, match="--documents makes new queries in every epoch"):
         RetrievalArguments(documents="notes.jsonl", mined_negatives=1)
+
+
+def test_a_warm_start_begins_with_rare_words_heavier(model: TinyBertModel) -> None:
+    before = model.get_input_embeddings().weight.detach().clone()
+    weigh_by_rarity(model, [[1, 5, 5, 6, 2], [1, 5, 2], [1, 5, 7, 2]])
+    ratio = (model.get_input_embeddings().weight / before).mean(dim=1)
+    torch.testing.assert_close(
+        ratio[5] / ratio[6], torch.tensor(math.log1p(0.5 / 3.5) / math.log1p(2.5 / 1.5))
+    )
+    assert ratio[1] == ratio[2] == ratio[5] < ratio[6] == ratio[7] < ratio[8]
+    assert ratio[[1, 2, 5, 6, 7]].mean().item() == pytest.approx(1, abs=1e-5)
 
 
 def test_mined_negatives_are_answers_of_other_rows_that_the_model_ranks_high(
