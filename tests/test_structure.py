@@ -24,6 +24,8 @@ ORDER = [
     "model_card",
     "hub",
     "convert_checkpoint",
+    "index_homes",
+    "index",
 ]
 
 
