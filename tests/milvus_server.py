@@ -5,6 +5,8 @@ also when the tests that started it are killed. It listens on every interface, a
 belongs to it is registered on loopback.
 """
 
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -41,11 +43,31 @@ def milvus_server(kind: str, folder: Path) -> Iterator[str]:
             process.wait(timeout=30)
 
 
+def free_ports(number: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [opened.getsockname()[1] for opened in sockets]
+    for opened in sockets:
+        opened.close()
+    return ports
+
+
 def run_milvus(folder: str) -> None:
     from milvus import MilvusServer
 
     server = MilvusServer()
     server.set_base_dir(folder)
+    client, peer = free_ports(2)
+    server.config.configs["etcd_port"] = client
+    # The package moves every port out of the way but those of the etcd inside: two servers could not run at once.
+    etcd = {
+        "name": "default",
+        "initial-cluster": f"default=http://127.0.0.1:{peer}",
+        **dict.fromkeys(("listen-client-urls", "advertise-client-urls"), f"http://127.0.0.1:{client}"),
+        **dict.fromkeys(("listen-peer-urls", "initial-advertise-peer-urls"), f"http://127.0.0.1:{peer}"),
+    }
+    config = Path(folder, "etcd.yaml")
+    config.write_text("".join(f"{name}: {value}\n" for name, value in etcd.items()))
+    os.environ["ETCD_CONFIG_PATH"] = str(config)
     for part in ("proxy", "rootCoord", "queryCoord", "queryNode", "dataCoord", "dataNode", "indexNode"):
         server.config.set(f"{part}.ip", "127.0.0.1")
     try:
