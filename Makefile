@@ -19,7 +19,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
 
-interop: .interop/.installed .interop-frameworks/.installed chromium ## other people's tools that tests load our models into
+interop: .interop/.installed .interop-frameworks/.installed .interop-milvus/.installed chromium ## other people's tools that tests load our models into
 
 # fastembed asks for another huggingface_hub than this package. node and npm come from PyPI too.
 .interop/.installed: Makefile
@@ -43,6 +43,13 @@ chromium:
 		[ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && apt-get update -qq \
 		&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver; \
 	} || { echo "tests/test_space.py needs a browser: install the packages chromium and chromium-driver"; exit 1; }
+
+# Milvus' own server, for the tests of the index; it was packaged for the setuptools of its time. milvus-lite speaks the
+# protocol of later servers, with BM25.
+.interop-milvus/.installed: Makefile
+	$(PYTHON) -m venv .interop-milvus
+	.interop-milvus/bin/python -m pip install --quiet milvus==2.3.5 milvus-lite==3.2.2 pymilvus==3.0.2 "setuptools<80"
+	touch $@
 
 style: install ## format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix .

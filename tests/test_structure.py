@@ -27,6 +27,8 @@ ORDER = [
     "model_card",
     "hub",
     "convert_checkpoint",
+    "index_homes",
+    "index",
 ]
 
 

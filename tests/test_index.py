@@ -1,0 +1,682 @@
+"""One suite for both homes of a corpus: a folder and a Milvus server; BM25 on a server also with milvus-lite.
+
+python -m pytest tests/test_index.py -q        # after `make interop`
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TEXTS
+from fresh_process import NO_NETWORK, run_python
+from milvus_server import milvus_server
+from training_run import ROOT
+from transformers import PreTrainedTokenizerBase
+
+from tinybert_hf import TinyBertConfig, TinyBertModel, index_homes
+from tinybert_hf.index import BATCH, SearchIndex, main, parse_filter, parse_record, text_hash
+from tinybert_hf.index_homes import FolderHome, MilvusHome
+from tinybert_hf.search import load_search_pipeline
+from tinybert_hf.tokenization import save_tokenizer
+
+HOMES = ("folder", "milvus")
+RECORDS = [
+    {"id": "cc", "text": TEXTS[0], "section": "devel", "year": 2001, "size": 1.5, "free": True},
+    {"id": "play", "text": TEXTS[1], "section": "sound", "year": 2010, "size": 2, "free": False},
+    {"id": "tar", "text": TEXTS[2], "section": "utils", "year": 1979},
+    {"id": "getopt", "text": TEXTS[3], "section": 'it\'s "quoted" \\ é', "year": 2010, "In": "reserved"},
+    {"id": 5, "text": TEXTS[4], "section": None, "size": -1.0},
+]
+NETWORK = {"HF_HUB_OFFLINE": "1", "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
+
+
+# ---- Fixtures ----
+
+
+def save_model(folder: Path, tokenizer: PreTrainedTokenizerBase, seed: int) -> Path:
+    torch.manual_seed(seed)
+    config = TinyBertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=32,
+    )
+    TinyBertModel(config).save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def encoder(tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("encoder"), tokenizer, seed=0)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with milvus_server("milvus", tmp_path_factory.mktemp("milvus")) as uri:
+        yield uri
+
+
+def new_address(home: str, request: pytest.FixtureRequest, folder: Path) -> str:
+    """A folder needs no server."""
+    name = f"corpus_{uuid.uuid4().hex}"
+    return str(folder / name) if home == "folder" else f"{request.getfixturevalue('server')}/{name}"
+
+
+@pytest.fixture(params=HOMES)
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of an index that is not there yet."""
+    return new_address(request.param, request, tmp_path)
+
+
+@pytest.fixture(scope="session", params=HOMES)
+def built(
+    request: pytest.FixtureRequest, encoder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, str]:
+    """The home's name and the address of an index with `RECORDS`, which tests only read."""
+    address = new_address(request.param, request, tmp_path_factory.mktemp("built"))
+    assert SearchIndex(address, encoder).add(RECORDS) == (5, 0)
+    return request.param, address
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command in this process: its status or message, and what it printed."""
+
+    def run(*arguments: object) -> tuple[object, str]:
+        monkeypatch.setattr(sys, "argv", ["index", *map(str, arguments)])
+        status: object = 0
+        try:
+            main()
+        except SystemExit as error:
+            status = error.code
+        captured = capsys.readouterr()
+        return status, captured.out + captured.err
+
+    return run
+
+
+def unit_rows(rows: int, width: int, seed: int = 0) -> np.ndarray:
+    vectors = np.random.default_rng(seed).normal(size=(rows, width)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def vectors_as_records(vectors: np.ndarray) -> list[dict[str, Any]]:
+    return [{"id": i, "text": f"text {i}", "embedding": vector} for i, vector in enumerate(vectors)]
+
+
+# ---- Searching ----
+
+
+def test_the_ranking_is_that_of_the_pipeline(built: tuple[str, str], encoder: Path) -> None:
+    texts = [record["text"] for record in RECORDS]
+    queries = ["play some music", "draw a picture"]
+    expected = load_search_pipeline(encoder)(queries, texts, top_k=5)
+    found = SearchIndex(built[1]).search(queries, top_k=9)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert [hit["text"] for hit in ours] == [hit["text"] for hit in theirs]
+        assert [hit["score"] for hit in ours] == pytest.approx([hit["score"] for hit in theirs], abs=1e-5)
+    assert SearchIndex(built[1]).search(queries[0], top_k=1)[0]["id"] == found[0][0]["id"]
+
+
+def test_another_process_opens_it(built: tuple[str, str], tmp_path: Path) -> None:
+    code = f"""
+        import json
+        from tinybert_hf.index import SearchIndex
+        index = SearchIndex({built[1]!r})
+        print(json.dumps([len(index), index.search("play some music", top_k=2)]))
+    """
+    env = os.environ | NO_NETWORK | NETWORK | {"HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    printed = run_python(code, tmp_path, env=env, without_package=False)
+    here = SearchIndex(built[1]).search("play some music", top_k=2)
+    count, there = json.loads(printed)
+    assert count == 5
+    assert [hit["id"] for hit in there] == [hit["id"] for hit in here]
+
+
+def test_results_have_the_metadata_that_the_record_had(built: tuple[str, str]) -> None:
+    found = {hit["id"]: hit for hit in SearchIndex(built[1]).search("anything", top_k=9)}
+    for record in RECORDS:
+        hit = found[str(record["id"])]
+        del hit["score"]
+        assert hit == {
+            key: value for key, value in (record | {"id": str(record["id"])}).items() if value is not None
+        }
+
+
+@pytest.mark.parametrize(
+    ("conditions", "ids"),
+    [
+        ({"section": "devel"}, {"cc"}),
+        ({"section": ["devel", "sound"]}, {"cc", "play"}),
+        ({"section": RECORDS[3]["section"]}, {"getopt"}),
+        ({"In": "reserved"}, {"getopt"}),
+        ({"year": 2010, "section": ["sound", "utils"]}, {"play"}),
+        ({"year": {">=": 1979, "<": 2010}}, {"cc", "tar"}),
+        ({"size": {">": 1}}, {"cc", "play"}),
+        ({"size": 2}, {"play"}),
+        ({"free": False}, {"play"}),
+        ({"section": "none has it"}, set()),
+    ],
+)
+def test_filters_select_the_same_in_every_home(
+    built: tuple[str, str], conditions: dict[str, Any], ids: set[str]
+) -> None:
+    found = SearchIndex(built[1]).search("anything", top_k=9, filter=conditions)
+    assert {hit["id"] for hit in found} == ids
+
+
+def check_bm25_and_fusion(index: SearchIndex) -> None:
+    query = "archives of music"
+    by_words = index.search(query, top_k=5, mode="bm25")
+    assert {hit["id"] for hit in by_words} == {"play", "tar"}
+    assert all(hit["score"] > 0 for hit in by_words)
+    assert {hit["id"] for hit in index.search(query, mode="bm25", filter={"year": {">": 2000}})} == {"play"}
+    expected: dict[str, float] = {}
+    for ranking in (by_words, index.search(query, top_k=5)):
+        for rank, hit in enumerate(ranking):
+            expected[hit["id"]] = expected.get(hit["id"], 0) + 1 / (index_homes.RRF_K + rank)
+    fused = {hit["id"]: hit["score"] for hit in index.search(query, top_k=5, mode="hybrid")}
+    assert fused.keys() == expected.keys()
+    assert fused == pytest.approx(expected, rel=0.02)  # engines count the ranks from 0 or from 1
+    filtered = index.search(query, top_k=5, mode="hybrid", filter={"year": {"<": 2010}})
+    assert {hit["id"] for hit in filtered} == {"cc", "tar"}
+
+
+def test_bm25_finds_the_word_and_hybrid_fuses_both_ranks(built: tuple[str, str]) -> None:
+    home, address = built
+    index = SearchIndex(address)
+    if home == "folder":
+        check_bm25_and_fusion(index)
+        return
+    for mode in ("bm25", "hybrid"):
+        with pytest.raises(ValueError, match=r"has no BM25: Milvus has it since 2\.5.*v2\.3\.5"):
+            index.search("music", mode=mode)
+
+
+def test_bm25_works_on_a_server_that_has_it(encoder: Path, tmp_path: Path) -> None:
+    with milvus_server("milvus-lite", tmp_path) as uri:
+        index = SearchIndex(uri, encoder)
+        index.add(RECORDS)
+        check_bm25_and_fusion(index)
+
+
+def test_given_embeddings_stand_for_the_queries(built: tuple[str, str], encoder: Path) -> None:
+    index = SearchIndex(built[1])
+    vectors = load_search_pipeline(encoder).encode(["play music"]).numpy()
+    assert index.search(None, embeddings=3 * vectors) == [
+        [pytest.approx(hit) for hit in index.search("play music")]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"queries": " "}, "is empty"),
+        ({"queries": []}, "is empty"),
+        ({"top_k": 0}, "top_k must be a positive integer, got 0"),
+        ({"mode": "sparse"}, "dense, bm25 or hybrid, got 'sparse'"),
+        ({"queries": None}, "None only with embeddings"),
+        ({"embeddings": np.ones((2, 32))}, "2 embeddings for 1 queries"),
+        ({"embeddings": np.ones((1, 31))}, r"must be \(queries, 32\)"),
+        ({"embeddings": np.zeros((1, 32))}, "query 0 is 0 or not finite"),
+        ({"filter": {"nope": 1}}, "no field 'nope' to filter by; the index has: section"),
+    ],
+)
+def test_a_search_that_makes_no_sense_is_refused(
+    encoder: Path, tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    index = SearchIndex(tmp_path / "corpus", encoder)
+    index.add(RECORDS[:1])
+    with pytest.raises(ValueError, match=message):
+        index.search(**({"queries": "music"} | arguments))
+
+
+def test_an_empty_index_says_so(address: str, encoder: Path) -> None:
+    index = SearchIndex(address, encoder)
+    assert len(index) == 0
+    assert index.delete(["a"]) == 0
+    with pytest.raises(ValueError, match="is empty"):
+        index.search("music")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("year > 3", "A filter is a mapping"),
+        ({"year": "2010"}, r"filter\['year'\] must be of the field's type int, got '2010'"),
+        ({"year": True}, "type int, got True"),
+        ({"year": []}, "empty list"),
+        ({"year": {}}, "one or more of <, <=, >, >="),
+        ({"year": {"!=": 3}}, "one or more of <"),
+        ({"size": float("nan")}, "must be finite"),
+        ({"year": 2**63}, "fit in 64 bits"),
+    ],
+)
+def test_filters_in_another_form_are_refused(given: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_filter(given, {"year": "int", "size": "float"})
+
+
+# ---- Writing ----
+
+
+def test_adding_again_changes_nothing(address: str, encoder: Path) -> None:
+    index = SearchIndex(address, encoder)
+    assert index.add(TEXTS[:3]) == (3, 0)
+    assert index.add(iter(TEXTS[:4] + TEXTS[:1])) == (1, 4)
+    assert len(index) == 4
+    assert {hit["id"] for hit in index.search("music", top_k=9)} == set(map(text_hash, TEXTS[:4]))
+
+
+def test_a_stored_text_is_only_replaced_by_upsert(address: str, encoder: Path) -> None:
+    index = SearchIndex(address, encoder)
+    index.add([{"id": "a", "text": TEXTS[0], "year": 1}, {"id": "b", "text": TEXTS[1]}])
+    with pytest.raises(ValueError, match=r"id 'a' is in .* with another text"):
+        index.add([{"id": "c", "text": TEXTS[2]}, {"id": "a", "text": TEXTS[3]}])
+    with pytest.raises(ValueError, match="id 'd' comes twice"):
+        index.add([{"id": "d", "text": TEXTS[2]}, {"id": "d", "text": TEXTS[3]}])
+    assert len(index) == 2
+    assert index.upsert([{"id": "a", "text": TEXTS[4], "section": "art"}, {"id": "e", "text": TEXTS[5]}]) == 2
+    assert len(index) == 3
+    best = index.search(TEXTS[4], top_k=1)[0]
+    assert best == {"id": "a", "score": pytest.approx(1, abs=1e-5), "text": TEXTS[4], "section": "art"}
+
+
+def test_deleted_records_are_not_found(address: str, encoder: Path) -> None:
+    index = SearchIndex(address, encoder)
+    index.add(RECORDS)
+    assert index.delete(["cc", 5, "nobody"]) == 2
+    assert index.delete(["cc"]) == 0
+    assert len(index) == 3
+    assert {hit["id"] for hit in index.search("music", top_k=9)} == {"play", "tar", "getopt"}
+    with pytest.raises(TypeError, match="got a string"):
+        index.delete("cc")
+
+
+def test_a_field_keeps_its_type_and_new_ones_may_come(address: str, encoder: Path) -> None:
+    index = SearchIndex(address, encoder)
+    index.add([{"text": TEXTS[0], "size": 0.5}])
+    index.add([{"text": TEXTS[1], "size": 2, "section": "sound"}])
+    with pytest.raises(ValueError, match="section of the record 'x' must be of the field's type str, got 7"):
+        index.add([{"id": "x", "text": TEXTS[2], "section": 7}])
+    assert index.info()["fields"] == {"size": "float", "section": "str"}
+    again = SearchIndex(address)
+    assert [hit["text"] for hit in again.search("x", top_k=9, filter={"section": "sound"})] == [TEXTS[1]]
+    assert len(again) == 2
+
+
+@pytest.mark.parametrize(
+    ("record", "error", "message"),
+    [
+        (7, TypeError, r"records\[3\] must be a string or a mapping, got int"),
+        ({"id": "a"}, TypeError, r"records\[3\] must have a string as text, got None"),
+        (" ", ValueError, "blank text"),
+        ({"id": 1.5, "text": "a"}, TypeError, "an id is a string or an integer, got 1.5"),
+        ({"id": "", "text": "a"}, ValueError, "must not be blank"),
+        ({"text": "a", "score": 1}, ValueError, "'score' is a name that results have"),
+        ({"text": "a", "a b": 1}, ValueError, "'a b' cannot be a field's name"),
+        ({"text": "a", "tags": ["b"]}, TypeError, "tags must be a string, a number, a boolean or None"),
+    ],
+)
+def test_records_that_cannot_be_stored_are_refused(record: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        parse_record(record, 3)
+
+
+def test_a_single_record_must_come_in_a_list(encoder: Path, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"pass \[record\]"):
+        SearchIndex(tmp_path / "corpus", encoder).add("a text")
+
+
+def test_embeddings_are_kept_without_a_model(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinybert_hf.index.BATCH", 50)
+    vectors = unit_rows(120, width=24)
+    index = SearchIndex(address)
+    with pytest.raises(ValueError, match=r"'119' has 23 dimensions; .* has 24"):
+        index.add(
+            [*vectors_as_records(vectors)[:119], {"id": 119, "text": "t", "embedding": vectors[119, 1:]}]
+        )
+    assert len(index) == 100  # the batches before
+    assert index.add(vectors_as_records(5 * vectors)) == (20, 100)
+    queries = unit_rows(7, width=24, seed=1)
+    expected = (-(queries @ vectors.T)).argsort(axis=1)[:, :10]
+    found = SearchIndex(address).search(None, top_k=10, embeddings=queries)
+    assert [[int(hit["id"]) for hit in hits] for hits in found] == expected.tolist()
+    with pytest.raises(ValueError, match="Its embeddings were given"):
+        SearchIndex(address).search("music")
+
+
+def test_large_corpora_get_an_approximate_index_and_stay_searchable(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for home in (FolderHome, MilvusHome):
+        monkeypatch.setattr(home, "ann_threshold", 400)
+    vectors = unit_rows(600, width=24)
+    index = SearchIndex(address)
+    index.add(vectors_as_records(vectors[:300]))
+    assert index.info()["vector_index"] == "none: exact"
+    index.add(vectors_as_records(vectors[:500]))
+    assert index.info()["vector_index"].startswith("IvfRq" if index.address[0] == "/" else "HNSW")
+    index.add(vectors_as_records(vectors))
+    index.delete([0])
+    queries = unit_rows(20, width=24, seed=1)
+    expected = (-(queries @ vectors.T)).argsort(axis=1)
+    found = SearchIndex(address).search(None, top_k=10, embeddings=queries)
+    recalls = [
+        len({int(hit["id"]) for hit in hits} & set(ids[ids != 0][:10].tolist())) / 10
+        for hits, ids in zip(found, expected, strict=True)
+    ]
+    assert np.mean(recalls) > 0.95
+    assert index.search(None, top_k=1, embeddings=vectors[[599]])[0][0]["id"] == "599"
+
+
+# ---- The model ----
+
+
+def test_an_index_of_another_model_is_refused(
+    built: tuple[str, str], encoder: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    address = built[1]
+    with pytest.raises(ValueError, match=f"was made by {encoder} .* not by .*other"):
+        SearchIndex(address, save_model(tmp_path / "other", tokenizer, seed=1))
+    shutil.copytree(encoder, tmp_path / "copy")
+    assert len(SearchIndex(address, tmp_path / "copy")) == 5  # the same weights
+    with pytest.raises(ValueError, match="has 32 dimensions, not 16"):
+        SearchIndex(address, encoder, truncate_dim=16)
+
+
+def test_a_model_that_was_trained_on_since_is_noticed(encoder: Path, tmp_path: Path, tokenizer: Any) -> None:
+    model = Path(shutil.copytree(encoder, tmp_path / "model"))
+    SearchIndex(tmp_path / "corpus", model).add(TEXTS)
+    save_model(model, tokenizer, seed=1)
+    with pytest.raises(ValueError, match=r"was made by .* not by"):
+        SearchIndex(tmp_path / "corpus").search("music")
+
+
+def test_truncated_embeddings_are_searched_as_the_pipeline_truncates(address: str, encoder: Path) -> None:
+    SearchIndex(address, encoder, truncate_dim=8).add(TEXTS)
+    pipeline = load_search_pipeline(encoder)
+    query, texts = (pipeline.encode(part, truncate_dim=8) for part in (["play music"], TEXTS))
+    index = SearchIndex(address)
+    assert index.info()["dimension"] == 8
+    hits = index.search("play music", top_k=len(TEXTS))
+    scores = (query @ texts.T)[0].sort(descending=True)
+    assert [hit["text"] for hit in hits] == [TEXTS[i] for i in scores.indices]
+    assert [hit["score"] for hit in hits] == pytest.approx(scores.values.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"truncate_dim": 8}, ValueError, "pass model too"),
+        ({"model": "ENCODER", "truncate_dim": 33}, ValueError, "from 1 to 32, .* got 33"),
+        ({"model": "/no/such/model"}, OSError, "Could not load the model /no/such/model"),
+        ({"token": "a:b"}, ValueError, "A token is for a server"),
+        ({"address": "s3://bucket/index"}, ValueError, "folder or http"),
+        ({"address": "http://127.0.0.1/a-b"}, ValueError, "'a-b' .* cannot be a collection's name"),
+        ({"address": "http://127.0.0.1/a?shards=0"}, ValueError, "shards=NUMBER and replicas=NUMBER"),
+        ({"address": "http://127.0.0.1/a?replica=2"}, ValueError, "shards=NUMBER and replicas=NUMBER"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(
+    encoder: Path, tmp_path: Path, arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    arguments = {"address": tmp_path / "corpus"} | arguments
+    if arguments.get("model") == "ENCODER":
+        arguments["model"] = encoder
+    with pytest.raises(error, match=message):
+        SearchIndex(**arguments)
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_a_new_index_without_a_model_encodes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"knows no model .* Open it with model="):
+        SearchIndex(tmp_path / "corpus").add(TEXTS)
+
+
+# ---- Faults ----
+
+
+def test_a_killed_build_goes_on_where_it_was(
+    address: str, encoder: Path, command: Any, tmp_path: Path
+) -> None:
+    texts = [f"{TEXTS[i % 8]} {i}" for i in range(3 * BATCH)]
+    data = tmp_path / "texts.jsonl"
+    data.write_text("".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(texts)))
+    arguments = ("build", "--index", address, "--model", encoder, "--data", data, "--id_column", "id")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tinybert_hf.index", *map(str, arguments)],
+        env=os.environ | NETWORK | {"HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while len(SearchIndex(address)) == 0:
+            assert process.poll() is None
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
+    stored = len(SearchIndex(address))
+    assert 0 < stored < len(texts)
+    status, printed = command(*arguments)
+    assert status == 0
+    assert f"{len(texts) - stored:,} added, {stored:,} already there; {len(texts):,} records." in printed
+    index = SearchIndex(address)
+    assert len(index) == len(texts)
+    ids = [str(i) for i in range(len(texts))]
+    assert index.home.texts(ids) == dict(zip(ids, texts, strict=True))
+
+
+def test_two_writers_at_once_lose_nothing(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinybert_hf.index.BATCH", 20)
+    records = vectors_as_records(unit_rows(300, width=16))
+    SearchIndex(address).add(records[:1])
+
+    def write(part: list[dict[str, Any]]) -> list[int]:
+        return [SearchIndex(address).add(part[start : start + 50]).added for start in range(0, len(part), 50)]
+
+    with ThreadPoolExecutor() as threads:
+        added = list(threads.map(write, (records[1:151], records[151:])))
+    assert added == [[50, 50, 50], [50, 50, 49]]
+    index = SearchIndex(address)
+    assert len(index) == len(index.home.texts([str(record["id"]) for record in records])) == 300
+
+
+def test_files_that_are_missing_or_damaged_are_noticed(encoder: Path, tmp_path: Path) -> None:
+    SearchIndex(tmp_path / "corpus", encoder).add(TEXTS)
+
+    def damaged(pattern: str, change: Any) -> str:
+        copy = shutil.copytree(tmp_path / "corpus", tmp_path / uuid.uuid4().hex)
+        paths = [path for path in copy.rglob(pattern) if path.is_file()]
+        assert paths
+        for path in paths:
+            change(path)
+        return str(copy)
+
+    def garble(path: Path) -> None:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    for pattern, change in (
+        ("_versions/*", Path.unlink),
+        ("_versions/*", garble),
+        ("data/*", Path.unlink),
+        ("data/*", garble),
+    ):
+        with pytest.raises(OSError, match="restore a copy"):
+            SearchIndex(damaged(pattern, change), encoder).search("music")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    with pytest.raises(OSError, match="is no search index"):
+        SearchIndex(tmp_path / "photos", encoder)
+    with pytest.raises(OSError, match="is a file"):
+        SearchIndex(tmp_path / "photos" / "a.jpg", encoder)
+
+
+def test_what_somebody_else_made_is_left_alone(server: str, tmp_path: Path) -> None:
+    import lancedb
+    from pymilvus import MilvusClient
+
+    MilvusClient(server).create_collection("theirs", dimension=4)
+    with pytest.raises(OSError, match=r"theirs of .* was not made by tinybert_hf"):
+        SearchIndex(server + "/theirs")
+    lancedb.connect(tmp_path / "theirs").create_table(index_homes.COLLECTION, [{"a": 1}])
+    with pytest.raises(OSError, match="theirs was not made by tinybert_hf"):
+        SearchIndex(tmp_path / "theirs")
+
+
+class Relay:
+    """A way to a server that can be cut."""
+
+    def __init__(self, uri: str) -> None:
+        self.target = ("127.0.0.1", int(uri.rsplit(":", 1)[1]))
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.uri = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.ends: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self.listener.accept()
+                far = socket.create_connection(self.target)
+                self.ends += [near, far]
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._copy, args=(source, sink), daemon=True).start()
+
+    def _copy(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+
+    def cut(self) -> None:
+        for end in (self.listener, *self.ends):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+
+@contextmanager
+def relay(uri: str) -> Iterator[Relay]:
+    relay = Relay(uri)
+    try:
+        yield relay
+    finally:
+        relay.cut()
+
+
+def test_a_server_that_is_away_is_named(encoder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    with pytest.raises(ConnectionError, match=f"http://127.0.0.1:{port} is away"):
+        SearchIndex(f"http://127.0.0.1:{port}", encoder)
+
+
+def test_a_server_lost_in_the_middle_keeps_what_it_has(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinybert_hf.index.BATCH", 50)
+    monkeypatch.setattr(MilvusHome, "timeout", 5.0)
+    records = vectors_as_records(unit_rows(150, width=24))
+    name = f"corpus_{uuid.uuid4().hex}"
+    with relay(server) as way:
+
+        def until_it_is_cut() -> Iterator[dict[str, Any]]:
+            yield from records[:100]
+            way.cut()
+            yield from records[100:]
+
+        index = SearchIndex(f"{way.uri}/{name}")
+        with pytest.raises(ConnectionError, match="What it acknowledged is stored"):
+            index.add(until_it_is_cut())
+    again = SearchIndex(f"{server}/{name}")
+    assert 50 <= len(again) <= 100
+    stored = len(again)
+    assert again.add(records) == (150 - stored, stored)
+    assert len(again) == 150
+
+
+# ---- Command line ----
+
+
+def test_the_commands_build_add_search_and_tell(
+    address: str, encoder: Path, command: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "a.csv").write_text(
+        "name,description,section\n1,play music,sound\n2,,sound\n3,read mail,mail\n"
+    )
+    columns = ("--text_column", "description", "--id_column", "name", "--metadata_columns", "section")
+    data = ("--index", address, "--data", tmp_path / "a.csv", *columns)
+    status, printed = command("build", *data, "--model", encoder)
+    assert status == 0
+    assert "2 added, 0 already there; 2 records." in printed
+    assert "1 rows without text were left out." in printed
+    (tmp_path / "b.txt").write_text("draw a picture\nedit text\n")
+    printed = command("add", "--index", address, "--data", tmp_path / "b.txt")[1]
+    assert "2 added, 0 already there; 4 records." in printed
+    query = ("--index", address, "--query", "music", "--filter", '{"section": ["sound"]}', "--json")
+    found = json.loads(command("search", *query)[1])
+    assert [(hit["id"], hit["text"], hit["section"]) for hit in found] == [("1", "play music", "sound")]
+    told = command("info", "--index", address)[1]
+    assert f"model          {encoder}" in told
+    assert "records        4" in told
+
+
+def test_upsert_replaces_from_the_command_line(command: Any, encoder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "a.jsonl"
+    data.write_text('{"id": "a", "text": "play music"}\n')
+    arguments = ("--index", tmp_path / "corpus", "--data", data, "--id_column", "id")
+    assert command("build", *arguments, "--model", encoder)[0] == 0
+    data.write_text('{"id": "a", "text": "read mail"}\n')
+    status, _ = command("add", *arguments)
+    assert "id 'a' is in" in str(status)
+    assert "1 written; 1 records." in command("add", *arguments, "--upsert")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("build", "--index", "i", "--data", "a.jsonl"), "--model is missing"),
+        (("build", "--index", "i", "--model", "m"), "--data is missing"),
+        (("add", "--index", "i", "--data", "a.jsonl"), "There is no index at i. Make it with: build"),
+        (("search", "--index", "i", "--query", "a", "--filter", "{"), "--filter is no JSON: {"),
+        (("search", "--index", "i", "--query", "a"), "The index i is empty"),
+        (("remove",), "usage: python -m tinybert_hf.index {build,add,search,info}"),
+    ],
+)
+def test_commands_say_what_is_missing(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, printed = command(*arguments)
+    assert status != 0
+    assert message in f"{status} {printed}"
+
+
+def test_a_missing_column_is_named(command: Any, encoder: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"body": "play music"}\n')
+    status, _ = command(
+        "build", "--index", tmp_path / "i", "--model", encoder, "--data", tmp_path / "a.jsonl"
+    )
+    assert "has no column 'text'; it has body. See --text_column" in str(status)
+
+
+def test_the_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lancedb", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'tinybert_hf\[index\]'"):
+        SearchIndex(tmp_path / "corpus")
