@@ -18,6 +18,9 @@ from train_retrieval import RetrievalArguments, build_trainer, load_pairs
 WARM_UP = 8  # pairs of the first step, which is not timed
 LEARNING_RATE = 1e-4
 
+# As ours: each query has to find its answer, and each answer its query.
+DIRECTIONS: Any = ("query_to_doc", "doc_to_query")
+
 
 class Peer(NamedTuple):
     """How sentence-transformers embeds a batch: at once, or in mini-batches of so many texts or tokens."""
@@ -130,9 +133,11 @@ def train_theirs(job: Job, peer: Peer) -> dict[str, Any]:
             model,
             mini_batch_size=peer.mini_batch_size or 32,
             mini_batch_num_tokens=peer.mini_batch_num_tokens,
+            directions=DIRECTIONS,
+            partition_mode="per_direction",
         )
     else:
-        loss = MultipleNegativesRankingLoss(model)
+        loss = MultipleNegativesRankingLoss(model, directions=DIRECTIONS, partition_mode="per_direction")
     loss.register_forward_hook(lambda module, inputs, output: losses.append(output.item()))
 
     def sampler(dataset: Dataset, **kwargs: Any) -> FixedBatches:

@@ -61,7 +61,13 @@ def beir(tmp_path: Path) -> Path:
 def baseline_folder(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
     """A SentenceTransformer with random weights."""
     folder = tmp_path / "somebody" / "encoder"
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "pooling": "mean",
+    }
     BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path / "bert")
     tokenizer.save_pretrained(tmp_path / "bert")
     SentenceTransformer(modules=[Transformer(str(tmp_path / "bert")), Pooling(16)]).save(str(folder))

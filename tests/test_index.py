@@ -56,6 +56,7 @@ def save_model(folder: Path, tokenizer: PreTrainedTokenizerBase, seed: int) -> P
         num_attention_heads=4,
         intermediate_size=64,
         max_position_embeddings=32,
+        pooling="mean",
     )
     TinyBertModel(config).save_pretrained(folder)
     save_tokenizer(tokenizer, folder)

@@ -83,7 +83,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     queries, passages = (
         tokenizer(texts, padding=True, return_tensors="pt") for texts in (QUESTIONS, PASSAGES)
     )
-    none = torch.zeros(len(QUESTIONS), len(PASSAGES), dtype=torch.bool)
+    none = torch.empty(2, 0, dtype=torch.long)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(40):
         embeddings = [model(**batch).pooler_output for batch in (queries, passages)]
