@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from training_run import ROOT, start, train, write_pairs
 
 from tinybert_hf import TinyBertModel
 from tinybert_hf.arguments import TrainingArguments
 from tinybert_hf.checkpoints import list_checkpoints
-from tinybert_hf.training import build_optimizer, build_schedule, choose_precision
+from tinybert_hf.training import build_accelerator, build_optimizer, build_schedule, choose_precision
 
 TINY = (
     "vocab_size=300,hidden_size=32,num_hidden_layers=2,residual_initializer_range=0.1,"
@@ -323,3 +325,11 @@ def test_the_precision_is_what_was_asked_for_or_what_the_hardware_has(
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", environment)
     monkeypatch.setattr("tinybert_hf.training.fast_dtype", lambda device: hardware)
     assert choose_precision() == expected
+
+
+def test_a_launcher_that_shards_the_model_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
+    with pytest.raises(
+        ValueError, match="a whole model on every device, and accelerate was configured for FSDP"
+    ):
+        build_accelerator(TrainingArguments(report_to="none", output_dir=str(tmp_path)))

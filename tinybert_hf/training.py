@@ -31,6 +31,7 @@ import datasets
 import torch
 from accelerate import Accelerator
 from accelerate.utils import (
+    DistributedType,
     ProjectConfiguration,
     send_to_device,
     set_seed,
@@ -63,6 +64,7 @@ from .tokenization import save_tokenizer, train_tokenizer
 logger = logging.getLogger(__name__)
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.py")  # of a checkpoint, what makes it a model folder
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 # What may differ between a run and its continuation without changing a single weight.
 FREE_ARGUMENTS = {"output_dir", "resume_from_checkpoint", "logging_steps", "report_to"}
 
@@ -110,7 +112,7 @@ def build_accelerator(arguments: TrainingArguments) -> Accelerator:
 
     The precision is `accelerate launch`'s; where it was given none, bf16 if the hardware multiplies it, else fp32.
 
-    Raises: ValueError: if the tracker is unknown to accelerate or not installed.
+    Raises: ValueError: if the tracker is unknown to accelerate or not installed, or the launcher shards the model.
     """
     on_cpu = not torch.accelerator.is_available()
     tracker = None if arguments.report_to == "none" else arguments.report_to
@@ -123,6 +125,11 @@ def build_accelerator(arguments: TrainingArguments) -> Accelerator:
     )
     if on_cpu:
         use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if accelerator.distributed_type in SHARDED:
+        raise ValueError(
+            f"This training keeps a whole model on every device, and accelerate was configured for "
+            f"{accelerator.distributed_type.value}. Launch it with --multi_gpu, or run `accelerate config` again."
+        )
     if tracker and not accelerator.log_with:
         raise ValueError(
             f"The tracker {tracker} is not installed; pip install {tracker}, or pass --report_to none."
