@@ -157,7 +157,6 @@ def main() -> None:
 def build_trainer(
     arguments: RetrievalArguments, accelerator: Accelerator, checkpoint: Path | None
 ) -> Trainer:
-    ranking_loss = MultipleNegativesRankingLoss(arguments.temperature)
     with accelerator.main_process_first():
         data = load_pairs(arguments)
     source, config, tokenizer = load_start(arguments, accelerator, checkpoint, data.train)
@@ -171,6 +170,7 @@ def build_trainer(
         raise ValueError(
             f"--matryoshka_dims must be from 1 to {config.hidden_size}, the width of the encoder, got {wrong[0]}."
         )
+    ranking_loss = MultipleNegativesRankingLoss(arguments.temperature, dims)
     set_seed(arguments.seed)
     model = TinyBertModel.from_pretrained(source, config=config) if source else TinyBertModel(config)
 
@@ -190,6 +190,10 @@ def build_trainer(
         accelerator.register_for_checkpointing(miner)
         train = train.add_column("row", range(len(train)))
 
+    def words_alone(step: int) -> bool:
+        """Whether no layer takes part: then one pass over the token embedding for the whole batch is the fastest."""
+        return step < trainer.warm_start_steps or not config.num_hidden_layers
+
     def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
         step = trainer.state.step  # batches are made one at a time, each just before its step
         if arguments.documents:
@@ -204,7 +208,8 @@ def build_trainer(
             mined, mined_ids = miner.negatives(trainer.unwrapped_model, [row["row"] for row in rows], epoch)
             texts += mined
             ids = torch.cat((ids, mined_ids))
-        groups = group_by_length([len(text) for text in texts], micro_batch_tokens)
+        budget = sys.maxsize if words_alone(step) else micro_batch_tokens
+        groups = group_by_length([len(text) for text in texts], budget)
         return {
             "micro_batches": [pad_batch([texts[i] for i in group], config.pad_token_id) for group in groups],
             "order": torch.tensor([i for group in groups for i in group]).argsort(),
@@ -225,22 +230,16 @@ def build_trainer(
         def compute_loss(embeddings: Tensor) -> Tensor:
             embeddings = embeddings[batch["order"]]  # queries, answers, negatives
             queries, answers = embeddings.tensor_split([len(batch["query_ids"])])
-            ids = batch["query_ids"], batch["answer_ids"]
-            losses = [ranking_loss(queries[:, :dim], answers[:, :dim], *ids) for dim in dims]
+            loss = ranking_loss(queries, answers, batch["query_ids"], batch["answer_ids"])
             if teacher:
                 targets = teacher.look_up(batch["query_ids"]), teacher.look_up(batch["answer_ids"])
-                distill = partial(distillation_loss, temperature=arguments.temperature)
-                losses += [
-                    arguments.distillation_weight * distill(queries[:, :dim], answers[:, :dim], *targets)
-                    for dim in dims
-                ]
-            return torch.stack(losses).sum() / len(dims)
+                distilled = distillation_loss(queries, answers, *targets, arguments.temperature, dims)
+                loss = loss + arguments.distillation_weight * distilled
+            return loss
 
-        micro_batches, graph_tokens = batch["micro_batches"], arguments.graph_tokens
-        if warm_start or not len(encoder.layers):
-            # Without layers there are no activations to save, and one pass over the table is the fastest.
-            micro_batches, graph_tokens = [join_micro_batches(micro_batches)], sys.maxsize
-        return cached_backward(accelerator, embed, micro_batches, compute_loss, graph_tokens)
+        # Without layers there are no activations to save.
+        graph_tokens = sys.maxsize if words_alone(step) else arguments.graph_tokens
+        return cached_backward(accelerator, embed, batch["micro_batches"], compute_loss, graph_tokens)
 
     def evaluate(model: PreTrainedModel) -> dict[str, float]:
         embed = partial(encode_by_processes, model, tokenizer)
@@ -332,17 +331,6 @@ class Miner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epoch, self.rows = state["epoch"], state["rows"]
-
-
-def join_micro_batches(micro_batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """All texts as one micro-batch, padded with zeros to the length of the longest."""
-    width = max(batch["input_ids"].shape[1] for batch in micro_batches)
-
-    def widen(tensor: Tensor) -> Tensor:
-        return nn.functional.pad(tensor, (0, width - tensor.shape[1]))
-
-    names = micro_batches[0].keys()
-    return {name: torch.cat([widen(batch[name]) for batch in micro_batches]) for name in names}
 
 
 def load_pairs(arguments: RetrievalArguments) -> Split:

@@ -27,10 +27,15 @@ def run_python(code: str, home: Path, env: dict[str, str] | None = None, without
     if env is None:
         env = os.environ | NO_NETWORK | {"HF_HOME": str(home)}
     source = (WITHOUT_THE_PACKAGE if without_package else "") + textwrap.dedent(code)
+    return run([sys.executable, "-c", source], env, home)
+
+
+def run(command: list[str | Path], env: dict[str, str], folder: Path) -> str:
+    """What a command prints, run in a folder; stderr is shown where it fails."""
     done = subprocess.run(
-        [sys.executable, "-c", source],
+        command,
         env=env,
-        cwd=home,
+        cwd=folder,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

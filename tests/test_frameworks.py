@@ -7,11 +7,11 @@ They ask for another huggingface_hub than this package, so they have a virtual e
 
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from fresh_process import run
 from loopback_hub import LoopbackHub
 from test_hub import REPO, ROOT, contents
 from transformers import AutoTokenizer
@@ -36,18 +36,9 @@ def test_a_framework_gives_the_same_embeddings(
         "HAYSTACK_TELEMETRY_ENABLED": "False",
         "LLAMA_INDEX_CACHE_DIR": str(tmp_path / "llama_index"),  # it keeps models apart from all others
     }
-    done = subprocess.run(
-        [PYTHON, "-c", f"{snippet}\nimport json; print(json.dumps([list(query), list(passage)]))"],
-        env=env,
-        cwd=tmp_path,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    embeddings = torch.tensor(json.loads(done.stdout.splitlines()[-1]))
+    code = f"{snippet}\nimport json; print(json.dumps([list(query), list(passage)]))"
+    printed = run([PYTHON, "-c", code], env, tmp_path)
+    embeddings = torch.tensor(json.loads(printed.splitlines()[-1]))
     expected = encode(
         TinyBertModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder), [QUERY, PASSAGES[0]]
     )

@@ -7,7 +7,6 @@ fastembed asks for another huggingface_hub than this package, so it has a virtua
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -165,6 +164,7 @@ def check_snippet(
     hub: LoopbackHub,
     published: Path,
     language: str,
+    tool: str,
     argv: list[str | Path],
     before: str,
     after: str,
@@ -172,20 +172,11 @@ def check_snippet(
 ) -> None:
     """Run a snippet of the card in another tool, against the model on the Hub; `after` prints its two embeddings."""
     assert INTEROP.is_dir(), f"{INTEROP} is missing: run `make interop`."
-    *_, snippet = re.findall(rf"```{language}\n(.*?)```", (published / "README.md").read_text(), re.DOTALL)
+    found = re.findall(rf"```{language}\n(.*?)```", (published / "README.md").read_text(), re.DOTALL)
+    (snippet,) = (code for code in found if tool in code)
     hub.add_repo("model", REPO, contents(published))
-    done = subprocess.run(
-        [*argv, before + snippet + after],
-        env=hub.env(home) | {"FASTEMBED_CACHE_PATH": str(home)},
-        cwd=INTEROP,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    *_, printed, embeddings = done.stdout.splitlines()
+    env = hub.env(home) | {"FASTEMBED_CACHE_PATH": str(home)}
+    *_, printed, embeddings = fresh_process.run([*argv, before + snippet + after], env, INTEROP).splitlines()
     first, second = expected(published, SHOWN)
     assert float(printed) == pytest.approx(float(first @ second), abs=0.02)
     cosines = (torch.tensor(json.loads(embeddings)) * torch.stack([first, second])).sum(dim=-1)
@@ -194,7 +185,7 @@ def check_snippet(
 
 def test_fastembed_gives_the_same_embeddings(published: Path, hub: LoopbackHub, tmp_path: Path) -> None:
     after = "import json; print(json.dumps([embedding.tolist() for embedding in embeddings]))"
-    check_snippet(hub, published, "py", ["bin/python", "-c"], "", after, tmp_path)
+    check_snippet(hub, published, "py", "fastembed", ["bin/python", "-c"], "", after, tmp_path)
 
 
 def test_transformers_js_gives_the_same_embeddings(published: Path, hub: LoopbackHub, tmp_path: Path) -> None:
@@ -204,7 +195,16 @@ def test_transformers_js_gives_the_same_embeddings(published: Path, hub: Loopbac
         env.cacheDir = "{tmp_path}";
     """
     after = "console.log(JSON.stringify([a, b]));"
-    check_snippet(hub, published, "js", ["bin/node", "--input-type=module", "-e"], before, after, tmp_path)
+    check_snippet(
+        hub,
+        published,
+        "js",
+        "huggingface/transformers",
+        ["bin/node", "--input-type=module", "-e"],
+        before,
+        after,
+        tmp_path,
+    )
 
 
 def test_onnxruntime_runs_the_cards_snippet(published: Path, hub: LoopbackHub, tmp_path: Path) -> None:

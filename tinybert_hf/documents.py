@@ -10,7 +10,6 @@ is cut decides: what a document is about it says first, so spans come from its t
 or else from its first sentence. EXPERIMENTS.md has the comparison.
 """
 
-import json
 import logging
 import random
 import re
@@ -21,6 +20,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from .data import select_columns, text_id, without_progress_bars
+from .tokenization import map_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -144,16 +144,7 @@ def tokenize_documents(documents: Dataset, tokenizer: PreTrainedTokenizerBase, m
             "text_id": [text_id(text) for text, _, _ in kept],
         }
 
-    # By itself `datasets` would hash the tokenizer object, whose state changes with its first use.
-    state = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
-    source = f"{documents._fingerprint} {state} {max_length} documents"
-    rows = documents.map(
-        tokenize,
-        batched=True,
-        remove_columns=documents.column_names,
-        desc="Tokenizing",
-        new_fingerprint=f"{text_id(source):016x}",
-    )
+    rows = map_tokens(documents, tokenize, tokenizer, f"{max_length} documents")
     if not len(rows):
         raise ValueError(f"None of {len(documents)} documents has {MIN_TOKENS} tokens; pass longer ones.")
     if short := len(documents) - len(rows):

@@ -287,16 +287,24 @@ def model_runs(model: str, data: RetrievalData, truncate_dims: Sequence[int]) ->
     return runs
 
 
-def sentence_transformer_run(model: str, data: RetrievalData) -> tuple[Run, float]:
-    """Rank with a SentenceTransformer, with its own prompts and similarity; also the seconds, without loading.
+def load_sentence_transformer(model: str, role: str) -> Any:
+    """A SentenceTransformer from a folder or the Hub; `role` is what the message calls it.
 
     Raises: OSError: if it cannot be loaded.
     """
     sentence_transformers = import_extra("sentence_transformers")
     try:
-        encoder = sentence_transformers.SentenceTransformer(model)
+        return sentence_transformers.SentenceTransformer(model)
     except (OSError, ValueError) as error:
-        raise OSError(f"Could not load the baseline {model}: {error}") from error
+        raise OSError(f"Could not load the {role} {model}: {error}") from error
+
+
+def sentence_transformer_run(model: str, data: RetrievalData) -> tuple[Run, float]:
+    """Rank with a SentenceTransformer, with its own prompts and similarity; also the seconds, without loading.
+
+    Raises: OSError: if it cannot be loaded.
+    """
+    encoder = load_sentence_transformer(model, "baseline")
     started = time.perf_counter()
     document_embeddings = encoder.encode_document(
         list(data.corpus.values()), convert_to_tensor=True, show_progress_bar=True

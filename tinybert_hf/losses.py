@@ -3,6 +3,7 @@
 Shapes: B queries of this process, W processes, D candidates = W x B x (1 + negatives), H hidden size.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -116,15 +117,18 @@ class MultipleNegativesRankingLoss(nn.Module):
 
     Args:
         temperature: > 0; sentence-transformers calls 1 / temperature `scale`.
+        dims: the loss is the mean over the first so many dimensions of the embeddings (Matryoshka training, Kusupati et
+            al. 2022, arXiv:2205.13147); None takes all.
 
     Raises: ValueError: if temperature <= 0.
     """
 
-    def __init__(self, temperature: float = 0.05) -> None:
+    def __init__(self, temperature: float = 0.05, dims: Sequence[int] | None = None) -> None:
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"temperature must be above 0, got {temperature}.")
         self.temperature = temperature
+        self.dims: Sequence[int | None] = dims or [None]
 
     def forward(
         self, query_embeddings: Tensor, answer_embeddings: Tensor, query_ids: Tensor, answer_ids: Tensor
@@ -162,8 +166,11 @@ class MultipleNegativesRankingLoss(nn.Module):
         def block_loss(queries: Tensor, candidates: Tensor, rows: slice) -> Tensor:
             here = ignored[:, (rows.start <= ignored[0]) & (ignored[0] < rows.stop)]
             here = torch.stack((here[0] - rows.start, here[1]))
-            loss = ranking_loss(queries[rows], candidates, own[rows], here, self.temperature)
-            return loss * (len(own[rows]) / batch_size)
+            losses = [
+                ranking_loss(queries[rows, :dim], candidates[:, :dim], own[rows], here, self.temperature)
+                for dim in self.dims
+            ]
+            return torch.stack(losses).mean() * (len(own[rows]) / batch_size)
 
         # Of a large batch the similarities alone would not fit: they are computed again for the backward pass.
         blocks = [slice(start, start + QUERY_BLOCK) for start in range(0, batch_size, QUERY_BLOCK)]
@@ -181,6 +188,7 @@ def distillation_loss(
     teacher_query_embeddings: Tensor,
     teacher_answer_embeddings: Tensor,
     temperature: float,
+    dims: Sequence[int] | None = None,
 ) -> Tensor:
     """Rank the candidates of a batch as a teacher ranks them; the widths of the two may differ.
 
@@ -193,21 +201,24 @@ def distillation_loss(
         teacher_query_embeddings: (B, any width), rows of length 1.
         teacher_answer_embeddings: (B x (1 + negatives), the same width), likewise.
         temperature: > 0; both sides' similarities are divided by it.
+        dims: as of `MultipleNegativesRankingLoss`, of the model's embeddings.
 
     Returns: mean divergence in nats, fp32 scalar; 0 where both rank alike.
     """
-    queries = nn.functional.normalize(query_embeddings.float(), dim=-1)
-    candidates = GatherWithGradients.apply(nn.functional.normalize(answer_embeddings.float(), dim=-1))
+    queries, candidates = query_embeddings.float(), GatherWithGradients.apply(answer_embeddings.float())
     teacher_candidates = gather(teacher_answer_embeddings.float())
+    widths: Sequence[int | None] = dims or [None]
 
     def block_loss(queries: Tensor, candidates: Tensor, rows: slice) -> Tensor:
         targets = teacher_query_embeddings[rows].float() @ teacher_candidates.T / temperature
-        return nn.functional.kl_div(
-            (queries[rows] @ candidates.T / temperature).log_softmax(dim=-1),
-            targets.log_softmax(dim=-1),
-            log_target=True,
-            reduction="sum",
-        ) / len(queries)
+        targets = targets.log_softmax(dim=-1)
+        losses = []
+        for dim in widths:
+            parts = (nn.functional.normalize(part[:, :dim], dim=-1) for part in (queries[rows], candidates))
+            query_part, candidate_part = parts
+            scores = (query_part @ candidate_part.T / temperature).log_softmax(dim=-1)
+            losses.append(nn.functional.kl_div(scores, targets, log_target=True, reduction="sum"))
+        return torch.stack(losses).mean() / len(queries)
 
     losses = [
         checkpoint(block_loss, queries, candidates, slice(start, start + QUERY_BLOCK), use_reentrant=False)

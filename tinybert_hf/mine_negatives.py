@@ -24,7 +24,8 @@ from transformers import HfArgumentParser
 
 from .arguments import errors_as_messages
 from .data import load_data, select_columns, text_id, without_progress_bars
-from .evaluation import import_extra
+from .evaluation import import_extra, load_sentence_transformer
+from .losses import equal_entries
 from .search import load_search_pipeline
 
 QUERY_BLOCK = 256  # queries whose scores of all candidates are in memory together: 61 MB for 60,000 of them
@@ -94,12 +95,11 @@ def mine_negatives(
     if (own < 0).any():
         raise ValueError(f"{int((own < 0).sum())} answers are not among the candidates; add them.")
 
-    # Which columns answer a query, as a list sorted by query: a query asked in many rows has many.
+    # Which columns answer a query: one that is asked in many rows has many.
     queries = query_ids.cpu().unique(return_inverse=True)[1]
     right = (queries * num_candidates + own).unique()
     right_queries, right_columns = right // num_candidates, right % num_candidates
     num_right = torch.bincount(right_queries)
-    first_right = num_right.cumsum(0) - num_right
     if (left := num_candidates - int(num_right.max())) < num_negatives:
         raise ValueError(
             f"A query has {left} candidates that do not answer it, and num_negatives is {num_negatives}. Ask for "
@@ -111,16 +111,14 @@ def mine_negatives(
     with tqdm(total=len(queries), unit="query", desc="Mining", disable=not show_progress_bar) as bar:
         for start in range(0, len(queries), QUERY_BLOCK):
             rows = slice(start, min(start + QUERY_BLOCK, len(queries)))
-            counts = num_right[queries[rows]]
-            block_rows = torch.arange(len(counts)).repeat_interleave(counts)
-            within = torch.arange(len(block_rows)) - (counts.cumsum(0) - counts)[block_rows]
-            answering = block_rows, right_columns[first_right[queries[rows]][block_rows] + within]
+            askers, places = equal_entries(queries[rows], right_queries)
+            answering = askers, right_columns[places]
             parts.append(
                 select_negatives(
                     score(rows), own[rows], answering, num_negatives, depth, margin, lowest_score, generator
                 )
             )
-            bar.update(len(counts))
+            bar.update(rows.stop - rows.start)
     return Negatives(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
@@ -237,11 +235,7 @@ def teacher_scores(teacher: str, queries: Sequence[str], candidates: Sequence[st
 
     Raises: OSError: if it cannot be loaded.
     """
-    sentence_transformers = import_extra("sentence_transformers")
-    try:
-        encoder = sentence_transformers.SentenceTransformer(teacher)
-    except (OSError, ValueError) as error:
-        raise OSError(f"Could not load the teacher {teacher}: {error}") from error
+    encoder = load_sentence_transformer(teacher, "teacher")
     encode = {"convert_to_tensor": True, "show_progress_bar": True}
     candidate_embeddings = encoder.encode_document(list(candidates), **encode)
     query_embeddings = encoder.encode_query(list(queries), **encode)

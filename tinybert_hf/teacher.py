@@ -17,7 +17,7 @@ from transformers import AutoConfig
 
 from .configuration_tinybert import TinyBertConfig
 from .data import text_id
-from .evaluation import import_extra
+from .evaluation import load_sentence_transformer
 from .search import load_search_pipeline
 
 logger = logging.getLogger(__name__)
@@ -104,11 +104,7 @@ def load_teacher(teacher: str) -> tuple[Callable[[list[str]], Tensor], str]:
     if config.model_type == TinyBertConfig.model_type:
         encode: Callable[[list[str]], Tensor] = load_search_pipeline(teacher).encode
     else:
-        sentence_transformers = import_extra("sentence_transformers")
-        try:
-            encoder = sentence_transformers.SentenceTransformer(teacher)
-        except (OSError, ValueError) as error:
-            raise OSError(f"Could not load the teacher {teacher}: {error}") from error
+        encoder = load_sentence_transformer(teacher, "teacher")
 
         def encode(texts: list[str]) -> Tensor:
             return encoder.encode(texts, convert_to_tensor=True, show_progress_bar=False)

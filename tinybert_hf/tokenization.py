@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from datasets import Dataset
@@ -96,13 +96,25 @@ def tokenize_columns(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_l
         ids = {f"{name}_id": [text_id(text) for text in batch[name]] for name in columns}
         return {name: tokens[name]["input_ids"] for name in columns} | ids
 
-    # By itself `datasets` would hash the tokenizer object, whose state changes with its first use.
+    return map_tokens(dataset, tokenize, tokenizer, f"{max_length}")
+
+
+def map_tokens(
+    dataset: Dataset,
+    tokenize: Callable[[dict[str, list[str]]], dict[str, list]],
+    tokenizer: PreTrainedTokenizerBase,
+    settings: str,
+) -> Dataset:
+    """Replace all columns by what `tokenize` makes of them; `datasets` keeps it by data, tokenizer and `settings`.
+
+    By itself `datasets` would hash the tokenizer object, whose state changes with its first use.
+    """
     state = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
-    source = f"{dataset._fingerprint} {state} {max_length}"
+    source = f"{dataset._fingerprint} {state} {settings}"
     return dataset.map(
         tokenize,
         batched=True,
-        remove_columns=columns,
+        remove_columns=dataset.column_names,
         desc="Tokenizing",
         new_fingerprint=f"{text_id(source):016x}",
     )
