@@ -16,6 +16,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
 
 from tinybert_hf import evaluation
+from tinybert_hf.data import import_extra
 from tinybert_hf.evaluation import (
     EvaluationArguments,
     bm25_run,
@@ -23,7 +24,6 @@ from tinybert_hf.evaluation import (
     evaluate_model,
     evaluate_pairs,
     fuse,
-    import_extra,
     in_batch_loss,
     load_beir,
     percentile_interval,

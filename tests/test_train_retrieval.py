@@ -115,7 +115,7 @@ def test_training_follows_a_teacher_at_every_width(
         assert values[-1] < values[0]
 
 
-def test_documents_alone_train_on_new_spans_in_every_epoch(tmp_path: Path) -> None:
+def test_documents_alone_train(tmp_path: Path) -> None:
     lines = [
         f"{WORDS[i % 16]} for {WORDS[i // 16]}, a program. It has {i} parts that do it." for i in range(200)
     ]

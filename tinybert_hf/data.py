@@ -6,10 +6,12 @@ were called in the source: `text`, `text_pair` and `label` for classification; `
 """
 
 import hashlib
+import importlib
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 from datasets import (
@@ -33,6 +35,19 @@ class Split(NamedTuple):
 
     train: Dataset
     evaluation: Dataset
+
+
+def import_extra(module: str, extra: str = "train", purpose: str = "measuring") -> ModuleType:
+    """Import what loading and searching do not need.
+
+    Raises: ModuleNotFoundError: if it is not installed, with the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{error}; {purpose} needs it: pip install 'tinybert_hf[{extra}]'"
+        ) from error
 
 
 def load_data(

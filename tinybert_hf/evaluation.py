@@ -9,14 +9,12 @@ result as JSON; a model folder's `evaluation_<name of the data>.json` is what th
 """
 
 import csv
-import importlib
 import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +24,7 @@ from torch import Tensor
 from transformers import HfArgumentParser
 
 from .arguments import errors_as_messages
-from .data import load_data, without_progress_bars
+from .data import import_extra, load_data, without_progress_bars
 from .losses import false_negatives, ranking_loss
 from .search import load_search_pipeline
 
@@ -46,17 +44,6 @@ class RetrievalData(NamedTuple):
     queries: dict[str, str]
     corpus: dict[str, str]
     qrels: Qrels
-
-
-def import_extra(module: str) -> ModuleType:
-    """Import what measuring needs and loading and searching do not.
-
-    Raises: ModuleNotFoundError: if it is not installed, with the command that installs it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{error}; measuring needs it: pip install 'tinybert_hf[train]'") from error
 
 
 @without_progress_bars()

@@ -5,7 +5,6 @@ both, with its engine's own means; it knows nothing of models. Every failure of 
 (a server's as a ConnectionError) that names the address and what to do.
 """
 
-import importlib
 import json
 import logging
 import os
@@ -13,12 +12,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
+
+from .data import import_extra
 
 COLLECTION = "passages"  # the table of a folder, and a server's collection where the address names none
 METADATA_KEY = "tinybert_hf"  # what the description is stored under
@@ -80,11 +81,7 @@ class Home(Protocol):
         """What the engine tells of its index, for `info`."""
 
 
-def import_engine(module: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{error}; an index needs it: pip install 'tinybert_hf[index]'") from error
+import_engine = partial(import_extra, extra="index", purpose="an index")
 
 
 def open_home(address: str, token: str | None) -> Home:

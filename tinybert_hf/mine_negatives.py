@@ -23,8 +23,8 @@ from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
 from .arguments import errors_as_messages
-from .data import load_data, select_columns, text_id, without_progress_bars
-from .evaluation import import_extra, load_sentence_transformer
+from .data import import_extra, load_data, select_columns, text_id, without_progress_bars
+from .evaluation import load_sentence_transformer
 from .losses import equal_entries
 from .search import load_search_pipeline
 
