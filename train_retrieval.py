@@ -32,7 +32,7 @@ from tinybert_hf.losses import MultipleNegativesRankingLoss, distillation_loss
 from tinybert_hf.mine_negatives import mine_by_embeddings
 from tinybert_hf.pipeline_tinybert import group_by_length, pad_batch
 from tinybert_hf.search import encode_by_processes
-from tinybert_hf.teacher import Teacher
+from tinybert_hf.teacher import Teacher, embed_tokens
 from tinybert_hf.tokenization import tokenize_columns
 from tinybert_hf.training import Stage, Trainer, load_start, run_stage
 
@@ -83,13 +83,17 @@ class RetrievalArguments(TrainingArguments):
     teacher: str | None = field(
         default=None,
         metadata={
-            "help": "A folder or Hub id of an encoder (any SentenceTransformer or AutoModel) whose ranking of each batch is "
-            "learned too. It embeds every training text once; the embeddings are kept for later runs."
+            "help": "A folder or Hub id of an encoder (any SentenceTransformer or AutoModel) to learn from. The warm start of "
+            "a new model begins with its embeddings of the tokens, and its ranking of each batch is learned too "
+            "(--distillation_weight). What it embeds is kept for later runs."
         },
     )
     distillation_weight: float = field(
         default=1.0,
-        metadata={"help": "With --teacher: what its loss counts beside the ranking loss, which counts 1."},
+        metadata={
+            "help": "With --teacher: what its loss counts beside the ranking loss, which counts 1. With 0 it embeds the tokens "
+            "alone, in seconds, and not the training texts."
+        },
     )
     micro_batch_tokens: int | None = field(
         default=None,
@@ -130,10 +134,11 @@ class RetrievalArguments(TrainingArguments):
         super().__post_init__()
         if self.micro_batch_tokens is not None and self.micro_batch_tokens <= 0:
             raise ValueError(f"--micro_batch_tokens must be above 0, got {self.micro_batch_tokens}.")
-        if self.documents and (self.negative_columns or self.mined_negatives or self.teacher):
+        distilled = self.teacher and self.distillation_weight
+        if self.documents and (self.negative_columns or self.mined_negatives or distilled):
             raise ValueError(
                 "--documents makes new queries in every epoch, and --negative_columns, --mined_negatives and --teacher need "
-                "fixed ones. Leave them out."
+                "fixed ones. Leave them out, or let the teacher embed the tokens alone with --distillation_weight 0."
             )
         if self.mined_negatives < 0:
             raise ValueError(f"--mined_negatives must not be negative, got {self.mined_negatives}.")
@@ -143,8 +148,13 @@ class RetrievalArguments(TrainingArguments):
             raise ValueError(
                 f"--warm_start_learning_rate must be above 0, got {self.warm_start_learning_rate}."
             )
-        if self.distillation_weight <= 0:
-            raise ValueError(f"--distillation_weight must be above 0, got {self.distillation_weight}.")
+        if self.distillation_weight < 0:
+            raise ValueError(f"--distillation_weight must not be negative, got {self.distillation_weight}.")
+        if self.teacher and not self.distillation_weight and (self.model or not self.warm_start_epochs):
+            raise ValueError(
+                f"--distillation_weight 0 leaves the teacher {self.teacher} the start of the tokens alone, and there is none: "
+                "that takes --warm_start_epochs and a new model, without --model."
+            )
         if self.graph_tokens < 0:
             raise ValueError(f"--graph_tokens must not be negative, got {self.graph_tokens}.")
 
@@ -178,11 +188,17 @@ def build_trainer(
         tokenize = tokenize_documents if arguments.documents else tokenize_columns
         train = tokenize(data.train, tokenizer, config.max_position_embeddings)
         started = time.perf_counter()
-        teacher = Teacher(arguments.teacher, data.train) if arguments.teacher else None
+        teacher = token_embeddings = None
+        if arguments.teacher and arguments.distillation_weight:
+            teacher = Teacher(arguments.teacher, data.train)
+        if arguments.teacher and arguments.warm_start_epochs and not source:
+            token_embeddings = embed_tokens(arguments.teacher, tokenizer)
         teacher_seconds = time.perf_counter() - started
     micro_batch_tokens = arguments.micro_batch_tokens or (512 if accelerator.device.type == "cpu" else 16_384)
 
     if arguments.warm_start_epochs and not checkpoint:
+        if token_embeddings is not None:
+            start_from_tokens(model, token_embeddings)
         weigh_by_rarity(model, train["text" if arguments.documents else "answer"])
     columns = ["query", "answer", *(f"negative_{i}" for i in range(len(arguments.negative_columns or [])))]
     miner = Miner(arguments, data.train, train, tokenizer) if arguments.mined_negatives else None
@@ -265,6 +281,21 @@ def build_trainer(
     )
     trainer = Trainer(arguments, accelerator, model, tokenizer, train, stage)
     return trainer
+
+
+@torch.no_grad()
+def start_from_tokens(model: TinyBertModel, token_embeddings: Tensor) -> None:
+    """Put a teacher's embeddings of the tokens into the first dimensions of the model's; the others stay random.
+
+    Both have the same variance, so that each dimension has the same say.
+
+    Args:
+        model: of V tokens and H dimensions.
+        token_embeddings: (V, any width), the most important dimensions first (`teacher.embed_tokens`); more than H are cut.
+    """
+    embeddings = model.get_input_embeddings().weight
+    learned = token_embeddings[:, : embeddings.shape[1]]
+    embeddings[:, : learned.shape[1]] = (learned * (embeddings.std() / learned.std())).to(embeddings)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from tinybert_hf import TinyBertModel, teacher
 from tinybert_hf.losses import distillation_loss
 from tinybert_hf.pipeline_tinybert import encode
-from tinybert_hf.teacher import Teacher, embed_with_teacher
+from tinybert_hf.teacher import Teacher, embed_tokens, embed_with_teacher
 
 
 @pytest.fixture
@@ -85,6 +85,23 @@ def test_embeddings_are_found_by_the_numbers_of_their_texts(
     ids = torch.tensor([teacher.text_id(text) for text in ("send mail", "mail")])
     expected = embed_with_teacher(str(model_folder), ["send mail", "mail"])
     assert torch.equal(found.look_up(ids), expected.float())
+
+
+def test_tokens_are_embedded_as_texts_and_turned_so_that_the_first_dimensions_tell_most(
+    model_folder: Path, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(teacher.constants, "HF_HOME", str(tmp_path))
+    tokens = [
+        token.removeprefix("##") for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    ]
+    plain = embed_with_teacher(str(model_folder), tokens).float()
+    plain -= plain.mean(dim=0)
+    plain[tokenizer.all_special_ids] = 0
+    turned = embed_tokens(str(model_folder), tokenizer)
+    torch.testing.assert_close(turned @ turned.T, plain @ plain.T, rtol=1e-3, atol=1e-3)
+    assert turned[tokenizer.all_special_ids].abs().max() < 1e-6
+    variances = turned.square().sum(dim=0)
+    assert torch.equal(variances, variances.sort(descending=True).values)
 
 
 def test_a_teacher_that_is_none_is_named(tmp_path: Path) -> None:

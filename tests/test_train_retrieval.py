@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from tinybert_hf import TinyBertModel
 from tinybert_hf.data import text_id
 from tinybert_hf.tokenization import tokenize_columns
-from train_retrieval import Miner, RetrievalArguments, load_pairs, weigh_by_rarity
+from train_retrieval import Miner, RetrievalArguments, load_pairs, start_from_tokens, weigh_by_rarity
 
 TINY = (
     "vocab_size=300,hidden_size=32,num_hidden_layers=1,residual_initializer_range=0.1,"
@@ -103,6 +103,7 @@ def test_training_follows_a_teacher_at_every_width(
     for name, flags in {
         "alone": [],
         "teacher": ["--teacher", str(model_folder)],
+        "tokens": ["--teacher", str(model_folder), "--distillation_weight", "0", "--warm_start_epochs", "1"],
         "widths": ["--matryoshka_dims", "4", "8"],
     }.items():
         out = tmp_path / name
@@ -110,6 +111,7 @@ def test_training_follows_a_teacher_at_every_width(
         history = json.loads((out / "retrieval_summary.json").read_text())["history"]
         losses[name] = [entry["loss"] for entry in history if "loss" in entry]
     assert losses["teacher"][0] > losses["alone"][0] + 0.01
+    assert losses["tokens"][0] != pytest.approx(losses["alone"][0], rel=1e-3)
     assert losses["widths"][0] != pytest.approx(losses["alone"][0], rel=1e-3)
     for values in losses.values():
         assert values[-1] < values[0]
@@ -142,6 +144,33 @@ def test_documents_alone_train(tmp_path: Path) -> None:
 def test_documents_and_what_needs_fixed_queries_are_refused_together() -> None:
     with pytest.raises(ValueError, match="--documents makes new queries in every epoch"):
         RetrievalArguments(documents="notes.jsonl", mined_negatives=1)
+
+
+@pytest.mark.parametrize("start", [{}, {"warm_start_epochs": 1.0, "model": "outputs/model"}])
+def test_a_teacher_with_nothing_to_teach_is_refused(start: dict) -> None:
+    with pytest.raises(
+        ValueError, match="--distillation_weight 0 leaves the teacher t the start of the tokens"
+    ):
+        RetrievalArguments(teacher="t", distillation_weight=0, **start)
+
+
+def test_documents_can_have_a_teacher_of_the_tokens() -> None:
+    with pytest.raises(ValueError, match="--distillation_weight 0"):
+        RetrievalArguments(documents="notes.jsonl", teacher="t", warm_start_epochs=1)
+    RetrievalArguments(documents="notes.jsonl", teacher="t", warm_start_epochs=1, distillation_weight=0)
+
+
+@pytest.mark.parametrize("width", [4, 1000])
+def test_tokens_start_as_the_teacher_has_them(model: TinyBertModel, width: int) -> None:
+    before = model.get_input_embeddings().weight.detach().clone()
+    learned = 7 * torch.randn(len(before), width)
+    start_from_tokens(model, learned)
+    after = model.get_input_embeddings().weight
+    own = min(width, after.shape[1])
+    similarity = torch.nn.functional.cosine_similarity(after[:, :own], learned[:, :own])
+    torch.testing.assert_close(similarity, torch.ones(len(before)))
+    assert after[:, :own].std().item() == pytest.approx(before.std().item(), rel=1e-4)
+    assert torch.equal(after[:, own:], before[:, own:])
 
 
 def test_a_warm_start_begins_with_rare_words_heavier(model: TinyBertModel) -> None:

@@ -13,7 +13,7 @@ from accelerate.utils import tqdm
 from datasets import Dataset
 from huggingface_hub import constants
 from torch import Tensor
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from .configuration_tinybert import TinyBertConfig
 from .data import text_id
@@ -90,6 +90,29 @@ def embed_with_teacher(teacher: str, texts: Sequence[str], cache_dir: Path | Non
             if text in distinct
         }
     return torch.from_numpy(np.stack([found[text_id(text)] for text in texts]))
+
+
+def embed_tokens(teacher: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """What a teacher makes of each token of a vocabulary, the most telling dimensions first.
+
+    A token is given to the teacher as a text of its own; pieces of words lose their mark. The result is rotated so that
+    the first dimensions vary the most (principal components, as in Model2Vec: Tulkens and van Dongen 2024,
+    https://github.com/MinishLab/model2vec), which leaves the similarities of the centred embeddings as they are.
+
+    Args:
+        teacher: as of `embed_with_teacher`, whose cache is used.
+        tokenizer: of V tokens.
+
+    Returns: (V, width of the teacher) fp32, of mean 0; special tokens are rows of zeros.
+
+    Raises: OSError: if the teacher cannot be loaded.
+    """
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    embeddings = embed_with_teacher(teacher, [token.removeprefix("##") for token in tokens]).float()
+    embeddings -= embeddings.mean(dim=0)
+    embeddings[tokenizer.all_special_ids] = 0
+    variances, directions = torch.linalg.eigh(embeddings.T @ embeddings)
+    return embeddings @ directions[:, variances.argsort(descending=True)]
 
 
 def load_teacher(teacher: str) -> tuple[Callable[[list[str]], Tensor], str]:
