@@ -301,7 +301,9 @@ def test_the_pooled_outputs_gradients_are_the_same(model: TinyBertModel, batch: 
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-4)
 
 
-def test_new_weights_have_the_configured_spread(config: TinyBertConfig) -> None:
+@pytest.mark.parametrize("position_embedding_type", ["sinusoidal", "rotary"])
+def test_new_weights_have_the_configured_spread(config: TinyBertConfig, position_embedding_type: str) -> None:
+    config.position_embedding_type = position_embedding_type
     config.initializer_range, config.embedding_initializer_range = 0.5, 0.25
     config.residual_initializer_range = 0.125
     model = TinyBertModel(config)

@@ -84,12 +84,19 @@ def rotate(states: Tensor, angles: Tensor) -> Tensor:
     return states * angles.cos().to(states.dtype) + turned * angles.sin().to(states.dtype)
 
 
+class TokenEmbedding(nn.Embedding):
+    """The token embedding; it starts from `embedding_initializer_range`.
+
+    A class of its own, as transformers initialises only modules that have parameters or buffers themselves.
+    """
+
+
 class TinyBertEmbeddings(nn.Module):
     """Scaled token embedding + segment embedding (+ sinusoidal position)."""
 
     def __init__(self, config: TinyBertConfig) -> None:
         super().__init__()
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.word_embeddings = TokenEmbedding(config.vocab_size, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.positions: Tensor | None
         sinusoidal = config.position_embedding_type == "sinusoidal"
@@ -279,13 +286,14 @@ class TinyBertPreTrainedModel(PreTrainedModel):
             nn.init.normal_(module.weight, std=std)
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            token = isinstance(module, TokenEmbedding)
+            std = self.config.embedding_initializer_range if token else self.config.initializer_range
+            nn.init.normal_(module.weight, std=std)
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, TinyBertEmbeddings):  # after its parts, the branches above
-            nn.init.normal_(module.word_embeddings.weight, std=self.config.embedding_initializer_range)
-            if module.positions is not None and not getattr(module.positions, "_is_hf_initialized", False):
+        elif isinstance(module, TinyBertEmbeddings) and module.positions is not None:
+            if not getattr(module.positions, "_is_hf_initialized", False):
                 module.positions.copy_(sinusoidal_positions(*module.positions.shape))
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
