@@ -84,15 +84,15 @@ class RetrievalArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "A folder or Hub id of an encoder (any SentenceTransformer or AutoModel) to learn from. The warm start of "
-            "a new model begins with its embeddings of the tokens, and its ranking of each batch is learned too "
-            "(--distillation_weight). What it embeds is kept for later runs."
+            "a new model begins with its embeddings of the tokens. They are kept for later runs."
         },
     )
     distillation_weight: float = field(
-        default=1.0,
+        default=0.0,
         metadata={
-            "help": "With --teacher: what its loss counts beside the ranking loss, which counts 1. With 0 it embeds the tokens "
-            "alone, in seconds, and not the training texts."
+            "help": "Above 0, the teacher's ranking of each batch is learned too: what that loss counts beside the ranking "
+            "loss, which counts 1. The teacher then embeds every training text once. Measure whether it helps: an encoder "
+            "without layers became worse (EXPERIMENTS.md)."
         },
     )
     micro_batch_tokens: int | None = field(
@@ -134,11 +134,10 @@ class RetrievalArguments(TrainingArguments):
         super().__post_init__()
         if self.micro_batch_tokens is not None and self.micro_batch_tokens <= 0:
             raise ValueError(f"--micro_batch_tokens must be above 0, got {self.micro_batch_tokens}.")
-        distilled = self.teacher and self.distillation_weight
-        if self.documents and (self.negative_columns or self.mined_negatives or distilled):
+        if self.documents and (self.negative_columns or self.mined_negatives or self.distillation_weight):
             raise ValueError(
-                "--documents makes new queries in every epoch, and --negative_columns, --mined_negatives and --teacher need "
-                "fixed ones. Leave them out, or let the teacher embed the tokens alone with --distillation_weight 0."
+                "--documents makes new queries in every epoch, and --negative_columns, --mined_negatives and "
+                "--distillation_weight need fixed ones. Leave them out."
             )
         if self.mined_negatives < 0:
             raise ValueError(f"--mined_negatives must not be negative, got {self.mined_negatives}.")
@@ -152,9 +151,11 @@ class RetrievalArguments(TrainingArguments):
             raise ValueError(f"--distillation_weight must not be negative, got {self.distillation_weight}.")
         if self.teacher and not self.distillation_weight and (self.model or not self.warm_start_epochs):
             raise ValueError(
-                f"--distillation_weight 0 leaves the teacher {self.teacher} the start of the tokens alone, and there is none: "
-                "that takes --warm_start_epochs and a new model, without --model."
+                f"--teacher {self.teacher} has nothing to teach: set --warm_start_epochs for a new model (without --model) to "
+                "begin with its embeddings of the tokens, or --distillation_weight to learn its rankings."
             )
+        if self.distillation_weight and not self.teacher:
+            raise ValueError(f"--distillation_weight {self.distillation_weight} needs a --teacher.")
         if self.graph_tokens < 0:
             raise ValueError(f"--graph_tokens must not be negative, got {self.graph_tokens}.")
 
