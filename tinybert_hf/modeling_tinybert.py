@@ -96,7 +96,7 @@ class TinyBertEmbeddings(nn.Module):
 
     def __init__(self, config: TinyBertConfig) -> None:
         super().__init__()
-        self.word_embeddings = TokenEmbedding(config.vocab_size, config.hidden_size)
+        self.word_embeddings: nn.Embedding = TokenEmbedding(config.vocab_size, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.positions: Tensor | None
         sinusoidal = config.position_embedding_type == "sinusoidal"
@@ -292,9 +292,10 @@ class TinyBertPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, TinyBertEmbeddings) and module.positions is not None:
-            if not getattr(module.positions, "_is_hf_initialized", False):
-                module.positions.copy_(sinusoidal_positions(*module.positions.shape))
+        elif isinstance(module, TinyBertEmbeddings):
+            positions = module.positions
+            if positions is not None and not getattr(positions, "_is_hf_initialized", False):
+                positions.copy_(sinusoidal_positions(*positions.shape))
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Save weights, configuration and all the code that loading the folder as remote code needs.
