@@ -1,20 +1,27 @@
 """What the benchmarks compare is comparable, and how they turn runs into tables."""
 
+import time
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 from training_run import write_pairs
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks import encoding
 from benchmarks.encoding import INT8, MINILM, OURS, THEIRS, EncodingBenchmark
 from benchmarks.matmul_share import Point, forward_flops, rate
-from benchmarks.measure import alternate, peak_mib, run_alone
+from benchmarks.measure import alternate, load_sentence_transformer, peak_mib, run_alone
+from benchmarks.quality import train_peer
 from benchmarks.training import compare
 from benchmarks.training_runs import Job, Peer, train_ours, train_theirs
 from tinybert_hf import TinyBertConfig, TinyBertModel
+from tinybert_hf.evaluation import evaluate_pairs
 from tinybert_hf.tokenization import save_tokenizer
+from train_retrieval import RetrievalArguments, load_pairs
 
 
 @pytest.fixture
@@ -127,3 +134,26 @@ def test_training_is_compared_by_the_medians_of_the_runs() -> None:
 
 def test_encoding_reaches_a_share_of_the_matmul_rate_above_zero(folder: str, tmp_path: Path) -> None:
     assert rate(Point("encoding", tokens=9, texts=4, layers=2), folder, "fp32", tmp_path) > 0
+
+
+def test_the_peer_of_the_quality_benchmark_has_the_models_time_and_learns(
+    folder: str, tmp_path: Path
+) -> None:
+    pairs = write_pairs(tmp_path / "pairs.csv", rows=96, seed=0)
+    arguments = RetrievalArguments(
+        data=str(pairs), eval_data=str(pairs), per_device_train_batch_size=16, seed=3
+    )
+    summary = {"seconds": 7.0, "data": {"teacher_seconds": 1.0}, "arguments": asdict(arguments)}
+    started = time.perf_counter()
+    steps = train_peer(summary, folder, 5e-3, tmp_path / "peer")
+    assert steps > 1
+    assert time.perf_counter() - started > 8
+    rows = load_pairs(arguments).train
+    peer, fresh = SentenceTransformer(str(tmp_path / "peer")), load_sentence_transformer(folder)
+    ranks = [
+        evaluate_pairs(
+            rows["query"][:], rows["answer"][:], partial(model.encode, convert_to_tensor=True), 0.05
+        )["nDCG@10"]
+        for model in (peer, fresh)
+    ]
+    assert ranks[0] > ranks[1]
