@@ -99,6 +99,9 @@ RETRIEVAL = summary(
     eval_data="held_out.jsonl",
     model="outputs/sentiment",
     temperature=0.057,
+    teacher="someone/teacher",
+    warm_start_epochs=7.0,
+    warm_start_learning_rate=0.0043,
     negative_columns=["near", "far"],
 )
 EVALUATION = {
@@ -358,6 +361,7 @@ def test_the_card_tells_both_stages_from_their_summaries(encoder: Path, tmp_path
         "bf16",
     ]
     facts += ["11 threads", "python 3.98.7", "temperature of 0.057", "`someone/base`", "`outputs/sentiment`"]
+    facts += ["taught by `someone/teacher`", "7 epochs of the token embedding alone", "0.0043"]
     facts += ["train_retrieval.py", "--negative_columns near far", EVALUATION["command"], "20,022 documents"]
     facts += ["| this model | 0.457 | 0.901 |", "| BM25 | 0.346 | 0.789 |", "| 1.020 | 0.568 | 0.543 |"]
     assert [fact for fact in facts if fact not in card] == []
