@@ -98,7 +98,7 @@ def main() -> None:
     (arguments,) = HfArgumentParser(QualityArguments, description=__doc__).parse_args_into_dataclasses()
     summary = json.loads(Path(arguments.model, "retrieval_summary.json").read_text(encoding="utf-8"))
     with TemporaryDirectory() as folder:
-        peers = [Path(folder, f"sentence-transformers-{rate:g}") for rate in arguments.learning_rates]
+        peers = [Path(folder, "peer", f"sentence-transformers-{rate:g}") for rate in arguments.learning_rates]
         steps = [
             train_peer(summary, arguments.model, rate, peer)
             for rate, peer in zip(arguments.learning_rates, peers, strict=True)
