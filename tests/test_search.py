@@ -80,7 +80,9 @@ def test_json_from_standard_input_is_the_ranking_of_the_pipeline(model_folder: P
         stdin="\n".join(texts),
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout) == load_search_pipeline(model_folder)(QUERY, texts, top_k=100)
+    expected = load_search_pipeline(model_folder)(QUERY, texts, top_k=100)
+    # Another process may round otherwise in the last place.
+    assert json.loads(done.stdout) == [a | {"score": pytest.approx(a["score"], abs=1e-6)} for a in expected]
     assert "Ärchive läsen ☃" in done.stdout
 
 

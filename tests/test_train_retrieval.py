@@ -98,7 +98,16 @@ def test_training_follows_a_teacher_at_every_width(
     pairs = write_pairs(tmp_path / "pairs.csv", 100, seed=0)
     sure = TINY + ",pooling=mean,hidden_dropout_prob=0,attention_probs_dropout_prob=0"
     shared = ["--data", str(pairs), "--eval_data", str(pairs), "--config_overrides", sure]
-    shared += ["--max_steps", "4", "--logging_steps", "1", "--report_to", "none"]
+    shared += [
+        "--max_steps",
+        "12",
+        "--learning_rate",
+        "3e-3",
+        "--logging_steps",
+        "1",
+        "--report_to",
+        "none",
+    ]
     losses = {}
     for name, flags in {
         "alone": [],
