@@ -197,9 +197,9 @@ def build_trainer(
         teacher_seconds = time.perf_counter() - started
     micro_batch_tokens = arguments.micro_batch_tokens or (512 if accelerator.device.type == "cpu" else 16_384)
 
+    if token_embeddings is not None:
+        start_from_tokens(model, token_embeddings)
     if arguments.warm_start_epochs and not checkpoint:
-        if token_embeddings is not None:
-            start_from_tokens(model, token_embeddings)
         weigh_by_rarity(model, train["text" if arguments.documents else "answer"])
     columns = ["query", "answer", *(f"negative_{i}" for i in range(len(arguments.negative_columns or [])))]
     miner = Miner(arguments, data.train, train, tokenizer) if arguments.mined_negatives else None

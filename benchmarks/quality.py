@@ -3,8 +3,8 @@
     python -m benchmarks.quality --model outputs/words-retrieval --test data/debian/test
 
 The peer has the model's configuration, tokenizer and batch size, random weights (drawn as ours are), the same loss in
-both directions, and as many seconds of training steps as the model's summary says it had, what its teacher took
-included. Its learning rate falls linearly to 0; it gets the whole time at each of `--learning_rates`. Then
+both directions, and for its training steps all the seconds of the model's summary, those of mining, evaluation and
+teacher included. Its learning rate falls linearly to 0; it gets the whole time at each of `--learning_rates`. Then
 `tinybert_hf.evaluation` ranks the test set with all of them. Train the model on as many threads as this command has.
 """
 
@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoTokenizer, HfArgumentParser
 from benchmarks.measure import load_sentence_transformer
 from benchmarks.training_runs import DIRECTIONS
 from tinybert_hf import TinyBertModel
+from tinybert_hf.arguments import errors_as_messages
 from tinybert_hf.evaluation import EvaluationArguments, evaluate_model, result_table
 from tinybert_hf.tokenization import save_tokenizer
 from train_retrieval import RetrievalArguments, load_pairs
@@ -96,8 +97,13 @@ def train_peer(summary: dict[str, Any], model: str, learning_rate: float, output
 
 def main() -> None:
     (arguments,) = HfArgumentParser(QualityArguments, description=__doc__).parse_args_into_dataclasses()
-    summary = json.loads(Path(arguments.model, "retrieval_summary.json").read_text(encoding="utf-8"))
-    with TemporaryDirectory() as folder:
+    with errors_as_messages(), TemporaryDirectory() as folder:
+        summary = json.loads(Path(arguments.model, "retrieval_summary.json").read_text(encoding="utf-8"))
+        if documents := summary["arguments"]["documents"]:
+            raise ValueError(
+                f"{arguments.model} was trained on --documents {documents}, of which the peer has no pairs. "
+                "Compare a model that was trained on --data."
+            )
         peers = [Path(folder, "peer", f"sentence-transformers-{rate:g}") for rate in arguments.learning_rates]
         steps = [
             train_peer(summary, arguments.model, rate, peer)

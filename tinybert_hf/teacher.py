@@ -103,7 +103,7 @@ def embed_tokens(teacher: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
         teacher: as of `embed_with_teacher`, whose cache is used.
         tokenizer: of V tokens.
 
-    Returns: (V, width of the teacher) fp32, of mean 0; special tokens are rows of zeros.
+    Returns: (V, width of the teacher) fp32, centred; special tokens are rows of zeros.
 
     Raises: OSError: if the teacher cannot be loaded.
     """
@@ -111,8 +111,8 @@ def embed_tokens(teacher: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     embeddings = embed_with_teacher(teacher, [token.removeprefix("##") for token in tokens]).float()
     embeddings -= embeddings.mean(dim=0)
     embeddings[tokenizer.all_special_ids] = 0
-    variances, directions = torch.linalg.eigh(embeddings.T @ embeddings)
-    return embeddings @ directions[:, variances.argsort(descending=True)]
+    _, directions = torch.linalg.eigh(embeddings.T @ embeddings)  # the least telling direction first
+    return embeddings @ directions.flip(1)
 
 
 def load_teacher(teacher: str) -> tuple[Callable[[list[str]], Tensor], str]:
