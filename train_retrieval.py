@@ -7,6 +7,7 @@
     accelerate launch train_retrieval.py --documents notes.jsonl --text_column body      # no queries: spans of the texts
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -24,18 +25,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tinybert_hf import TinyBertModel
 from tinybert_hf.arguments import TrainingArguments, parse_arguments
+from tinybert_hf.batching import cut_by_length
 from tinybert_hf.data import Split, hold_out, load_data, select_columns
 from tinybert_hf.documents import draw_pair, pairs_from_documents, read_documents, tokenize_documents
 from tinybert_hf.evaluation import evaluate_pairs
 from tinybert_hf.gradients import cached_backward
 from tinybert_hf.losses import MultipleNegativesRankingLoss, distillation_loss
 from tinybert_hf.mine_negatives import mine_by_embeddings
-from tinybert_hf.pipeline_tinybert import group_by_length, pad_batch
+from tinybert_hf.pipeline_tinybert import pad_batch
 from tinybert_hf.search import encode_by_processes
 from tinybert_hf.teacher import Teacher, embed_tokens
 from tinybert_hf.tokenization import tokenize_columns
 from tinybert_hf.training import Stage, Trainer, load_start, run_stage
 
+GROUP_COST = int(os.environ.get("GC", "100"))
 MINING_DEPTH = 30  # mined negatives are drawn among so many of the best
 
 
@@ -99,7 +102,7 @@ class RetrievalArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "Texts of like length pass through the encoder together, at most so many tokens with padding; "
-            "default: 512 on a CPU, 16384 elsewhere. It changes the speed, not the gradient."
+            "default: 2048 on a CPU, 16384 elsewhere. It changes the speed, not the gradient."
         },
     )
     graph_tokens: int = field(
@@ -195,7 +198,9 @@ def build_trainer(
         if arguments.teacher and arguments.warm_start_epochs and not source:
             token_embeddings = embed_tokens(arguments.teacher, tokenizer)
         teacher_seconds = time.perf_counter() - started
-    micro_batch_tokens = arguments.micro_batch_tokens or (512 if accelerator.device.type == "cpu" else 16_384)
+    micro_batch_tokens = arguments.micro_batch_tokens or (
+        2_048 if accelerator.device.type == "cpu" else 16_384
+    )
 
     if token_embeddings is not None:
         start_from_tokens(model, token_embeddings)
@@ -225,8 +230,11 @@ def build_trainer(
             mined, mined_ids = miner.negatives(trainer.unwrapped_model, [row["row"] for row in rows], epoch)
             texts += mined
             ids = torch.cat((ids, mined_ids))
-        budget = sys.maxsize if words_alone(step) else micro_batch_tokens
-        groups = group_by_length([len(text) for text in texts], budget)
+        groups = (
+            [list(range(len(texts)))]
+            if words_alone(step)
+            else cut_by_length([len(text) for text in texts], micro_batch_tokens, GROUP_COST)
+        )
         return {
             "micro_batches": [pad_batch([texts[i] for i in group], config.pad_token_id) for group in groups],
             "order": torch.tensor([i for group in groups for i in group]).argsort(),

@@ -1,9 +1,11 @@
 """What is read of the processes above this one."""
 
+from pathlib import Path
+
 import psutil
 import pytest
 
-from tinybert_hf.launch import find_launcher
+from tinybert_hf.launch import find_launcher, precision_was_chosen
 
 
 def test_an_ancestor_that_may_not_be_read_is_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -13,3 +15,25 @@ def test_an_ancestor_that_may_not_be_read_is_no_launcher(monkeypatch: pytest.Mon
     monkeypatch.setattr(psutil.Process, "cmdline", refuse)
     assert psutil.Process().parents(), "this test would be vacuous: there is no ancestor"
     assert find_launcher.__wrapped__() is None
+
+
+@pytest.mark.parametrize(
+    ("command", "chosen"),
+    [
+        ([], True),  # no launcher: the variable is the user's own
+        (["launch", "train.py"], False),
+        (["launch", "--mixed_precision", "no", "train.py"], True),
+        (["launch", "--config_file", __file__, "train.py"], True),
+        (["launch", "--config_file", "/no/such/file", "train.py"], False),
+    ],
+)
+def test_whose_word_no_mixed_precision_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: list[str], chosen: bool
+) -> None:
+    class Launcher:
+        def cmdline(self) -> list[str]:
+            return ["python", "accelerate", *command]
+
+    monkeypatch.setattr("tinybert_hf.launch.find_launcher", lambda: Launcher() if command else None)
+    monkeypatch.setattr("tinybert_hf.launch.default_config_file", str(tmp_path / "none.yaml"))
+    assert precision_was_chosen() is chosen

@@ -36,8 +36,8 @@ def test_a_text_is_embedded_once_by_each_teacher(
 ) -> None:
     first = embed_with_teacher(str(model_folder), ["fast mail", "music", "fast mail"], tmp_path)
     torch.testing.assert_close(
-        first.float(), encode(model, tokenizer, ["fast mail", "music", "fast mail"]), rtol=0, atol=1e-3
-    )
+        first.float(), encode(model, tokenizer, ["fast mail", "music", "fast mail"]), rtol=0, atol=5e-3
+    )  # where the hardware has bf16, the teacher runs in it
     again = embed_with_teacher(str(model_folder), ["photos", "music"], tmp_path)
     assert sorted(embedded) == ["fast mail", "music", "photos"]
     assert torch.equal(again[1], first[1])

@@ -310,19 +310,26 @@ def test_the_warm_start_trains_the_token_embedding_alone(model: TinyBertModel) -
 
 
 @pytest.mark.parametrize(
-    ("asked", "environment", "hardware", "expected"),
+    ("environment", "chosen", "hardware", "expected"),
     [
-        (None, "no", torch.bfloat16, "bf16"),
-        (None, "no", torch.float32, "no"),
-        (None, "fp16", torch.bfloat16, "fp16"),  # from accelerate's configuration file
-        ("no", "no", torch.bfloat16, "no"),
+        (None, True, torch.bfloat16, "bf16"),
+        ("no", False, torch.bfloat16, "bf16"),  # accelerate launch says so unasked
+        ("no", False, torch.float32, "no"),
+        ("no", True, torch.bfloat16, "no"),
+        ("fp16", True, torch.bfloat16, "fp16"),
     ],
 )
 def test_the_precision_is_what_was_asked_for_or_what_the_hardware_has(
-    monkeypatch: pytest.MonkeyPatch, asked: str | None, environment: str, hardware: torch.dtype, expected: str
+    monkeypatch: pytest.MonkeyPatch,
+    environment: str | None,
+    chosen: bool,
+    hardware: torch.dtype,
+    expected: str,
 ) -> None:
-    monkeypatch.setattr("tinybert_hf.training.launcher_option", lambda name: asked)
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", environment)
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    if environment:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", environment)
+    monkeypatch.setattr("tinybert_hf.training.precision_was_chosen", lambda: chosen)
     monkeypatch.setattr("tinybert_hf.training.fast_dtype", lambda device: hardware)
     assert choose_precision() == expected
 

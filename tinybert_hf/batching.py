@@ -1,6 +1,9 @@
-"""Which rows make up which batch: seeded, the same for any number of processes, resumable at any step."""
+"""Which rows make up which batch, and which of its texts pass through the encoder together.
 
-from collections.abc import Iterator
+Batches are seeded, the same for any number of processes, and resumable at any step.
+"""
+
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.utils.data import Sampler
@@ -58,3 +61,37 @@ class StepSampler(Sampler[list[int]]):
                 self.accumulation, self.num_processes, self.batch_size
             )
             yield from micro_batches[:, self.process_index].tolist()
+
+
+def cut_by_length(lengths: Sequence[int], max_tokens: int, group_cost: int) -> list[list[int]]:
+    """Texts sorted by length and cut where it takes least: padding against the number of groups, by dynamic programming.
+
+    Args:
+        lengths: tokens of each text.
+        max_tokens: of a group, padding included; a longer text is a group of its own.
+        group_cost: what a further group takes, in tokens.
+
+    Returns: the texts' positions, each in one group, the longest texts first.
+
+    >>> cut_by_length([2, 9, 3, 8], max_tokens=36, group_cost=3)
+    [[1, 3], [2, 0]]
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    costs, starts = [0], [0]  # of the first n texts, cut best; where the last of their groups begins
+    for end in range(1, len(order) + 1):
+        best = start = -1
+        for first in reversed(range(end)):
+            tokens = (end - first) * lengths[order[first]]
+            if tokens > max_tokens and first < end - 1:
+                break
+            cost = costs[first] + tokens + group_cost
+            if start < 0 or cost < best:
+                best, start = cost, first
+        costs.append(best)
+        starts.append(start)
+    groups: list[list[int]] = []
+    end = len(order)
+    while end:
+        groups.insert(0, order[starts[end] : end])
+        end = starts[end]
+    return groups

@@ -54,19 +54,19 @@ def cached_backward(
     assert leaf.grad is not None
     gradients = leaf.grad.split([len(part) for part in embeddings])
 
-    def send_back(parts: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-        products = [(part.float() * gradient).sum() for part, gradient in zip(parts, gradients, strict=True)]
-        accelerator.backward(torch.stack(products).sum())
+    def send_back(part: Tensor, gradient: Tensor) -> None:
+        with torch.autocast(accelerator.device.type, enabled=False):
+            accelerator.backward((part.float() * gradient).sum())
 
-    if num_replayed < len(micro_batches):
-        send_back(embeddings[num_replayed:], gradients[num_replayed:])
-    del embeddings
+    # One at a time: autograd would add up the sparse gradients of several by copying all rows for each.
+    for i in range(num_replayed, len(micro_batches)):
+        send_back(embeddings[i], gradients[i])
+        embeddings[i] = leaf  # lets go of the activations
     with accelerator.autocast():
         for batch, state, gradient in zip(micro_batches, states, gradients, strict=False):
             with state.replayed():
                 part = embed(batch)
-            with torch.autocast(accelerator.device.type, enabled=False):
-                send_back([part], [gradient])
+            send_back(part, gradient)
     return loss.detach()
 
 

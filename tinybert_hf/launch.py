@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import torch
 from accelerate import Accelerator
+from accelerate.commands.config.config_args import default_config_file
 
 
 @cache
@@ -38,6 +39,15 @@ def launcher_option(name: str) -> str | None:
         if flag.replace("-", "_").strip("_") == name:
             return value or command[position + 1]
     return None
+
+
+def precision_was_chosen() -> bool:
+    """Whether ACCELERATE_MIXED_PRECISION=no is the user's word: `accelerate launch` sets it unasked too."""
+    return (
+        find_launcher() is None
+        or launcher_option("mixed_precision") is not None
+        or os.path.isfile(launcher_option("config_file") or default_config_file)
+    )
 
 
 def start_processes() -> None:
