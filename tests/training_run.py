@@ -55,16 +55,15 @@ def run_script(script: str, arguments: list[str], log: Path, environment: dict[s
 
 
 def start(script: str, arguments: list[str], log: Path, num_processes: int = 1) -> list[BaseProcess]:
-    """Start one process, or several that know each other as torchrun's do; in fp32 on every machine, to be compared."""
-    fp32 = {"ACCELERATE_MIXED_PRECISION": "no"}
-    environments: list[dict[str, str]] = [fp32]
+    """Start one process, or several that know each other as torchrun's do."""
+    environments: list[dict[str, str]] = [{}]
     if num_processes > 1:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
         ranks = [str(rank) for rank in range(num_processes)]
         size = {"WORLD_SIZE": str(num_processes), "LOCAL_WORLD_SIZE": str(num_processes)}
-        environments = [fp32 | address | size | {"RANK": rank, "LOCAL_RANK": rank} for rank in ranks]
+        environments = [address | size | {"RANK": rank, "LOCAL_RANK": rank} for rank in ranks]
     processes = [
         context.Process(target=run_script, args=(script, arguments, log, environment))
         for environment in environments
