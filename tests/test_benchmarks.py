@@ -106,16 +106,19 @@ def test_a_run_measures_its_own_memory_and_tells_when_there_is_too_little() -> N
         run_alone(ask_for_a_pebibyte, threads=1)
 
 
+@pytest.mark.parametrize("bf16", [False, True])
 def test_encoding_prints_a_line_for_each_row_and_kind_of_text(
-    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bf16: bool
 ) -> None:
+    monkeypatch.setattr(encoding, "bf16_in_hardware", lambda: bf16)
     monkeypatch.setattr(encoding, "run_alone", lambda function, *arguments, threads: function(*arguments))
     monkeypatch.setattr(encoding, "BATCH_SIZES", (2,))
     arguments = EncodingBenchmark(num_texts=4, tuning_texts=2, repeats=2, threads=1, model=folder)
     tables, numbers = encoding.measure_encoding(arguments, tmp_path)
     encoders = {(line[0], line[1].split(", batch")[0]) for line in numbers["runs"]}
     kinds = {"queries", "long passages", "mixed"}
-    assert encoders == {(kind, encoder) for kind in kinds for encoder in (OURS, INT8, THEIRS, MINILM)}
+    expected = encoding.ENCODERS if bf16 else (OURS, INT8, THEIRS, MINILM)
+    assert encoders == {(kind, encoder) for kind in kinds for encoder in expected}
     assert tables[0].count("\n| ") == 1 + len(numbers["runs"])
     assert all(float(line[4]) > 0.99 for line in numbers["runs"] if MINILM not in line[1])
 
