@@ -7,7 +7,6 @@
     accelerate launch train_retrieval.py --documents notes.jsonl --text_column body      # no queries: spans of the texts
 """
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -38,7 +37,7 @@ from tinybert_hf.teacher import Teacher, embed_tokens
 from tinybert_hf.tokenization import tokenize_columns
 from tinybert_hf.training import Stage, Trainer, load_start, run_stage
 
-GROUP_COST = int(os.environ.get("GC", "100"))
+GROUP_COST = 100  # tokens that take as long as a further micro-batch (EXPERIMENTS.md)
 MINING_DEPTH = 30  # mined negatives are drawn among so many of the best
 
 

@@ -17,9 +17,7 @@ from tinybert_hf.tokenization import save_tokenizer, train_tokenizer
 
 logging.disable_progress_bar()
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime would report to its makers
-os.environ["ACCELERATE_MIXED_PRECISION"] = (
-    "no"  # of scripts that no launcher starts: the same on every machine
-)
+os.environ["ACCELERATE_MIXED_PRECISION"] = "no"  # without a launcher: the same numbers on every machine
 
 TEXTS = [
     "a fast compiler for small machines",

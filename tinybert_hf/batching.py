@@ -79,15 +79,14 @@ def cut_by_length(lengths: Sequence[int], max_tokens: int, group_cost: int) -> l
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     costs, starts = [0], [0]  # of the first n texts, cut best; where the last of their groups begins
     for end in range(1, len(order) + 1):
-        best = start = -1
+        candidates: list[tuple[int, int]] = []  # (cost, where the last group begins)
         for first in reversed(range(end)):
             tokens = (end - first) * lengths[order[first]]
-            if tokens > max_tokens and first < end - 1:
+            if tokens > max_tokens and candidates:
                 break
-            cost = costs[first] + tokens + group_cost
-            if start < 0 or cost < best:
-                best, start = cost, first
-        costs.append(best)
+            candidates.append((costs[first] + tokens + group_cost, first))
+        cost, start = min(candidates)
+        costs.append(cost)
         starts.append(start)
     groups: list[list[int]] = []
     end = len(order)

@@ -59,9 +59,8 @@ def cached_backward(
             accelerator.backward((part.float() * gradient).sum())
 
     # One at a time: autograd would add up the sparse gradients of several by copying all rows for each.
-    for i in range(num_replayed, len(micro_batches)):
-        send_back(embeddings[i], gradients[i])
-        embeddings[i] = leaf  # lets go of the activations
+    for gradient in gradients[num_replayed:]:
+        send_back(embeddings.pop(num_replayed), gradient)
     with accelerator.autocast():
         for batch, state, gradient in zip(micro_batches, states, gradients, strict=False):
             with state.replayed():

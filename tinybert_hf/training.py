@@ -57,13 +57,7 @@ from .checkpoints import STATE_FILE, find_checkpoint, list_checkpoints, single_w
 from .configuration_tinybert import TinyBertConfig
 from .data import iterate_texts, load_data
 from .gradients import RowGradients, average_gradients
-from .launch import (
-    StopSignal,
-    launcher_option,
-    precision_was_chosen,
-    start_processes,
-    use_all_cores,
-)
+from .launch import StopSignal, precision_was_chosen, start_processes, use_all_cores
 from .search import fast_dtype
 from .tokenization import save_tokenizer, train_tokenizer
 
@@ -157,7 +151,7 @@ def build_accelerator(arguments: TrainingArguments) -> Accelerator:
 
 def choose_precision() -> str:
     """What the user asked for; otherwise bf16 where the hardware multiplies it, and fp32 elsewhere."""
-    asked = launcher_option("mixed_precision") or os.environ.get("ACCELERATE_MIXED_PRECISION")
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION")
     if asked and (asked != "no" or precision_was_chosen()):
         return asked
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
