@@ -172,7 +172,8 @@ def build_trainer(
 ) -> Trainer:
     with accelerator.main_process_first():
         data = load_pairs(arguments)
-    source, config, tokenizer = load_start(arguments, accelerator, checkpoint, data.train)
+    start = load_start(arguments, accelerator, checkpoint, data.train)
+    config, tokenizer = start.config, start.tokenizer
     if arguments.warm_start_epochs and config.pooling != "mean":
         raise ValueError(
             f"--warm_start_epochs {arguments.warm_start_epochs} trains the mean of token embeddings, and this encoder pools "
@@ -185,7 +186,7 @@ def build_trainer(
         )
     ranking_loss = MultipleNegativesRankingLoss(arguments.temperature, dims)
     set_seed(arguments.seed)
-    model = TinyBertModel.from_pretrained(source, config=config) if source else TinyBertModel(config)
+    model = start.load(TinyBertModel)
 
     with accelerator.main_process_first():
         tokenize = tokenize_documents if arguments.documents else tokenize_columns
@@ -194,7 +195,7 @@ def build_trainer(
         teacher = token_embeddings = None
         if arguments.teacher and arguments.distillation_weight:
             teacher = Teacher(arguments.teacher, data.train)
-        if arguments.teacher and arguments.warm_start_epochs and not source:
+        if arguments.teacher and arguments.warm_start_epochs and start.random:
             token_embeddings = embed_tokens(arguments.teacher, tokenizer)
         teacher_seconds = time.perf_counter() - started
     micro_batch_tokens = arguments.micro_batch_tokens or (

@@ -65,17 +65,13 @@ def build_trainer(
 ) -> Trainer:
     with accelerator.main_process_first():
         data, names = load_examples(arguments)
-    source, config, tokenizer = load_start(arguments, accelerator, checkpoint, data.train)
+    start = load_start(arguments, accelerator, checkpoint, data.train)
+    config, tokenizer = start.config, start.tokenizer
     config.num_labels = len(names)
     config.id2label = dict(enumerate(names))
     config.label2id = {name: i for i, name in enumerate(names)}
     set_seed(arguments.seed)
-    if source:
-        model = TinyBertForSequenceClassification.from_pretrained(
-            source, config=config, ignore_mismatched_sizes=True
-        )
-    else:
-        model = TinyBertForSequenceClassification(config)
+    model = start.load(TinyBertForSequenceClassification)
 
     max_length = config.max_position_embeddings
 

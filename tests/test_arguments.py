@@ -44,7 +44,7 @@ def test_a_flag_wins_over_the_recipe(recipe: Path) -> None:
         ("seed: [", "is no valid YAML"),
         ("seed: many", "invalid int value: 'many'"),
         ("max_grad_norm: 0", "--max_grad_norm must be above 0, got 0.0"),
-        ("{model: m, config_overrides: {hidden_size: 8}}", "brings its own configuration and tokenizer"),
+        ("{model: m, tokenizer_data: [a.csv]}", "--model m brings its own. Leave one of them out"),
     ],
 )
 def test_a_wrong_recipe_is_named(

@@ -85,8 +85,10 @@ def test_an_impossible_configuration_is_refused_with_the_numbers() -> None:
         ValueError, match="heads of an even size; hidden_size=9 over num_attention_heads=3 is 3"
     ):
         TinyBertConfig(hidden_size=9, num_attention_heads=3, position_embedding_type="rotary")
-    with pytest.raises(ValueError, match="'learned' is unknown; choose one of sinusoidal, rotary"):
-        TinyBertConfig(position_embedding_type="learned")
+    with pytest.raises(ValueError, match="'alibi' is unknown; choose one of sinusoidal, rotary, learned"):
+        TinyBertConfig(position_embedding_type="alibi")
+    with pytest.raises(ValueError, match="norm_position='both' is unknown; choose one of pre, post"):
+        TinyBertConfig(norm_position="both")
     with pytest.raises(ValueError, match="pooling='max' is unknown; choose one of cls, mean"):
         TinyBertConfig(pooling="max")
 
@@ -236,10 +238,19 @@ def test_dropouts_gradient_is_its_mask() -> None:
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("norm_position", ["pre", "post"])
+@pytest.mark.parametrize("num_hidden_layers", [0, 2])
 def test_the_pooled_output_alone_is_the_same(
-    model: TinyBertModel, batch: dict[str, Tensor], pooling: str, attention: str
+    config: TinyBertConfig,
+    batch: dict[str, Tensor],
+    num_hidden_layers: int,
+    norm_position: str,
+    pooling: str,
+    attention: str,
 ) -> None:
-    with_attention(model, attention).config.pooling = pooling
+    config.pooling, config.norm_position, config.num_hidden_layers = pooling, norm_position, num_hidden_layers
+    model = with_attention(TinyBertModel(config).eval(), attention)
+    randomize(model)
     expected = model(**batch)
     actual = model(**batch, pooled_only=True)
     torch.testing.assert_close(actual.pooler_output, expected.pooler_output, rtol=1e-5, atol=1e-5)
@@ -301,7 +312,7 @@ def test_the_pooled_outputs_gradients_are_the_same(model: TinyBertModel, batch: 
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("position_embedding_type", ["sinusoidal", "rotary"])
+@pytest.mark.parametrize("position_embedding_type", ["sinusoidal", "rotary", "learned"])
 def test_new_weights_have_the_configured_spread(config: TinyBertConfig, position_embedding_type: str) -> None:
     config.position_embedding_type = position_embedding_type
     config.initializer_range, config.embedding_initializer_range = 0.5, 0.25

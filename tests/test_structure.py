@@ -12,6 +12,7 @@ ORDER = [
     "onnx",
     "data",
     "tokenization",
+    "bert",
     "documents",
     "batching",
     "losses",

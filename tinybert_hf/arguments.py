@@ -34,13 +34,17 @@ class TrainingArguments:
         default=1000, metadata={"help": "Rows held out where there is neither --eval_data nor --eval_split."}
     )
     model: str | None = field(
-        default=None, metadata={"help": "Model folder or Hub id to start from; default: random weights."}
+        default=None,
+        metadata={
+            "help": "Model folder or Hub id to start from, ours or any BERT encoder (as "
+            "sentence-transformers/all-MiniLM-L6-v2); default: random weights."
+        },
     )
     config_overrides: str | None = field(
         default=None,
         metadata={
             "help": "Without --model: what differs from the default TinyBertConfig, as name=value,name=value "
-            "(in a recipe, a mapping)."
+            "(in a recipe, a mapping). With a BERT as --model: fewer num_hidden_layers or max_position_embeddings, dropout."
         },
     )
     tokenizer_data: list[str] | None = field(
@@ -101,10 +105,10 @@ class TrainingArguments:
                 raise ValueError(f"--{name} must be above 0, got {getattr(self, name)}.")
         if not 0 <= self.warmup_ratio <= 1:
             raise ValueError(f"--warmup_ratio must be between 0 and 1, got {self.warmup_ratio}.")
-        if self.model and (self.config_overrides or self.tokenizer_data):
+        if self.model and self.tokenizer_data:
             raise ValueError(
-                "--config_overrides and --tokenizer_data describe a new model, but --model "
-                f"{self.model} brings its own configuration and tokenizer. Leave one of them out."
+                f"--tokenizer_data is for the tokenizer of a new model, and --model {self.model} brings its own. "
+                "Leave one of them out."
             )
 
     @property

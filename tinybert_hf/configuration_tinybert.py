@@ -5,7 +5,8 @@ from typing import Any
 from transformers import PretrainedConfig
 
 POOLING_MODES = ("cls", "mean")
-POSITION_MODES = ("sinusoidal", "rotary")
+POSITION_MODES = ("sinusoidal", "rotary", "learned")
+NORM_MODES = ("pre", "post")
 
 # What `AutoX.from_pretrained(..., trust_remote_code=True)` and `pipeline(...)` run from a model folder. Written by us
 # on every save: transformers would list one class only, and prefixes a repository's name when it loads from the Hub.
@@ -29,22 +30,24 @@ class TinyBertConfig(PretrainedConfig):
     Args:
         vocab_size: rows of the token embedding.
         hidden_size: width of the encoder and of a text embedding; a multiple of `num_attention_heads`.
-        num_hidden_layers: pre-norm Transformer blocks; 0 leaves the embeddings alone.
+        num_hidden_layers: Transformer blocks; 0 leaves the embeddings alone.
         num_attention_heads: attention heads of a block.
         intermediate_size: width of the feed-forward layer.
         hidden_act: activation of the feed-forward layer.
         hidden_dropout_prob: dropout on the embeddings, inside and after the feed-forward layer, and after attention.
         attention_probs_dropout_prob: dropout on the attention weights.
         max_position_embeddings: context length in tokens; longer inputs are an error.
-        position_embedding_type: `sinusoidal` (added to the token embeddings) or `rotary` (inside attention only, so that
-            the mean of the token embeddings does not depend on a text's length); rotary needs an even head size.
+        position_embedding_type: `sinusoidal` or `learned` (added to the token embeddings), or `rotary` (inside attention
+            only, so that the mean of the token embeddings does not depend on a text's length; needs an even head size).
+        norm_position: `pre` (LayerNorm on what enters attention and feed-forward layer) or `post`, as in BERT (on every
+            sum of the residual stream, that of the embeddings included, which are then not scaled).
         type_vocab_size: segments (0 for the first text, 1 for the second of a pair).
         pooling: `cls` (first token) or `mean` (over the tokens that are not padding).
         initializer_range: standard deviation of the normal initialisation.
         embedding_initializer_range: the same for the token embedding, which must stand out from the positions: their
             entries are about 0.7, the scaled tokens' this value times sqrt(hidden_size).
         residual_initializer_range: the same for the two matrices of a block whose output is added to the residual
-            stream. At 0 a new block starts as the identity, and a new encoder as the pooled token embeddings.
+            stream. At 0 a new pre-norm block starts as the identity, and a new encoder as the pooled token embeddings.
         layer_norm_eps: added to the variance in LayerNorm.
         classifier_dropout: dropout before the classifier; None means `hidden_dropout_prob`.
 
@@ -67,6 +70,7 @@ class TinyBertConfig(PretrainedConfig):
         attention_probs_dropout_prob: float = 0.1,
         max_position_embeddings: int = 350,
         position_embedding_type: str = "sinusoidal",
+        norm_position: str = "pre",
         type_vocab_size: int = 2,
         pooling: str = "cls",
         initializer_range: float = 0.02,
@@ -81,13 +85,13 @@ class TinyBertConfig(PretrainedConfig):
             raise ValueError(
                 f"hidden_size={hidden_size} is not a multiple of num_attention_heads={num_attention_heads}."
             )
-        if pooling not in POOLING_MODES:
-            raise ValueError(f"pooling={pooling!r} is unknown; choose one of {', '.join(POOLING_MODES)}.")
-        if position_embedding_type not in POSITION_MODES:
-            raise ValueError(
-                f"position_embedding_type={position_embedding_type!r} is unknown; choose one of "
-                f"{', '.join(POSITION_MODES)}."
-            )
+        for name, value, modes in (
+            ("pooling", pooling, POOLING_MODES),
+            ("position_embedding_type", position_embedding_type, POSITION_MODES),
+            ("norm_position", norm_position, NORM_MODES),
+        ):
+            if value not in modes:
+                raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(modes)}.")
         if position_embedding_type == "rotary" and hidden_size // num_attention_heads % 2:
             raise ValueError(
                 f"Rotary positions need heads of an even size; hidden_size={hidden_size} over "
@@ -103,6 +107,7 @@ class TinyBertConfig(PretrainedConfig):
         self.attention_probs_dropout_prob = attention_probs_dropout_prob
         self.max_position_embeddings = max_position_embeddings
         self.position_embedding_type = position_embedding_type
+        self.norm_position = norm_position
         self.type_vocab_size = type_vocab_size
         self.pooling = pooling
         self.initializer_range = initializer_range

@@ -3,6 +3,7 @@
 It is the Transformer encoder of Vaswani et al. 2017 (arXiv:1706.03762) with two departures:
 - pre-norm residual blocks without a final norm (Xiong et al. 2020, arXiv:2002.04745), which start as the identity;
 - the text embedding is the first token's last hidden state (or the mean over tokens): there is no pooler layer.
+With `norm_position=post` and learned positions it is that of BERT instead (Devlin et al. 2018, arXiv:1810.04805).
 
 Shapes: B batch, T tokens, H hidden size, A attention heads.
 """
@@ -92,21 +93,25 @@ class TokenEmbedding(nn.Embedding):
 
 
 class TinyBertEmbeddings(nn.Module):
-    """Scaled token embedding + segment embedding (+ sinusoidal position)."""
+    """Scaled token embedding + segment embedding (+ position); post-norm: LayerNorm of the sum, and no scale."""
 
     def __init__(self, config: TinyBertConfig) -> None:
         super().__init__()
         self.word_embeddings: nn.Embedding = TokenEmbedding(config.vocab_size, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.positions: Tensor | None
-        sinusoidal = config.position_embedding_type == "sinusoidal"
-        # Saved with the weights, so that a converted checkpoint keeps its own table to the last bit.
-        self.register_buffer(
-            "positions",
-            torch.empty(config.max_position_embeddings, config.hidden_size) if sinusoidal else None,
-        )
+        table = torch.empty(config.max_position_embeddings, config.hidden_size)
+        if config.position_embedding_type == "learned":
+            self.positions = nn.Parameter(table)
+        else:
+            # Saved with the weights, so that a converted checkpoint keeps its own table to the last bit.
+            self.register_buffer(
+                "positions", table if config.position_embedding_type == "sinusoidal" else None
+            )
+        post_norm = config.norm_position == "post"
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if post_norm else None
         self.dropout = Dropout(config.hidden_dropout_prob)
-        self.scale = math.sqrt(config.hidden_size)
+        self.scale = 1.0 if post_norm else math.sqrt(config.hidden_size)
 
     def forward(
         self,
@@ -128,6 +133,8 @@ class TinyBertEmbeddings(nn.Module):
             hidden_states = (
                 hidden_states + self.positions[slice(num_tokens) if position_ids is None else position_ids]
             )
+        if self.norm is not None:
+            hidden_states = self.norm(hidden_states)
         return self.dropout(hidden_states)
 
 
@@ -203,7 +210,11 @@ class TinyBertAttention(nn.Module):
             query, key = rotate(query, angles[:, :, : query.shape[2]]), rotate(key, angles)
         dropout = self.dropout.probability if self.training else 0.0
         attend: Callable = eager_attention_forward
-        if not (dropout and hidden_states.device.type == "cpu"):  # there, no fused kernel has dropout
+        # On a CPU no fused kernel has dropout, and in bf16 the backward pass of the one there is takes thrice as long.
+        written_out = (
+            self.training and query.device.type == "cpu" and (dropout or query.dtype == torch.bfloat16)
+        )
+        if not written_out:
             attend = ALL_ATTENTION_FUNCTIONS.get_interface(
                 self.config._attn_implementation, eager_attention_forward
             )
@@ -228,10 +239,14 @@ class TinyBertMLP(nn.Module):
 
 
 class TinyBertLayer(GradientCheckpointingLayer):
-    """Pre-norm block: x += dropout(attention(LN x)), then x += dropout(mlp(LN x))."""
+    """Pre-norm block: x += dropout(attention(LN x)), then x += dropout(mlp(LN x)).
+
+    Post-norm: x = LN(x + dropout(attention(x))), then x = LN(x + dropout(mlp(x))).
+    """
 
     def __init__(self, config: TinyBertConfig) -> None:
         super().__init__()
+        self.pre_norm = config.norm_position == "pre"
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = TinyBertAttention(config)
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -247,13 +262,15 @@ class TinyBertLayer(GradientCheckpointingLayer):
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """(B, T, H) -> (B, T, H), or the first token's (B, 1, H), which needs every token's keys and values."""
-        context, weights = self.attention(
-            self.attention_norm(hidden_states), attention_mask, angles, first_token_only, **kwargs
-        )
+        inputs = self.attention_norm(hidden_states) if self.pre_norm else hidden_states
+        context, weights = self.attention(inputs, attention_mask, angles, first_token_only, **kwargs)
         if first_token_only:
             hidden_states = hidden_states[:, :1]
         hidden_states = hidden_states + self.dropout(context)
-        return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states))), weights
+        if self.pre_norm:
+            return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states))), weights
+        hidden_states = self.attention_norm(hidden_states)
+        return self.mlp_norm(hidden_states + self.dropout(self.mlp(hidden_states))), weights
 
 
 def mean_over_tokens(hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
@@ -294,7 +311,9 @@ class TinyBertPreTrainedModel(PreTrainedModel):
             nn.init.zeros_(module.bias)
         elif isinstance(module, TinyBertEmbeddings):
             positions = module.positions
-            if positions is not None and not getattr(positions, "_is_hf_initialized", False):
+            if isinstance(positions, nn.Parameter):
+                nn.init.normal_(positions, std=self.config.initializer_range)
+            elif positions is not None and not getattr(positions, "_is_hf_initialized", False):
                 positions.copy_(sinusoidal_positions(*positions.shape))
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
@@ -388,7 +407,7 @@ class TinyBertModel(TinyBertPreTrainedModel):
 
         pooled_only = pooled_only and not output_hidden_states and not output_attentions
         if (
-            (pooled_only and config.pooling == "mean" and not self.layers)
+            (pooled_only and config.pooling == "mean" and not self.layers and config.norm_position == "pre")
             and (input_ids is not None and attention_mask is not None)
             and (token_type_ids is None and position_ids is None)
         ):
@@ -423,7 +442,7 @@ class TinyBertModel(TinyBertPreTrainedModel):
     def embed_words(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, T) ids, padded on the right -> (B, H): the mean over a text's tokens of what the first block sees.
 
-        An encoder without blocks is this, and one whose blocks are still the identity. Without dropout, tokens are
+        A pre-norm encoder without blocks is this, and one whose blocks are still the identity. Without dropout, tokens are
         averaged while they are looked up, which takes a tenth of the time.
         """
         embeddings = self.embeddings

@@ -45,7 +45,6 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import (
     AutoConfig,
     AutoTokenizer,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -53,11 +52,13 @@ from transformers.utils import logging as transformers_logging
 
 from .arguments import TrainingArguments, errors_as_messages
 from .batching import StepSampler
+from .bert import load_bert
 from .checkpoints import STATE_FILE, find_checkpoint, list_checkpoints, single_writer, write_json
 from .configuration_tinybert import TinyBertConfig
 from .data import iterate_texts, load_data
 from .gradients import RowGradients, average_gradients
 from .launch import StopSignal, precision_was_chosen, start_processes, use_all_cores
+from .modeling_tinybert import TinyBertPreTrainedModel
 from .search import fast_dtype
 from .tokenization import save_tokenizer, train_tokenizer
 
@@ -180,23 +181,55 @@ def run_stage(
         return trainer.train()
 
 
+@dataclass
+class Start:
+    """Where training begins: a configuration, the tokenizer that belongs to it, and weights, if they are not random."""
+
+    config: TinyBertConfig
+    tokenizer: PreTrainedTokenizerBase
+    source: str | None = None
+    weights: dict[str, Tensor] | None = None
+
+    @property
+    def random(self) -> bool:
+        return self.source is None and self.weights is None
+
+    def load(self, model_class: type[TinyBertPreTrainedModel]) -> TinyBertPreTrainedModel:
+        """The model; what `model_class` has and the weights have not is random."""
+        if self.random:
+            return model_class(self.config)
+        return model_class.from_pretrained(
+            self.source, config=self.config, state_dict=self.weights, ignore_mismatched_sizes=True
+        )
+
+
 def load_start(
     arguments: TrainingArguments, accelerator: Accelerator, checkpoint: Path | None, dataset: Dataset
-) -> tuple[str | None, PretrainedConfig, PreTrainedTokenizerBase]:
-    """Where the weights come from (None: random), with the configuration and the tokenizer that belong to them.
+) -> Start:
+    """The checkpoint, or `--model`, or a new model with random weights.
 
     A new model's tokenizer learns from `tokenizer_data`, by default from the training texts in `dataset`.
 
-    Raises: ValueError: if `--model` is no TinyBERT, or `--config_overrides` names what the configuration has not.
+    Raises: ValueError: if `--model` is neither a TinyBERT nor a BERT, or `--config_overrides` names what the configuration
+        has not or the weights fix.
     """
     source = str(checkpoint) if checkpoint else arguments.model
     if source:
         config = AutoConfig.from_pretrained(source)
+        if config.model_type == "bert":
+            config, weights, tokenizer = load_bert(source, config, arguments.config_overrides)
+            return Start(config, tokenizer, weights=weights)
         if config.model_type != TinyBertConfig.model_type:
             raise ValueError(
-                f"--model {source} is a {config.model_type} model; this script trains tinybert models."
+                f"--model {source} is a {config.model_type} model; this script trains tinybert models, and BERT models "
+                "(as sentence-transformers/all-MiniLM-L6-v2), which become such."
             )
-        return source, config, AutoTokenizer.from_pretrained(source)
+        if arguments.config_overrides and not checkpoint:
+            raise ValueError(
+                f"--config_overrides {arguments.config_overrides}: --model {source} is a tinybert model, which brings its own "
+                "configuration. Leave one of them out."
+            )
+        return Start(config, AutoTokenizer.from_pretrained(source), source)
     config = TinyBertConfig()
     try:
         if arguments.config_overrides:
@@ -215,7 +248,7 @@ def load_start(
     accelerator.wait_for_everyone()
     tokenizer = AutoTokenizer.from_pretrained(arguments.output_dir, config=config)
     config.vocab_size = len(tokenizer)
-    return None, config, tokenizer
+    return Start(config, tokenizer)
 
 
 def build_optimizer(model: PreTrainedModel, arguments: TrainingArguments) -> torch.optim.Optimizer:

@@ -1,0 +1,141 @@
+"""An encoder taken over from BERT computes what transformers' `BertModel` computes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TEXTS
+from training_run import train, write_pairs
+from transformers import AutoConfig, BertConfig, BertModel, PreTrainedTokenizerBase
+
+from tinybert_hf import TinyBertForSequenceClassification, TinyBertModel
+from tinybert_hf.bert import load_bert
+from tinybert_hf.tokenization import save_tokenizer
+from tinybert_hf.training import Start
+
+
+@pytest.fixture
+def bert(tokenizer: PreTrainedTokenizerBase) -> BertModel:
+    """Random weights, those of the norms too, so that a forgotten one shows."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=40,
+        pad_token_id=3,
+    )
+    model = BertModel(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+@pytest.fixture
+def bert_folder(bert: BertModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
+    bert.save_pretrained(tmp_path / "bert")
+    save_tokenizer(tokenizer, tmp_path / "bert")
+    return tmp_path / "bert"
+
+
+def start(folder: Path, overrides: str | None = None) -> Start:
+    config, weights, tokenizer = load_bert(str(folder), AutoConfig.from_pretrained(folder), overrides)
+    return Start(config, tokenizer, weights=weights)
+
+
+def test_hidden_states_are_those_of_bert(bert: BertModel, bert_folder: Path) -> None:
+    taken = start(bert_folder)
+    model = taken.load(TinyBertModel).eval()
+    batch = taken.tokenizer(TEXTS[:2], ["a short one", TEXTS[3]], padding=True, return_tensors="pt")
+    assert (batch["attention_mask"] == 0).any() and (batch["token_type_ids"] == 1).any()
+    theirs = bert(**batch, output_hidden_states=True).hidden_states
+    ours = model(**batch, output_hidden_states=True).hidden_states
+    real = batch["attention_mask"].bool()
+    for layer, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+        torch.testing.assert_close(mine[real], other[real], msg=f"after layer {layer}")
+
+
+def test_fewer_layers_are_evenly_spaced_and_keep_the_first_positions(
+    bert: BertModel, bert_folder: Path
+) -> None:
+    taken = start(bert_folder, "num_hidden_layers=2,max_position_embeddings=12")
+    model = taken.load(TinyBertModel).eval()
+    bert.encoder.layer = torch.nn.ModuleList([bert.encoder.layer[0], bert.encoder.layer[3]])
+    batch = taken.tokenizer([*TEXTS, " ".join(TEXTS)], truncation=True, padding=True, return_tensors="pt")
+    assert batch["input_ids"].shape[1] == 12
+    real = batch["attention_mask"].bool()
+    torch.testing.assert_close(model(**batch).last_hidden_state[real], bert(**batch).last_hidden_state[real])
+
+
+def test_a_classifier_starts_from_it_too(bert_folder: Path) -> None:
+    taken = start(bert_folder)
+    assert taken.weights
+    classifier = taken.load(TinyBertForSequenceClassification)
+    assert torch.equal(classifier.tinybert.layers[3].mlp.up.weight, taken.weights["layers.3.mlp.up.weight"])
+
+
+@pytest.mark.parametrize(
+    "settings, pooling",
+    [
+        ({"pooling_mode": "cls"}, "cls"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False, "include_prompt": True}, "cls"),
+        ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, "mean"),
+    ],
+)
+def test_what_a_sentence_transformer_says_is_kept(bert_folder: Path, settings: dict, pooling: str) -> None:
+    (bert_folder / "1_Pooling").mkdir()
+    (bert_folder / "1_Pooling" / "config.json").write_text(json.dumps(settings))
+    (bert_folder / "sentence_bert_config.json").write_text('{"max_seq_length": 20}')
+    taken = start(bert_folder)
+    assert (taken.config.pooling, taken.config.max_position_embeddings) == (pooling, 20)
+    assert taken.tokenizer.model_max_length == 20
+
+
+def test_another_pooling_is_refused(bert_folder: Path) -> None:
+    (bert_folder / "1_Pooling").mkdir()
+    (bert_folder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "max"}')
+    with pytest.raises(ValueError, match="pools by max; only the first token or the mean"):
+        start(bert_folder)
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        ("hidden_size=16", "fix hidden_size. Only attention_probs_dropout_prob, "),
+        ("num_hidden_layers=5", "num_hidden_layers must be from 1 to 4"),
+        ("num_hidden_layers=0", "num_hidden_layers must be from 1 to 4"),
+        ("max_position_embeddings=41", "max_position_embeddings must be from 3 to 40"),
+        ("pooling=max", "pooling='max' is unknown"),
+        ("layers=2", "key layers isn't in the original config"),
+    ],
+)
+def test_what_the_weights_do_not_allow_is_refused(bert_folder: Path, overrides: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"--config_overrides {overrides}: .*{message}"):
+        start(bert_folder, overrides)
+
+
+def test_training_moves_all_of_it_and_can_be_resumed(bert_folder: Path, tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path / "pairs.csv", 100, seed=0)
+    flags = ["--model", str(bert_folder), "--config_overrides", "num_hidden_layers=2,hidden_dropout_prob=0"]
+    flags += ["--data", str(pairs), "--eval_size", "32", "--max_steps", "4", "--save_steps", "2"]
+    flags += ["--per_device_train_batch_size", "8", "--learning_rate", "0.01", "--report_to", "none"]
+    flags += ["--output_dir", str(tmp_path / "out")]
+    train("train_retrieval", flags, tmp_path / "log")
+    before = start(bert_folder, "num_hidden_layers=2").weights
+    trained = TinyBertModel.from_pretrained(tmp_path / "out")
+    assert before and trained.config.norm_position == "post"
+    for name, tensor in trained.state_dict().items():
+        assert not torch.equal(tensor, before[name]), name
+    train("train_retrieval", [*flags, "--resume_from_checkpoint", "auto"], tmp_path / "log2")
+
+
+def test_an_encoder_of_ours_brings_its_own_configuration(model_folder: Path, tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path / "pairs.csv", 100, seed=0)
+    flags = ["--data", str(pairs), "--eval_size", "32", "--output_dir", str(tmp_path / "out")]
+    flags += ["--model", str(model_folder), "--config_overrides", "num_hidden_layers=1"]
+    with pytest.raises(AssertionError, match="is a tinybert model, which brings its own configuration"):
+        train("train_retrieval", flags, tmp_path / "log")
