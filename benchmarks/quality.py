@@ -2,9 +2,10 @@
 
     python -m benchmarks.quality --model outputs/words-retrieval --test data/debian/test
 
-The peer has the model's configuration, tokenizer and batch size, random weights (drawn as ours are), the same loss in
-both directions, and for its training steps all the seconds of the model's summary, those of mining, evaluation and
-teacher included. Its learning rate falls linearly to 0; it gets the whole time at each of `--learning_rates`. Then
+The peer has the model's configuration, tokenizer and batch size, the weights that the model began with (random ones drawn
+as ours are), the same precision, the same loss in both directions, and for its training steps all the seconds of the
+model's summary, those of mining, evaluation and teacher included. Its learning rate falls linearly to 0; it gets the whole
+time at each of `--learning_rates`. Then
 `tinybert_hf.evaluation` ranks the test set with all of them. Train the model on as many threads as this command has.
 """
 
@@ -24,6 +25,7 @@ from tinybert_hf import TinyBertModel
 from tinybert_hf.arguments import errors_as_messages
 from tinybert_hf.evaluation import EvaluationArguments, evaluate_model, result_table
 from tinybert_hf.tokenization import save_tokenizer
+from tinybert_hf.training import Start, load_encoder
 from train_retrieval import RetrievalArguments, load_pairs
 
 
@@ -48,10 +50,15 @@ def train_peer(summary: dict[str, Any], model: str, learning_rate: float, output
     seconds = summary["seconds"] + summary["data"].get("teacher_seconds", 0)
     ours = RetrievalArguments(**summary["arguments"])
     torch.manual_seed(ours.seed)
-    with TemporaryDirectory() as start:
-        TinyBertModel(AutoConfig.from_pretrained(model)).save_pretrained(start)
-        save_tokenizer(AutoTokenizer.from_pretrained(model), start)
-        peer = load_sentence_transformer(start)
+    start = (
+        load_encoder(ours.model, ours.config_overrides)
+        if ours.model
+        else Start(AutoConfig.from_pretrained(model), AutoTokenizer.from_pretrained(model))
+    )
+    with TemporaryDirectory() as folder:
+        start.load(TinyBertModel).save_pretrained(folder)
+        save_tokenizer(start.tokenizer, folder)
+        peer = load_sentence_transformer(folder)
     loss = MultipleNegativesRankingLoss(
         peer, scale=1 / ours.temperature, directions=DIRECTIONS, partition_mode="per_direction"
     )
@@ -81,6 +88,7 @@ def train_peer(summary: dict[str, Any], model: str, learning_rate: float, output
             optim="adamw_torch_fused",
             batch_sampler="no_duplicates",
             use_cpu=not torch.cuda.is_available(),
+            bf16=summary["hardware"]["mixed_precision"] == "bf16",
             eval_strategy="no",
             save_strategy="no",
             report_to="none",

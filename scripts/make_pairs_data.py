@@ -15,9 +15,15 @@ from retrieval_data import Pair, first_of_each, split_by_answer, write_split
 
 
 def read_pairs(path: Path, query_column: str, answer_column: str) -> list[Pair]:
+    """Raises ValueError if a line is no JSON, or has not both columns."""
     content = path.read_bytes()
     text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
     rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+    for flag, column in (("query_column", query_column), ("answer_column", answer_column)):
+        if missing := [number for number, row in enumerate(rows, 1) if column not in row]:
+            raise ValueError(
+                f"{path} has no {column!r} in line {missing[0]}, which has {', '.join(rows[missing[0] - 1])}. Pass --{flag}."
+            )
     width = len(str(len(rows)))  # so that ids sort as the rows do
     return [
         Pair(f"{number:0{width}}", row[query_column].strip(), row[answer_column].strip())
@@ -35,11 +41,15 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, required=True)
     args = parser.parse_args()
 
-    pairs = read_pairs(args.data, args.query_column, args.answer_column)
-    print(f"{len(pairs):6} pairs")
-    pairs = first_of_each(pairs, lambda pair: pair.query)
-    print(f"{len(pairs):6} different queries")
-    write_split(args.output_dir, split_by_answer(pairs, args.validation, args.test))
+    try:
+        pairs = read_pairs(args.data, args.query_column, args.answer_column)
+        print(f"{len(pairs):6} pairs")
+        pairs = first_of_each(pairs, lambda pair: pair.query)
+        print(f"{len(pairs):6} different queries")
+        split = split_by_answer(pairs, args.validation, args.test)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    write_split(args.output_dir, split)
 
 
 if __name__ == "__main__":

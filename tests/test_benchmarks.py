@@ -147,6 +147,7 @@ def test_the_peer_of_the_quality_benchmark_has_the_models_time_and_learns(
         data=str(pairs), eval_data=str(pairs), per_device_train_batch_size=16, seed=3
     )
     summary = {"seconds": 7.0, "data": {"teacher_seconds": 1.0}, "arguments": asdict(arguments)}
+    summary["hardware"] = {"mixed_precision": "no"}
     started = time.perf_counter()
     steps = train_peer(summary, folder, 5e-3, tmp_path / "peer")
     assert steps > 1

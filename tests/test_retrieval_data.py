@@ -105,3 +105,9 @@ def test_a_file_of_pairs_is_read(name: str, tmp_path: Path) -> None:
     rows = b'{"question": " who\\u2028", "answer": "me"}\n\n'
     (tmp_path / name).write_bytes(gzip.compress(rows) if name.endswith(".gz") else rows)
     assert make_pairs_data.read_pairs(tmp_path / name, "question", "answer") == [Pair("0", "who", "me")]
+
+
+def test_pairs_without_a_column_are_refused_with_the_line(tmp_path: Path) -> None:
+    (tmp_path / "faq.jsonl").write_text('{"question": "who", "answer": "me"}\n{"query": "what"}\n')
+    with pytest.raises(ValueError, match=r"no 'question' in line 2, which has query\. Pass --query_column"):
+        make_pairs_data.read_pairs(tmp_path / "faq.jsonl", "question", "answer")

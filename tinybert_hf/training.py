@@ -203,6 +203,28 @@ class Start:
         )
 
 
+def load_encoder(source: str, overrides: str | None = None) -> Start:
+    """The encoder of a folder or Hub id: a TinyBERT, or a BERT that becomes one, as `overrides` ask (`bert.load_bert`).
+
+    Raises: ValueError: if it is neither, if a TinyBERT's configuration is to be overridden, or a BERT's weights fix it.
+    """
+    config = AutoConfig.from_pretrained(source)
+    if config.model_type == "bert":
+        config, weights, tokenizer = load_bert(source, config, overrides)
+        return Start(config, tokenizer, weights=weights)
+    if config.model_type != TinyBertConfig.model_type:
+        raise ValueError(
+            f"--model {source} is a {config.model_type} model; this script trains tinybert models, and BERT models "
+            "(as sentence-transformers/all-MiniLM-L6-v2), which become such."
+        )
+    if overrides:
+        raise ValueError(
+            f"--config_overrides {overrides}: --model {source} is a tinybert model, which brings its own configuration. "
+            "Leave one of them out."
+        )
+    return Start(config, AutoTokenizer.from_pretrained(source), source)
+
+
 def load_start(
     arguments: TrainingArguments, accelerator: Accelerator, checkpoint: Path | None, dataset: Dataset
 ) -> Start:
@@ -210,26 +232,12 @@ def load_start(
 
     A new model's tokenizer learns from `tokenizer_data`, by default from the training texts in `dataset`.
 
-    Raises: ValueError: if `--model` is neither a TinyBERT nor a BERT, or `--config_overrides` names what the configuration
-        has not or the weights fix.
+    Raises: ValueError: if `--config_overrides` names what the configuration has not; and what `load_encoder` raises.
     """
-    source = str(checkpoint) if checkpoint else arguments.model
-    if source:
-        config = AutoConfig.from_pretrained(source)
-        if config.model_type == "bert":
-            config, weights, tokenizer = load_bert(source, config, arguments.config_overrides)
-            return Start(config, tokenizer, weights=weights)
-        if config.model_type != TinyBertConfig.model_type:
-            raise ValueError(
-                f"--model {source} is a {config.model_type} model; this script trains tinybert models, and BERT models "
-                "(as sentence-transformers/all-MiniLM-L6-v2), which become such."
-            )
-        if arguments.config_overrides and not checkpoint:
-            raise ValueError(
-                f"--config_overrides {arguments.config_overrides}: --model {source} is a tinybert model, which brings its own "
-                "configuration. Leave one of them out."
-            )
-        return Start(config, AutoTokenizer.from_pretrained(source), source)
+    if checkpoint:
+        return load_encoder(str(checkpoint))
+    if arguments.model:
+        return load_encoder(arguments.model, arguments.config_overrides)
     config = TinyBertConfig()
     try:
         if arguments.config_overrides:
