@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import fresh_process
 import pytest
 import torch
 from conftest import TEXTS
+from loopback_hub import LoopbackHub
 from training_run import train, write_pairs
 from transformers import AutoConfig, BertConfig, BertModel, PreTrainedTokenizerBase
 
@@ -139,3 +141,20 @@ def test_an_encoder_of_ours_brings_its_own_configuration(model_folder: Path, tmp
     flags += ["--model", str(model_folder), "--config_overrides", "num_hidden_layers=1"]
     with pytest.raises(AssertionError, match="is a tinybert model, which brings its own configuration"):
         train("train_retrieval", flags, tmp_path / "log")
+
+
+@pytest.mark.parametrize("pooling", ["cls", None])
+def test_one_on_the_hub_is_taken_over_with_or_without_pooling_of_its_own(
+    bert_folder: Path, hub: LoopbackHub, tmp_path: Path, pooling: str | None
+) -> None:
+    files = {path.name: path.read_bytes() for path in bert_folder.iterdir()}
+    if pooling:
+        files["1_Pooling/config.json"] = json.dumps({"pooling_mode": pooling}).encode()
+    hub.add_repo("model", "tester/bert", files)
+    code = """
+        from tinybert_hf.training import load_encoder
+        start = load_encoder("tester/bert", "num_hidden_layers=2")
+        print(start.config.pooling, len(start.weights))
+    """
+    printed = fresh_process.run_python(code, tmp_path, hub.env(tmp_path), without_package=False)
+    assert printed.split() == [pooling or "mean", "29"]
