@@ -179,6 +179,11 @@ def build_trainer(
             f"--warm_start_epochs {arguments.warm_start_epochs} trains the mean of token embeddings, and this encoder pools "
             f"by {config.pooling!r}. Leave the warm start out, or set pooling: mean in --config_overrides."
         )
+    if arguments.warm_start_epochs and config.norm_position != "pre":
+        raise ValueError(
+            f"--warm_start_epochs {arguments.warm_start_epochs} trains token embeddings for layers that start as the identity, "
+            f"and those of --model {arguments.model} do not. Leave the warm start out."
+        )
     dims = [config.hidden_size, *(arguments.matryoshka_dims or [])]
     if wrong := [dim for dim in dims if not 1 <= dim <= config.hidden_size]:
         raise ValueError(

@@ -135,12 +135,20 @@ def test_training_moves_all_of_it_and_can_be_resumed(bert_folder: Path, tmp_path
     train("train_retrieval", [*flags, "--resume_from_checkpoint", "auto"], tmp_path / "log2")
 
 
-def test_an_encoder_of_ours_brings_its_own_configuration(model_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "folder, flags, message",
+    [
+        ("model", ["--config_overrides", "num_hidden_layers=1"], "is a tinybert model, which brings its own"),
+        ("bert", ["--warm_start_epochs", "1"], "for layers that start as the identity, and those of --model"),
+    ],
+)
+def test_what_a_trained_encoder_does_not_allow_is_refused(
+    model_folder: Path, bert_folder: Path, tmp_path: Path, folder: str, flags: list[str], message: str
+) -> None:
     pairs = write_pairs(tmp_path / "pairs.csv", 100, seed=0)
-    flags = ["--data", str(pairs), "--eval_size", "32", "--output_dir", str(tmp_path / "out")]
-    flags += ["--model", str(model_folder), "--config_overrides", "num_hidden_layers=1"]
-    with pytest.raises(AssertionError, match="is a tinybert model, which brings its own configuration"):
-        train("train_retrieval", flags, tmp_path / "log")
+    flags = ["--data", str(pairs), "--eval_size", "32", "--output_dir", str(tmp_path / "out"), *flags]
+    with pytest.raises(AssertionError, match=message):
+        train("train_retrieval", [*flags, "--model", str(tmp_path / folder)], tmp_path / "log")
 
 
 @pytest.mark.parametrize("pooling", ["cls", None])
