@@ -1,6 +1,7 @@
 """An encoder taken over from BERT computes what transformers' `BertModel` computes."""
 
 import json
+import shutil
 from pathlib import Path
 
 import fresh_process
@@ -8,6 +9,7 @@ import pytest
 import torch
 from conftest import TEXTS
 from loopback_hub import LoopbackHub
+from test_hub import contents
 from training_run import train, write_pairs
 from transformers import AutoConfig, BertConfig, BertModel, PreTrainedTokenizerBase
 
@@ -80,28 +82,44 @@ def test_a_classifier_starts_from_it_too(bert_folder: Path) -> None:
     assert torch.equal(classifier.tinybert.layers[3].mlp.up.weight, taken.weights["layers.3.mlp.up.weight"])
 
 
+def describe(folder: Path, pooling: dict[str, object], *more: str) -> None:
+    """What makes a folder a SentenceTransformer: its modules, how it pools and where it cuts."""
+    names = ["Transformer", "Pooling", *more]
+    modules = [
+        {"type": f"sentence_transformers.models.{name}", "path": f"{i}_{name}"}
+        for i, name in enumerate(names)
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 20}')
+
+
 @pytest.mark.parametrize(
     "settings, pooling",
     [
-        ({"pooling_mode": "cls"}, "cls"),
+        ({"pooling_mode": "cls", "include_prompt": True}, "cls"),
         ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False, "include_prompt": True}, "cls"),
         ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, "mean"),
     ],
 )
-def test_what_a_sentence_transformer_says_is_kept(bert_folder: Path, settings: dict, pooling: str) -> None:
-    (bert_folder / "1_Pooling").mkdir()
-    (bert_folder / "1_Pooling" / "config.json").write_text(json.dumps(settings))
-    (bert_folder / "sentence_bert_config.json").write_text('{"max_seq_length": 20}')
+def test_what_a_sentence_transformer_says_is_kept(
+    bert_folder: Path, settings: dict[str, object], pooling: str
+) -> None:
+    describe(bert_folder, settings, "Normalize")
     taken = start(bert_folder)
     assert (taken.config.pooling, taken.config.max_position_embeddings) == (pooling, 20)
     assert taken.tokenizer.model_max_length == 20
 
 
-def test_another_pooling_is_refused(bert_folder: Path) -> None:
-    (bert_folder / "1_Pooling").mkdir()
-    (bert_folder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "max"}')
-    with pytest.raises(ValueError, match="pools by max; only the first token or the mean"):
+def test_another_pooling_and_further_layers_are_refused(bert_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(bert_folder, tmp_path / "other")
+    describe(bert_folder, {"pooling_mode": "max"})
+    with pytest.raises(ValueError, match=r"pools by max; only the first token \(cls\) or the mean"):
         start(bert_folder)
+    describe(tmp_path / "other", {"pooling_mode": "mean"}, "Dense")
+    with pytest.raises(ValueError, match=r"further layers after its BERT \(Dense\)"):
+        start(tmp_path / "other")
 
 
 @pytest.mark.parametrize(
@@ -155,9 +173,10 @@ def test_what_a_trained_encoder_does_not_allow_is_refused(
 def test_one_on_the_hub_is_taken_over_with_or_without_pooling_of_its_own(
     bert_folder: Path, hub: LoopbackHub, tmp_path: Path, pooling: str | None
 ) -> None:
-    files = {path.name: path.read_bytes() for path in bert_folder.iterdir()}
+    files = contents(bert_folder)
     if pooling:
-        files["1_Pooling/config.json"] = json.dumps({"pooling_mode": pooling}).encode()
+        describe(bert_folder, {"pooling_mode": pooling})
+        files = contents(bert_folder)
     hub.add_repo("model", "tester/bert", files)
     code = """
         from tinybert_hf.training import load_encoder

@@ -798,6 +798,16 @@ def test_a_space_is_one_commit_of_a_static_page_that_loads_the_pushed_commit(
     assert len(space.commits) == 3
 
 
+def test_a_space_beside_a_pull_request_loads_what_is_proposed(
+    encoder: Path, online: LoopbackHub, command: Command
+) -> None:
+    online.add_repo("model", "other/tiny", {"README.md": b"theirs"})
+    argv = ["--model", encoder, "--repo_id", "other/tiny", "--create_pr", "--onnx", "--space", SPACE]
+    assert "Pushed the page in one commit" in command(*argv)
+    proposed = online.repos["model", "other/tiny"].refs["refs/pr/1"]
+    assert settings(online.files(SPACE, repo_type="space"))["revision"] == proposed.id
+
+
 def test_a_page_is_built_to_try_it_without_the_hub(encoder: Path, tmp_path: Path, command: Command) -> None:
     argv = ["--model", encoder, "--output_dir", tmp_path / "published", "--space", SPACE]
     assert "has no onnx/model_quantized.onnx, which the page runs; add --onnx" in command(*argv)

@@ -38,7 +38,7 @@ def load_bert(
             to the last; fewer `max_position_embeddings` the first positions.
 
     Raises: ValueError: if an override is not one of `OPEN` or exceeds what the encoder has, if it pools neither the first
-        token nor the mean, or has other than absolute positions.
+        token nor the mean, has further layers behind that, or other than absolute positions.
     """
     bert = AutoModel.from_pretrained(source)
     config = read_config(source, bert_config)
@@ -97,25 +97,27 @@ def read_config(source: str, bert_config: Any) -> TinyBertConfig:
 
 def read_pooling(source: str) -> str:
     """How a SentenceTransformer pools; of a folder that does not say, the mean."""
-    settings = read_json(source, "1_Pooling/config.json")
-    modes = [settings["pooling_mode"]] if "pooling_mode" in settings else []
-    modes += [
-        name for name, chosen in settings.items() if name.startswith("pooling_mode_") and chosen is True
-    ]
-    known = {
-        "cls": "cls",
-        "mean": "mean",
-        "pooling_mode_cls_token": "cls",
-        "pooling_mode_mean_tokens": "mean",
-    }
-    if len(modes) > 1 or not set(modes) <= set(known):
+    modules = {module["type"].split(".")[-1]: module["path"] for module in read_json(source, "modules.json")}
+    if more := set(modules) - {"Transformer", "Pooling", "Normalize"}:
         raise ValueError(
-            f"--model {source} pools by {', '.join(modes)}; only the first token or the mean can be taken over."
+            f"--model {source} has further layers after its BERT ({', '.join(sorted(more))}), which cannot be taken over."
         )
-    return known[modes[0]] if modes else "mean"
+    if "Pooling" not in modules:
+        return "mean"
+    settings = read_json(source, f"{modules['Pooling']}/config.json")
+    modes = [name.removeprefix("pooling_mode_") for name, chosen in settings.items() if chosen is True]
+    modes = [
+        name.removesuffix("_token").removesuffix("_tokens") for name in modes if name != "include_prompt"
+    ]
+    modes = [settings["pooling_mode"]] if "pooling_mode" in settings else modes
+    if modes not in (["cls"], ["mean"]):
+        raise ValueError(
+            f"--model {source} pools by {', '.join(modes)}; only the first token (cls) or the mean can be taken over."
+        )
+    return modes[0]
 
 
-def read_json(source: str, name: str) -> dict[str, Any]:
+def read_json(source: str, name: str) -> Any:
     """A file of a folder or a Hub repository; empty if there is none."""
     path = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
     return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
