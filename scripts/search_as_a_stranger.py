@@ -26,7 +26,10 @@ def main() -> None:
     lines = (ROOT / "data/debian/test/corpus.jsonl").read_text(encoding="utf-8").splitlines()
     documents = [json.loads(line) for line in lines]
     search = pipeline("semantic-search", model=model, trust_remote_code=True)
-    print(f"\n{len(documents)} package descriptions that training never saw:")
+    print(
+        f"\nSearching {len(documents):,} package descriptions that training never saw; to encode them takes a minute or two.",
+        flush=True,
+    )
     rankings = search(list(QUERIES), [document["text"] for document in documents], top_k=3)
     for query, ranking in zip(QUERIES, rankings, strict=True):
         print(f"\n{query}")
