@@ -115,7 +115,7 @@ def test_encode_runs_an_onnx_model_in_place_of_the_pytorch_one(published: Path) 
     )
     cosines = encode(OnnxEncoder(published), tokenizer, texts) @ expected(published, texts).T
     assert cosines.diagonal().min() > 0.99
-    assert cosines.triu(diagonal=1).max() < 0.98  # other texts are told apart
+    assert cosines.triu(diagonal=1).max() < cosines.diagonal().min()  # other texts are told apart
 
 
 def test_what_an_onnx_encoder_cannot_do_is_an_error(published: Path, model_folder: Path) -> None:
