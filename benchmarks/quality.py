@@ -5,8 +5,8 @@
 The peer has the model's configuration, tokenizer and batch size, the weights that the model began with (random ones drawn
 as ours are), the same precision, the same loss in both directions, and for its training steps all the seconds of the
 model's summary, those of mining, evaluation and teacher included. Its learning rate falls linearly to 0; it gets the whole
-time at each of `--learning_rates`. Then
-`tinybert_hf.evaluation` ranks the test set with all of them. Train the model on as many threads as this command has.
+time at each of `--learning_rates`. Then `tinybert_hf.evaluation` ranks the test set with all of them. Train the model on as
+many threads as this command has.
 """
 
 import json

@@ -11,12 +11,11 @@ from conftest import TEXTS
 from loopback_hub import LoopbackHub
 from test_hub import contents
 from training_run import train, write_pairs
-from transformers import AutoConfig, BertConfig, BertModel, PreTrainedTokenizerBase
+from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
 
 from tinybert_hf import TinyBertForSequenceClassification, TinyBertModel
-from tinybert_hf.bert import load_bert
 from tinybert_hf.tokenization import save_tokenizer
-from tinybert_hf.training import Start
+from tinybert_hf.training import load_encoder
 
 
 @pytest.fixture
@@ -46,13 +45,8 @@ def bert_folder(bert: BertModel, tokenizer: PreTrainedTokenizerBase, tmp_path: P
     return tmp_path / "bert"
 
 
-def start(folder: Path, overrides: str | None = None) -> Start:
-    config, weights, tokenizer = load_bert(str(folder), AutoConfig.from_pretrained(folder), overrides)
-    return Start(config, tokenizer, weights=weights)
-
-
 def test_hidden_states_are_those_of_bert(bert: BertModel, bert_folder: Path) -> None:
-    taken = start(bert_folder)
+    taken = load_encoder(str(bert_folder))
     model = taken.load(TinyBertModel).eval()
     batch = taken.tokenizer(TEXTS[:2], ["a short one", TEXTS[3]], padding=True, return_tensors="pt")
     assert (batch["attention_mask"] == 0).any() and (batch["token_type_ids"] == 1).any()
@@ -66,7 +60,7 @@ def test_hidden_states_are_those_of_bert(bert: BertModel, bert_folder: Path) -> 
 def test_fewer_layers_are_evenly_spaced_and_keep_the_first_positions(
     bert: BertModel, bert_folder: Path
 ) -> None:
-    taken = start(bert_folder, "num_hidden_layers=2,max_position_embeddings=12")
+    taken = load_encoder(str(bert_folder), "num_hidden_layers=2,max_position_embeddings=12")
     model = taken.load(TinyBertModel).eval()
     bert.encoder.layer = torch.nn.ModuleList([bert.encoder.layer[0], bert.encoder.layer[3]])
     batch = taken.tokenizer([*TEXTS, " ".join(TEXTS)], truncation=True, padding=True, return_tensors="pt")
@@ -76,10 +70,17 @@ def test_fewer_layers_are_evenly_spaced_and_keep_the_first_positions(
 
 
 def test_a_classifier_starts_from_it_too(bert_folder: Path) -> None:
-    taken = start(bert_folder)
+    taken = load_encoder(str(bert_folder))
     assert taken.weights
     classifier = taken.load(TinyBertForSequenceClassification)
     assert torch.equal(classifier.tinybert.layers[3].mlp.up.weight, taken.weights["layers.3.mlp.up.weight"])
+
+
+def test_weights_that_do_not_fit_the_configuration_are_refused(model_folder: Path) -> None:
+    path = model_folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"intermediate_size": 65}))
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        load_encoder(str(model_folder)).load(TinyBertModel)
 
 
 def describe(folder: Path, pooling: dict[str, object], *more: str) -> None:
@@ -107,7 +108,7 @@ def test_what_a_sentence_transformer_says_is_kept(
     bert_folder: Path, settings: dict[str, object], pooling: str
 ) -> None:
     describe(bert_folder, settings, "Normalize")
-    taken = start(bert_folder)
+    taken = load_encoder(str(bert_folder))
     assert (taken.config.pooling, taken.config.max_position_embeddings) == (pooling, 20)
     assert taken.tokenizer.model_max_length == 20
 
@@ -116,10 +117,10 @@ def test_another_pooling_and_further_layers_are_refused(bert_folder: Path, tmp_p
     shutil.copytree(bert_folder, tmp_path / "other")
     describe(bert_folder, {"pooling_mode": "max"})
     with pytest.raises(ValueError, match=r"pools by max; only the first token \(cls\) or the mean"):
-        start(bert_folder)
+        load_encoder(str(bert_folder))
     describe(tmp_path / "other", {"pooling_mode": "mean"}, "Dense")
     with pytest.raises(ValueError, match=r"further layers after its BERT \(Dense\)"):
-        start(tmp_path / "other")
+        load_encoder(str(tmp_path / "other"))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_another_pooling_and_further_layers_are_refused(bert_folder: Path, tmp_p
 )
 def test_what_the_weights_do_not_allow_is_refused(bert_folder: Path, overrides: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"--config_overrides {overrides}: .*{message}"):
-        start(bert_folder, overrides)
+        load_encoder(str(bert_folder), overrides)
 
 
 def test_training_moves_all_of_it_and_can_be_resumed(bert_folder: Path, tmp_path: Path) -> None:
@@ -145,7 +146,7 @@ def test_training_moves_all_of_it_and_can_be_resumed(bert_folder: Path, tmp_path
     flags += ["--per_device_train_batch_size", "8", "--learning_rate", "0.01", "--report_to", "none"]
     flags += ["--output_dir", str(tmp_path / "out")]
     train("train_retrieval", flags, tmp_path / "log")
-    before = start(bert_folder, "num_hidden_layers=2").weights
+    before = load_encoder(str(bert_folder), "num_hidden_layers=2").weights
     trained = TinyBertModel.from_pretrained(tmp_path / "out")
     assert before and trained.config.norm_position == "post"
     for name, tensor in trained.state_dict().items():
@@ -173,11 +174,9 @@ def test_what_a_trained_encoder_does_not_allow_is_refused(
 def test_one_on_the_hub_is_taken_over_with_or_without_pooling_of_its_own(
     bert_folder: Path, hub: LoopbackHub, tmp_path: Path, pooling: str | None
 ) -> None:
-    files = contents(bert_folder)
     if pooling:
         describe(bert_folder, {"pooling_mode": pooling})
-        files = contents(bert_folder)
-    hub.add_repo("model", "tester/bert", files)
+    hub.add_repo("model", "tester/bert", contents(bert_folder))
     code = """
         from tinybert_hf.training import load_encoder
         start = load_encoder("tester/bert", "num_hidden_layers=2")

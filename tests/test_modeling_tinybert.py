@@ -255,6 +255,10 @@ def test_the_pooled_output_alone_is_the_same(
     actual = model(**batch, pooled_only=True)
     torch.testing.assert_close(actual.pooler_output, expected.pooler_output, rtol=1e-5, atol=1e-5)
     assert actual.last_hidden_state is None
+    texts = {name: batch[name] for name in ("input_ids", "attention_mask")}  # what training and encoding pass
+    torch.testing.assert_close(
+        model(**texts, pooled_only=True).pooler_output, model(**texts).pooler_output, rtol=1e-5, atol=1e-5
+    )
     alone = {name: tensor[:1] for name, tensor in batch.items()} | {"attention_mask": None}  # no mask at all
     torch.testing.assert_close(
         model(**alone, pooled_only=True).pooler_output, expected.pooler_output[:1], rtol=1e-5, atol=1e-5

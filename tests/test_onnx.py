@@ -42,6 +42,7 @@ def published(
         "norm_position": "post",
         "position_embedding_type": "learned",
         "hidden_act": "gelu",
+        "embedding_initializer_range": 0.4,  # LayerNorm makes texts alike in which segment and position outweigh the tokens
     }
     torch.manual_seed(0)
     tokenizer = train_tokenizer(TEXTS, vocab_size=300, model_max_length=64)
@@ -115,7 +116,7 @@ def test_encode_runs_an_onnx_model_in_place_of_the_pytorch_one(published: Path) 
     )
     cosines = encode(OnnxEncoder(published), tokenizer, texts) @ expected(published, texts).T
     assert cosines.diagonal().min() > 0.99
-    assert cosines.triu(diagonal=1).max() < cosines.diagonal().min()  # other texts are told apart
+    assert cosines.triu(diagonal=1).max() < 0.98  # other texts are told apart
 
 
 def test_what_an_onnx_encoder_cannot_do_is_an_error(published: Path, model_folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Configuration of a training run: one dataclass, read from a YAML recipe, from flags, or from both."""
 
+import copy
 import difflib
 import sys
 from argparse import Action, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
@@ -11,6 +12,8 @@ from typing import Any, TypeVar
 
 import yaml
 from transformers import HfArgumentParser
+
+from .configuration_tinybert import TinyBertConfig
 
 
 @dataclass
@@ -162,6 +165,20 @@ def parse_arguments(cls: type[Arguments], description: str, argv: Sequence[str] 
     except (OSError, ValueError) as error:
         parser.error(str(error))
     return parsed
+
+
+def override_config(config: TinyBertConfig, overrides: str | None) -> TinyBertConfig:
+    """A copy of `config` with what `--config_overrides` asks, as name=value,name=value.
+
+    Raises: ValueError: if a name is unknown, or the values do not fit together.
+    """
+    changed = copy.deepcopy(config)
+    try:
+        if overrides:
+            changed.update_from_string(overrides)
+        return TinyBertConfig.from_dict(changed.to_dict())  # checks the values together
+    except ValueError as error:
+        raise ValueError(f"--config_overrides {overrides}: {error}") from error
 
 
 def recipe_flags(cls: type[TrainingArguments], path: str) -> list[str]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
+from .arguments import override_config
 from .configuration_tinybert import TinyBertConfig
 
 # What --config_overrides may change: what no weight depends on, and how much of the encoder is kept.
@@ -40,16 +41,9 @@ def load_bert(
     Raises: ValueError: if an override is not one of `OPEN` or exceeds what the encoder has, if it pools neither the first
         token nor the mean, has further layers behind that, or other than absolute positions.
     """
-    bert = AutoModel.from_pretrained(source)
-    config = read_config(source, bert_config)
-    whole = config.to_dict()
-    if overrides:
-        try:
-            config.update_from_string(overrides)
-            config = TinyBertConfig.from_dict(config.to_dict())  # checks the values together
-        except ValueError as error:
-            raise ValueError(f"--config_overrides {overrides}: {error}") from error
-    changed = {name for name, value in config.to_dict().items() if value != whole[name]}
+    whole = read_config(source, bert_config)
+    config = override_config(whole, overrides)
+    changed = {name for name, value in config.to_dict().items() if value != whole.to_dict()[name]}
     if closed := sorted(changed - OPEN):
         raise ValueError(
             f"--config_overrides {overrides}: the weights of --model {source} fix {', '.join(closed)}. "
@@ -65,6 +59,7 @@ def load_bert(
             )
     tokenizer = AutoTokenizer.from_pretrained(source)
     tokenizer.model_max_length = config.max_position_embeddings
+    bert = AutoModel.from_pretrained(source)
     return config, convert_weights(bert.state_dict(), config, bert_config.num_hidden_layers), tokenizer
 
 
@@ -105,11 +100,12 @@ def read_pooling(source: str) -> str:
     if "Pooling" not in modules:
         return "mean"
     settings = read_json(source, f"{modules['Pooling']}/config.json")
-    modes = [name.removeprefix("pooling_mode_") for name, chosen in settings.items() if chosen is True]
-    modes = [
-        name.removesuffix("_token").removesuffix("_tokens") for name in modes if name != "include_prompt"
-    ]
-    modes = [settings["pooling_mode"]] if "pooling_mode" in settings else modes
+    if "pooling_mode" in settings:
+        modes = [settings["pooling_mode"]]
+    else:  # as older releases of sentence-transformers wrote it
+        names = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
+        chosen = [name for name, value in settings.items() if name.startswith("pooling_mode_") and value]
+        modes = [names.get(name, name) for name in chosen]
     if modes not in (["cls"], ["mean"]):
         raise ValueError(
             f"--model {source} pools by {', '.join(modes)}; only the first token (cls) or the mean can be taken over."

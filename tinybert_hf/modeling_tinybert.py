@@ -407,7 +407,7 @@ class TinyBertModel(TinyBertPreTrainedModel):
 
         pooled_only = pooled_only and not output_hidden_states and not output_attentions
         if (
-            (pooled_only and config.pooling == "mean" and not self.layers and config.norm_position == "pre")
+            (pooled_only and config.pooling == "mean" and not self.layers and self.embeddings.norm is None)
             and (input_ids is not None and attention_mask is not None)
             and (token_type_ids is None and position_ids is None)
         ):

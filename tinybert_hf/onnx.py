@@ -92,6 +92,7 @@ def export_onnx(
     program.save(folder / FP32_FILE)
     prepared = folder / "onnx" / "prepared.onnx"
     quant_pre_process(folder / FP32_FILE, prepared, skip_symbolic_shape=True)
+    is_bert = model.config.norm_position == "post"
     # Without VNNI, sums of two products of 8 bits overflow 16; weights of 7 bits, a scale for each column, do not.
     quantize_dynamic(
         prepared,
@@ -99,9 +100,7 @@ def export_onnx(
         weight_type=QuantType.QInt8,
         per_channel=True,
         reduce_range=True,
-        nodes_to_exclude=feed_forward_outputs(prepared, model.config)
-        if model.config.norm_position == "post"
-        else [],
+        nodes_to_exclude=feed_forward_outputs(prepared, model.config) if is_bert else [],
     )
     prepared.unlink()
 

@@ -50,7 +50,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from .arguments import TrainingArguments, errors_as_messages
+from .arguments import TrainingArguments, errors_as_messages, override_config
 from .batching import StepSampler
 from .bert import load_bert
 from .checkpoints import STATE_FILE, find_checkpoint, list_checkpoints, single_writer, write_json
@@ -194,12 +194,12 @@ class Start:
     def random(self) -> bool:
         return self.source is None and self.weights is None
 
-    def load(self, model_class: type[TinyBertPreTrainedModel]) -> TinyBertPreTrainedModel:
-        """The model; what `model_class` has and the weights have not is random."""
+    def load(self, model_class: type[TinyBertPreTrainedModel], **options: Any) -> TinyBertPreTrainedModel:
+        """The model; what `model_class` has and the weights have not is random. Options as of `from_pretrained`."""
         if self.random:
             return model_class(self.config)
         return model_class.from_pretrained(
-            self.source, config=self.config, state_dict=self.weights, ignore_mismatched_sizes=True
+            self.source, config=self.config, state_dict=self.weights, **options
         )
 
 
@@ -238,13 +238,7 @@ def load_start(
         return load_encoder(str(checkpoint))
     if arguments.model:
         return load_encoder(arguments.model, arguments.config_overrides)
-    config = TinyBertConfig()
-    try:
-        if arguments.config_overrides:
-            config.update_from_string(arguments.config_overrides)
-        config = TinyBertConfig.from_dict(config.to_dict())  # checks the values together
-    except ValueError as error:
-        raise ValueError(f"--config_overrides {arguments.config_overrides}: {error}") from error
+    config = override_config(TinyBertConfig(), arguments.config_overrides)
     if accelerator.is_main_process:
         sources = (
             [load_data(data) for data in arguments.tokenizer_data] if arguments.tokenizer_data else [dataset]
