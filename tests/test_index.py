@@ -27,9 +27,11 @@ from milvus_server import milvus_server
 from training_run import ROOT
 from transformers import PreTrainedTokenizerBase
 
-from tinybert_hf import TinyBertConfig, TinyBertModel, index_homes
-from tinybert_hf.index import BATCH, SearchIndex, main, parse_filter, parse_record, text_hash
-from tinybert_hf.index_homes import FolderHome, MilvusHome
+from tinybert_hf import TinyBertConfig, TinyBertModel, index_records
+from tinybert_hf.index import BATCH, SearchIndex, main
+from tinybert_hf.index_folder import FolderHome
+from tinybert_hf.index_milvus import MilvusHome
+from tinybert_hf.index_records import parse_filter, parse_record, text_hash
 from tinybert_hf.search import load_search_pipeline
 from tinybert_hf.tokenization import save_tokenizer
 
@@ -192,7 +194,7 @@ def check_bm25_and_fusion(index: SearchIndex) -> None:
     expected: dict[str, float] = {}
     for ranking in (by_words, index.search(query, top_k=5)):
         for rank, hit in enumerate(ranking):
-            expected[hit["id"]] = expected.get(hit["id"], 0) + 1 / (index_homes.RRF_K + rank)
+            expected[hit["id"]] = expected.get(hit["id"], 0) + 1 / (index_records.RRF_K + rank)
     fused = {hit["id"]: hit["score"] for hit in index.search(query, top_k=5, mode="hybrid")}
     assert fused.keys() == expected.keys()
     assert fused == pytest.approx(expected, rel=0.02)  # engines count the ranks from 0 or from 1
@@ -538,7 +540,7 @@ def test_what_somebody_else_made_is_left_alone(server: str, tmp_path: Path) -> N
     MilvusClient(server).create_collection("theirs", dimension=4)
     with pytest.raises(OSError, match=r"theirs of .* was not made by tinybert_hf"):
         SearchIndex(server + "/theirs")
-    lancedb.connect(tmp_path / "theirs").create_table(index_homes.COLLECTION, [{"a": 1}])
+    lancedb.connect(tmp_path / "theirs").create_table(index_records.COLLECTION, [{"a": 1}])
     with pytest.raises(OSError, match="theirs was not made by tinybert_hf"):
         SearchIndex(tmp_path / "theirs")
 

@@ -28,7 +28,9 @@ ORDER = [
     "model_card",
     "hub",
     "convert_checkpoint",
-    "index_homes",
+    "index_records",
+    "index_folder",
+    "index_milvus",
     "index",
 ]
 

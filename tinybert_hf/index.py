@@ -14,7 +14,6 @@ From a terminal; `build` and `add` that were interrupted go on when they are run
 
 import hashlib
 import json
-import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,14 +31,25 @@ from transformers.utils.logging import disable_progress_bar
 
 from .arguments import HelpFormatter, errors_as_messages
 from .data import load_data
-from .index_homes import BUILT_IN, FIELD_TYPES, OPERATORS, Filter, Hits, Record, open_home
+from .index_folder import FolderHome
+from .index_milvus import MilvusHome
+from .index_records import (
+    Draft,
+    Hits,
+    Home,
+    Record,
+    as_field,
+    parse_filter,
+    parse_record,
+    text_of_id,
+    unit_rows,
+)
 from .pipeline_tinybert import SemanticSearchPipeline, check_texts, encode
 from .search import load_search_pipeline
 
 # Records that are encoded and acknowledged together: what a killed build loses at most. The small encoder needs seconds
 # for them on a CPU, the full one minutes.
 BATCH = 2_048
-RESERVED = {*BUILT_IN, "score"}
 
 
 class Added(NamedTuple):
@@ -47,15 +57,6 @@ class Added(NamedTuple):
 
     added: int
     present: int  # left as they were: id and text are stored already
-
-
-class Draft(NamedTuple):
-    """A record as it was given; `embedding` None is to be encoded."""
-
-    id: str
-    text: str
-    metadata: dict[str, Any]
-    embedding: np.ndarray | None
 
 
 class Identity(NamedTuple):
@@ -94,6 +95,22 @@ def model_identity(model: str | Path, revision: str | None, truncate_dim: int | 
         digest.hexdigest(),
         truncate_dim or config.hidden_size,
     )
+
+
+def open_home(address: str, token: str | None) -> Home:
+    """The home that an address names.
+
+    Raises:
+        ValueError: if the address or the token does not fit.
+        OSError: if what is there is damaged, is no index, or does not answer.
+    """
+    if address.startswith(("http://", "https://")):
+        return MilvusHome(address, token)
+    if "://" in address:
+        raise ValueError(f"An index is a folder or http(s)://HOST:PORT of a Milvus server, not {address}.")
+    if token is not None:
+        raise ValueError(f"A token is for a server, and {address} is a folder. Leave the token out.")
+    return FolderHome(address)
 
 
 class SearchIndex:
@@ -203,7 +220,7 @@ class SearchIndex:
         """Remove the records with these ids; the number of those that were there."""
         if isinstance(ids, str):
             raise TypeError("ids must be a list of ids, got a string. For one pass [id].")
-        names = list(dict.fromkeys(_text_of_id(name, "ids") for name in ids))
+        names = list(dict.fromkeys(text_of_id(name, "ids") for name in ids))
         removed = 0
         for start in range(0, len(names), BATCH):
             there = list(self.home.texts(names[start : start + BATCH]))
@@ -252,7 +269,7 @@ class SearchIndex:
         for draft in drafts:
             for name, value in draft.metadata.items():
                 kind = fields.setdefault(name, type(value).__name__)
-                draft.metadata[name] = _as_field(value, kind, f"{name} of the record {draft.id!r}")
+                draft.metadata[name] = as_field(value, kind, f"{name} of the record {draft.id!r}")
         if len(fields) > len(known):
             self.home.add_fields({name: kind for name, kind in fields.items() if name not in known})
         self.home.write(
@@ -274,7 +291,7 @@ class SearchIndex:
                 raise ValueError(
                     f"The embedding of the record {draft.id!r} has {len(row)} dimensions; {self.address} has {width}."
                 )
-        return _unit_rows(np.stack(rows), [f"the record {draft.id!r}" for draft in drafts])
+        return unit_rows(np.stack(rows), [f"the record {draft.id!r}" for draft in drafts])
 
     def _encode(self, texts: Sequence[str]) -> np.ndarray:
         pipeline = self.pipeline
@@ -349,117 +366,7 @@ class SearchIndex:
             raise ValueError(
                 f"embeddings must be (queries, {self.identity.dimension}) for {self.address}, got {rows.shape}."
             )
-        return _unit_rows(rows, [f"query {position}" for position in range(len(rows))])
-
-
-def parse_record(record: Any, position: int) -> Draft:
-    """Check one record; `position` is for the message.
-
-    Raises:
-        TypeError: if it is neither a text nor a mapping, or a value has no type that can be stored.
-        ValueError: if a text or an id is blank, or a name cannot be a field's.
-    """
-    if isinstance(record, str):
-        record = {"text": record}
-    if not isinstance(record, Mapping):
-        raise TypeError(
-            f"records[{position}] must be a string or a mapping, got {type(record).__name__}: {record!r}"
-        )
-    text = record.get("text")
-    if not isinstance(text, str):
-        raise TypeError(f"records[{position}] must have a string as text, got {text!r}.")
-    if not text.strip():
-        raise ValueError(f"records[{position}] has a blank text. Leave such records out.")
-    given = record.get("id")
-    name = text_hash(text) if given is None else _text_of_id(given, f"the id of records[{position}]")
-    vector = record.get("embedding")
-    metadata = {key: value for key, value in record.items() if key not in BUILT_IN and value is not None}
-    for key, value in metadata.items():
-        if not isinstance(key, str) or not key.isidentifier() or not key.isascii() or key.startswith("_"):
-            raise ValueError(
-                f"records[{position}]: {key!r} cannot be a field's name; letters, digits and _ can, not first."
-            )
-        if key in RESERVED:
-            raise ValueError(f"records[{position}]: {key!r} is a name that results have; call it another.")
-        if type(value).__name__ not in FIELD_TYPES:
-            raise TypeError(
-                f"records[{position}]: {key} must be a string, a number, a boolean or None, got {value!r}."
-            )
-    return Draft(
-        name, text, metadata, None if vector is None else np.asarray(vector, dtype=np.float32).ravel()
-    )
-
-
-def text_hash(text: str) -> str:
-    """The id of a text without one: 32 hexadecimal digits."""
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def parse_filter(given: Mapping[str, Any], fields: Mapping[str, str]) -> Filter:
-    """A filter as conditions that both homes understand.
-
-    Raises: ValueError: if it is no such mapping, names an unknown field, or a value has not the field's type.
-
-    >>> parse_filter({"year": {">=": 2020}, "section": "vcs"}, {"year": "int", "section": "str"})
-    [('year', '>=', 2020), ('section', 'in', ['vcs'])]
-    """
-    if not isinstance(given, Mapping):
-        raise ValueError(
-            f'A filter is a mapping such as {{"field": value}}, {{"field": [values]}} or {{"field": {{">=": value}}}}, '
-            f"got {given!r}."
-        )
-    conditions: list[tuple[str, str, Any]] = []
-    for name, value in given.items():
-        if name not in fields:
-            known = ", ".join(fields) or "none"
-            raise ValueError(f"There is no field {name!r} to filter by; the index has: {known}.")
-        where = f"filter[{name!r}]"
-        if isinstance(value, Mapping):
-            if not value or set(value) - set(OPERATORS):
-                raise ValueError(f"{where} must have one or more of {', '.join(OPERATORS)}, got {value!r}.")
-            conditions += [
-                (name, sign, _as_field(bound, fields[name], where)) for sign, bound in value.items()
-            ]
-        else:
-            values = list(value) if isinstance(value, (list, tuple, set, frozenset)) else [value]
-            if not values:
-                raise ValueError(f"{where} is an empty list, which nothing can be in.")
-            conditions.append((name, "in", [_as_field(item, fields[name], where) for item in values]))
-    return conditions
-
-
-def _as_field(value: Any, kind: str, where: str) -> Any:
-    """The value as the field's type has it; a whole number may stand for a float.
-
-    Raises: ValueError: if it is of another type, is not finite or has more than 64 bits.
-    """
-    if kind == "float" and type(value) is int:
-        value = float(value)
-    if type(value).__name__ != kind:
-        raise ValueError(f"{where} must be of the field's type {kind}, got {value!r}.")
-    if (kind == "float" and not math.isfinite(value)) or (kind == "int" and not -(2**63) <= value < 2**63):
-        raise ValueError(f"{where} must be finite and fit in 64 bits, got {value!r}.")
-    return value
-
-
-def _text_of_id(value: Any, where: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise TypeError(f"{where}: an id is a string or an integer, got {value!r}.")
-    if not str(value).strip():
-        raise ValueError(f"{where}: an id must not be blank.")
-    return str(value)
-
-
-def _unit_rows(rows: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Rows scaled to length 1.
-
-    Raises: ValueError: if one has a length of 0, or a number that is not finite.
-    """
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    for name, length in zip(names, lengths[:, 0].tolist(), strict=True):
-        if not (math.isfinite(length) and length > 0):
-            raise ValueError(f"The embedding of {name} is 0 or not finite.")
-    return (rows / lengths).astype(np.float32)
+        return unit_rows(rows, [f"query {position}" for position in range(len(rows))])
 
 
 def _name(identity: Identity) -> str:
