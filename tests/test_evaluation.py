@@ -32,7 +32,7 @@ from tinybert_hf.evaluation import (
     resampled_means,
     result_table,
 )
-from tinybert_hf.search import load_search_pipeline
+from tinybert_hf.search import BM25_WEIGHT, DENSE_WEIGHT, load_search_pipeline
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = {
@@ -160,12 +160,14 @@ def test_a_missing_file_of_the_layout_is_named(beir: Path) -> None:
 
 
 def test_scores_are_fused_as_by_hand() -> None:
-    first = {"q": {"a": 9.0, "b": 8.0, "c": 5.0}, "only": {"a": 3.0}}
-    second = {"q": {"d": 0.5, "b": 0.4, "a": 0.1}}
-    fused = fuse(first, second)
-    assert fused["q"] == pytest.approx({"b": 3 / 4 + 3 / 4, "a": 1.0 + 0.0, "d": 1.0, "c": 0.0})
-    assert next(iter(fused["q"])) == "b"
-    assert fused["only"] == {"a": 1.0}
+    bm25 = {"q": {"a": 9.0, "b": 8.0, "c": 5.0}, "only": {"a": 3.0}}
+    dense = {"q": {"d": 0.5, "b": 0.3, "a": 0.1}}
+    fused = fuse(bm25, dense)
+    assert fused["q"] == pytest.approx(
+        {"b": BM25_WEIGHT * 3 / 4 + DENSE_WEIGHT / 2, "d": DENSE_WEIGHT, "a": BM25_WEIGHT, "c": 0}
+    )
+    assert list(fused["q"]) == ["d", "b", "a", "c"]  # best first
+    assert fused["only"] == {"a": BM25_WEIGHT}
 
 
 def test_the_fusion_ranks_no_more_than_its_parts() -> None:

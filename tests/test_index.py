@@ -32,7 +32,7 @@ from tinybert_hf.index import BATCH, SearchIndex, main
 from tinybert_hf.index_folder import FolderHome
 from tinybert_hf.index_milvus import MilvusHome
 from tinybert_hf.index_records import parse_filter, parse_record, text_hash
-from tinybert_hf.search import load_search_pipeline
+from tinybert_hf.search import fuse_scores, load_search_pipeline
 from tinybert_hf.tokenization import save_tokenizer
 
 HOMES = ("folder", "milvus")
@@ -191,18 +191,20 @@ def check_bm25_and_fusion(index: SearchIndex) -> None:
     assert {hit["id"] for hit in by_words} == {"play", "tar"}
     assert all(hit["score"] > 0 for hit in by_words)
     assert {hit["id"] for hit in index.search(query, mode="bm25", filter={"year": {">": 2000}})} == {"play"}
-    expected: dict[str, float] = {}
-    for ranking in (by_words, index.search(query, top_k=5)):
-        for rank, hit in enumerate(ranking):
-            expected[hit["id"]] = expected.get(hit["id"], 0) + 1 / (index_records.RRF_K + rank)
-    fused = {hit["id"]: hit["score"] for hit in index.search(query, top_k=5, mode="hybrid")}
-    assert fused.keys() == expected.keys()
-    assert fused == pytest.approx(expected, rel=0.02)  # engines count the ranks from 0 or from 1
+    by_meaning = index.search(query, top_k=5)
+    sides = ({hit["id"]: hit["score"] for hit in side} for side in (by_words, by_meaning))
+    expected = fuse_scores(*sides)
+    fused = index.search(query, top_k=5, mode="hybrid")
+    assert {hit["id"]: hit["score"] for hit in fused} == pytest.approx(expected, abs=1e-5)
+    assert [hit["score"] for hit in fused] == sorted((hit["score"] for hit in fused), reverse=True)
+    whole = {hit["id"]: hit for hit in by_meaning}
+    assert all(hit | {"score": 0} == whole[hit["id"]] | {"score": 0} for hit in fused)
+    assert index.search(query, top_k=1, mode="hybrid") == [pytest.approx(fused[0])]
     filtered = index.search(query, top_k=5, mode="hybrid", filter={"year": {"<": 2010}})
     assert {hit["id"] for hit in filtered} == {"cc", "tar"}
 
 
-def test_bm25_finds_the_word_and_hybrid_fuses_both_ranks(built: tuple[str, str]) -> None:
+def test_bm25_finds_the_word_and_hybrid_adds_up_both_scores(built: tuple[str, str]) -> None:
     home, address = built
     index = SearchIndex(address)
     if home == "folder":

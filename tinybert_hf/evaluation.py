@@ -11,9 +11,9 @@ result as JSON; a model folder's `evaluation_<name of the data>.json` is what th
 import csv
 import json
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,11 +26,11 @@ from transformers import HfArgumentParser
 from .arguments import errors_as_messages
 from .data import import_extra, load_data, without_progress_bars
 from .losses import false_negatives, ranking_loss
-from .search import load_search_pipeline
+from .search import FUSED, fuse_scores, load_search_pipeline
 
 # In the notation of ir_measures, and what their means over the queries are called.
 MEASURES = {"nDCG@10": "nDCG@10", "RR@10": "MRR@10", "AP": "MAP", "R@10": "Recall@10", "R@100": "Recall@100"}
-TOP_K = 100  # documents ranked for each query
+TOP_K = FUSED  # documents ranked for each query
 RESAMPLES = 10_000  # of the queries, for confidence intervals
 MODEL, BM25 = "model", "BM25"  # what results call these two
 
@@ -304,22 +304,10 @@ def sentence_transformer_run(model: str, data: RetrievalData) -> tuple[Run, floa
     return run, time.perf_counter() - started
 
 
-def fuse(first: Run, second: Run) -> Run:
-    """Sum of the two scores, each scaled to 0 .. 1 over what its run found for the query (CombSUM, Fox and Shaw 1994).
-
-    A document that one run did not find has 0 of it. Better than reciprocal rank fusion in EXPERIMENTS.md.
-    """
-    fused: Run = {}
-    for query_id in first | second:
-        scores: dict[str, float] = defaultdict(float)
-        for run in (first, second):
-            found = run.get(query_id, {})
-            low, high = min(found.values(), default=0.0), max(found.values(), default=0.0)
-            for document_id, score in found.items():
-                scores[document_id] += (score - low) / (high - low) if high > low else 1.0
-        best = sorted(scores.items(), key=lambda item: item[1], reverse=True)
-        fused[query_id] = dict(best[:TOP_K])
-    return fused
+def fuse(bm25: Run, dense: Run) -> Run:
+    """Both runs as one, as the hybrid search of an index does it (`search.fuse_scores`)."""
+    fused = {name: fuse_scores(bm25.get(name, {}), dense.get(name, {})) for name in bm25 | dense}
+    return {name: dict(islice(scores.items(), TOP_K)) for name, scores in fused.items()}
 
 
 @dataclass

@@ -45,7 +45,7 @@ from .index_records import (
     unit_rows,
 )
 from .pipeline_tinybert import SemanticSearchPipeline, check_texts, encode
-from .search import load_search_pipeline
+from .search import FUSED, fuse_scores, load_search_pipeline
 
 # Records that are encoded and acknowledged together: what a killed build loses at most. The small encoder needs seconds
 # for them on a CPU, the full one minutes.
@@ -315,12 +315,12 @@ class SearchIndex:
             top_k: results of a query, if the index has as many.
             filter: what the metadata must be: `{"section": "vcs"}`, one of several `{"section": ["vcs", "devel"]}`, or in
                 a range `{"year": {">=": 2020, "<": 2025}}`; all entries must hold.
-            mode: `dense` ranks by cosine, `bm25` by the words in common, `hybrid` fuses the ranks of both
-                (reciprocal rank fusion, Cormack et al. 2009).
+            mode: `dense` ranks by cosine, `bm25` by the words in common, `hybrid` adds up the scores of
+                both (`search.fuse_scores`).
             embeddings: of the queries, (N, H), in place of encoding them.
 
         Returns: for one query a list of `{"id", "score", "text"}` and the record's metadata, best first; for a list of
-        queries, or without any, a list of such lists. Scores are cosines, BM25's, or sums of 1 / (60 + rank).
+        queries, or without any, a list of such lists. Scores are cosines, BM25's, or sums of both scaled to 0 .. 1.
 
         Raises:
             TypeError: if a query is not a string.
@@ -332,12 +332,13 @@ class SearchIndex:
         conditions = parse_filter(filter or {}, self.home.fields())
         if mode == "bm25":
             found = self.home.bm25(texts, top_k, conditions)
+        elif mode == "dense":
+            found = self.home.dense(self._query_vectors(texts, embeddings), top_k, conditions)
         else:
-            vectors = self._query_vectors(texts, embeddings)
-            if mode == "dense":
-                found = self.home.dense(vectors, top_k, conditions)
-            else:
-                found = self.home.hybrid(texts, vectors, top_k, conditions)
+            depth = max(top_k, FUSED)
+            by_words = self.home.bm25(texts, depth, conditions)
+            by_meaning = self.home.dense(self._query_vectors(texts, embeddings), depth, conditions)
+            found = [fuse_hits(*sides)[:top_k] for sides in zip(by_words, by_meaning, strict=True)]
         return found[0] if isinstance(queries, str) else found
 
     def _check_queries(self, queries: Any, top_k: int, mode: str, embeddings: np.ndarray | None) -> list[str]:
@@ -367,6 +368,13 @@ class SearchIndex:
                 f"embeddings must be (queries, {self.identity.dimension}) for {self.address}, got {rows.shape}."
             )
         return unit_rows(rows, [f"query {position}" for position in range(len(rows))])
+
+
+def fuse_hits(by_words: Hits, by_meaning: Hits) -> Hits:
+    """One query's results of both kinds as one ranking, best first."""
+    hits = {hit["id"]: hit for hit in [*by_words, *by_meaning]}
+    sides = ({hit["id"]: hit["score"] for hit in side} for side in (by_words, by_meaning))
+    return [hits[name] | {"score": score} for name, score in fuse_scores(*sides).items()]
 
 
 def _name(identity: Identity) -> str:

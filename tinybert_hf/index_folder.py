@@ -13,9 +13,7 @@ import numpy as np
 from .index_records import (
     BUILT_IN,
     COLLECTION,
-    FUSED,
     METADATA_KEY,
-    RRF_K,
     Filter,
     Hits,
     Record,
@@ -197,29 +195,11 @@ class FolderHome:
             hits.append([self._hit(row, row.pop("_score")) for row in rows])
         return hits
 
-    def hybrid(
-        self, queries: Sequence[str], embeddings: np.ndarray, top_k: int, conditions: Filter
-    ) -> list[Hits]:
-        reranker = import_engine("lancedb.rerankers").RRFReranker(K=RRF_K)
-        hits = []
-        for text, vector in zip(queries, embeddings, strict=True):
-            with self._errors():
-                query = self._table.search(
-                    query_type="hybrid", vector_column_name="embedding", fts_columns="text"
-                )
-                query = query.vector(vector).text(text).distance_type("dot").rerank(reranker)
-                query = query.nprobes(self.nprobes).refine_factor(self.refine_factor)
-                rows = self._rows(query, max(top_k, FUSED), conditions)[:top_k]
-            hits.append([self._hit(row, row.pop("_relevance_score")) for row in rows])
-        return hits
-
-    def _rows(
-        self, query: Any, top_k: int, conditions: Filter, score: str | None = None
-    ) -> list[dict[str, Any]]:
-        """The best rows; the score of a hybrid query comes of itself."""
+    def _rows(self, query: Any, top_k: int, conditions: Filter, score: str) -> list[dict[str, Any]]:
+        """The best rows, with the engine's column for their score."""
         if conditions:
             query = query.where(_sql(conditions), prefilter=True)
-        query = query.select(["id", "text", *self.fields(), *([score] if score else [])])
+        query = query.select(["id", "text", *self.fields(), score])
         return query.limit(top_k).to_arrow().to_pylist()
 
     def _hit(self, row: dict[str, Any], score: float) -> dict[str, Any]:

@@ -13,9 +13,7 @@ import numpy as np
 from .index_records import (
     BUILT_IN,
     COLLECTION,
-    FUSED,
     METADATA_KEY,
-    RRF_K,
     Filter,
     Hits,
     Record,
@@ -238,29 +236,6 @@ class MilvusHome:
             )
         # Milvus' own server gives BM25 as a similarity, milvus-lite as a distance below 0.
         return [[hit | {"score": abs(hit["score"])} for hit in hits] for hits in self._hits(found)]
-
-    def hybrid(
-        self, queries: Sequence[str], embeddings: np.ndarray, top_k: int, conditions: Filter
-    ) -> list[Hits]:
-        self._require_bm25()
-        depth = max(top_k, FUSED)
-        expression = _expression(conditions)
-        requests = [
-            self._milvus.AnnSearchRequest(
-                data=data, anns_field=field, param=parameters, limit=depth, expr=expression
-            )
-            for data, field, parameters in (
-                (list(embeddings), "embedding", self._effort(depth)),
-                (list(queries), "bm25", {"metric_type": "BM25"}),
-            )
-        ]
-        options = self._query_options(conditions)
-        del options["filter"]  # each request has it
-        with self._errors():
-            found = self.client.hybrid_search(
-                self.collection, requests, self._milvus.RRFRanker(RRF_K), limit=top_k, **options
-            )
-        return self._hits(found)
 
     def _effort(self, top_k: int) -> dict[str, Any]:
         return {

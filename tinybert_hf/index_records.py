@@ -22,8 +22,6 @@ RESERVED = {*BUILT_IN, "score"}  # names that metadata cannot have
 # What a metadata field can hold, by the name that is stored with the index.
 FIELD_TYPES = ("str", "int", "float", "bool")
 OPERATORS = ("<", "<=", ">", ">=")
-FUSED = 100  # best of each side that reciprocal rank fusion sees
-RRF_K = 60  # Cormack et al. 2009; both engines' default
 
 Filter = Sequence[tuple[str, str, Any]]  # (field, "in" or one of OPERATORS, value); all must hold
 Hits = list[dict[str, Any]]  # best first: id, score, text, and the metadata that the record has
@@ -78,10 +76,6 @@ class Home(Protocol):
     def dense(self, embeddings: np.ndarray, top_k: int, conditions: Filter) -> list[Hits]: ...
 
     def bm25(self, queries: Sequence[str], top_k: int, conditions: Filter) -> list[Hits]: ...
-
-    def hybrid(
-        self, queries: Sequence[str], embeddings: np.ndarray, top_k: int, conditions: Filter
-    ) -> list[Hits]: ...
 
     def info(self) -> dict[str, Any]:
         """What the engine tells of its index, for `info`."""

@@ -8,7 +8,8 @@ A chunk is a line of the file (blank lines are skipped); `-` reads standard inpu
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +33,9 @@ from .pipeline_tinybert import SemanticSearchPipeline, encode
 
 logger = logging.getLogger(__name__)
 
+FUSED = 100  # best of each ranking that a fusion sees
+BM25_WEIGHT, DENSE_WEIGHT = 0.3, 0.7  # of the scores in a fusion, measured (EXPERIMENTS.md)
+
 
 def process_state() -> PartialState:
     """This process's place among those that `accelerate launch` or `torchrun` started, and its device."""
@@ -48,6 +52,24 @@ def fast_dtype(device: torch.device) -> torch.dtype:
         instructions = ("amx_bf16", "avx512_bf16", "bf16")  # the last on ARM
         native = any(torch.cpu.get_capabilities().get(name) for name in instructions)
     return torch.bfloat16 if native else torch.float32
+
+
+def fuse_scores(bm25: Mapping[str, float], dense: Mapping[str, float]) -> dict[str, float]:
+    """One query's results by words and by meaning as one ranking, best first: document id -> score of 0 to 1.
+
+    The weighted sum of both scores, each scaled to 0 .. 1 over what it found (a convex combination, Bruch et al. 2023,
+    arXiv:2210.11934); a document that one of them did not find has 0 of it. Better than reciprocal ranks and than equal
+    weights (EXPERIMENTS.md).
+
+    >>> fuse_scores({"a": 9.0, "b": 3.0}, {"b": 0.5, "c": 0.1})
+    {'b': 0.7, 'a': 0.3, 'c': 0.0}
+    """
+    scores: dict[str, float] = defaultdict(float)
+    for found, weight in ((bm25, BM25_WEIGHT), (dense, DENSE_WEIGHT)):
+        low, high = min(found.values(), default=0.0), max(found.values(), default=0.0)
+        for document_id, score in found.items():
+            scores[document_id] += weight * ((score - low) / (high - low) if high > low else 1.0)
+    return dict(sorted(scores.items(), key=lambda item: item[1], reverse=True))
 
 
 def load_search_pipeline(
