@@ -462,7 +462,7 @@ def test_a_new_index_without_a_model_encodes_nothing(tmp_path: Path) -> None:
 def test_a_killed_build_goes_on_where_it_was(
     address: str, encoder: Path, command: Any, tmp_path: Path
 ) -> None:
-    texts = [f"{TEXTS[i % 8]} {i}" for i in range(3 * BATCH)]
+    texts = [f"{TEXTS[i % 8]} {i}" for i in range(5 * BATCH)]
     data = tmp_path / "texts.jsonl"
     data.write_text("".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(texts)))
     arguments = ("build", "--index", address, "--model", encoder, "--data", data, "--id_column", "id")
@@ -614,6 +614,16 @@ def test_a_server_lost_in_the_middle_keeps_what_it_has(server: str, monkeypatch:
     stored = len(again)
     assert again.add(records) == (150 - stored, stored)
     assert len(again) == 150
+
+
+def test_the_bar_counts_every_record_once(
+    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = SearchIndex(tmp_path / "counted", encoder)
+    index.add([TEXTS[0]])
+    capsys.readouterr()
+    index.add(iter(TEXTS), show_progress_bar=True)  # one is there already; an iterator has no length
+    assert f"Indexing: {len(TEXTS)}text" in capsys.readouterr().err
 
 
 # ---- Command line ----

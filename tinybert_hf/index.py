@@ -15,7 +15,7 @@ From a terminal; `build` and `add` that were interrupted go on when they are run
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -23,14 +23,14 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 from tqdm.auto import tqdm
 from transformers import AutoConfig, HfArgumentParser
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.logging import disable_progress_bar
 
 from .arguments import HelpFormatter, errors_as_messages
-from .data import load_data
+from .data import load_data, without_progress_bars
 from .index_folder import FolderHome
 from .index_milvus import MilvusHome
 from .index_records import (
@@ -44,7 +44,7 @@ from .index_records import (
     text_of_id,
     unit_rows,
 )
-from .pipeline_tinybert import SemanticSearchPipeline, check_texts, encode
+from .pipeline_tinybert import SemanticSearchPipeline, check_texts, default_batch_tokens, embed_window
 from .search import FUSED, fuse_scores, load_search_pipeline
 
 # Records that are encoded and acknowledged together: what a killed build loses at most. The small encoder needs seconds
@@ -235,7 +235,7 @@ class SearchIndex:
         if isinstance(records, (str, Mapping)):
             raise TypeError("records must be a list or an iterator of records. For one pass [record].")
         drafts = (parse_record(record, position) for position, record in enumerate(records))
-        total = len(records) if isinstance(records, Sequence) else None
+        total = len(records) if isinstance(records, Sized) else None
         written = present = 0
         with tqdm(total=total, unit="text", desc="Indexing", disable=not show_progress_bar) as bar:
             while batch := list(islice(drafts, BATCH)):
@@ -251,16 +251,18 @@ class SearchIndex:
                         raise ValueError(_conflict(name, f"is in {self.address} with another text"))
                 new = [draft for name, draft in unique.items() if name not in stored]
                 if new:
-                    self._write_batch(new, replace)
+                    self._write_batch(new, replace, bar)
                 written += len(new)
                 present += len(batch) - len(new)
-                bar.update(len(batch))
+                bar.update(
+                    len(batch) - sum(draft.embedding is None for draft in new)
+                )  # encoding counts the others
         if self.home.description() is not None:
             self.home.settle()
         return written, present
 
-    def _write_batch(self, drafts: Sequence[Draft], replace: bool) -> None:
-        embeddings = self._embed(drafts)
+    def _write_batch(self, drafts: Sequence[Draft], replace: bool, bar: tqdm) -> None:
+        embeddings = self._embed(drafts, bar)
         if self.home.description() is None:
             self.identity = self.identity or Identity(None, None, None, embeddings.shape[1])
             self.home.create(self.identity._asdict())
@@ -280,10 +282,10 @@ class SearchIndex:
             replace,
         )
 
-    def _embed(self, drafts: Sequence[Draft]) -> np.ndarray:
+    def _embed(self, drafts: Sequence[Draft], bar: tqdm) -> np.ndarray:
         """(drafts, dimension) fp32, rows of length 1: those given, and the others encoded."""
         texts = [draft.text for draft in drafts if draft.embedding is None]
-        encoded = iter(self._encode(texts) if texts else ())
+        encoded = iter(self._encode(texts, bar) if texts else ())
         rows = [next(encoded) if draft.embedding is None else draft.embedding for draft in drafts]
         width = self.identity.dimension if self.identity else len(rows[0])
         for draft, row in zip(drafts, rows, strict=True):
@@ -293,10 +295,13 @@ class SearchIndex:
                 )
         return unit_rows(np.stack(rows), [f"the record {draft.id!r}" for draft in drafts])
 
-    def _encode(self, texts: Sequence[str]) -> np.ndarray:
-        pipeline = self.pipeline
+    def _encode(self, texts: list[str], bar: tqdm | None = None) -> np.ndarray:
+        """(texts, dimension) fp32, not scaled to length 1 yet; the bar counts the texts as they are done."""
+        model, tokenizer = self.pipeline.model, self.pipeline.tokenizer
         assert self.identity is not None  # the pipeline has checked it
-        return encode(pipeline.model, pipeline.tokenizer, texts, truncate_dim=self.identity.dimension).numpy()
+        bar = tqdm(disable=True) if bar is None else bar  # one without a total has no truth value
+        rows = embed_window(model, tokenizer, texts, default_batch_tokens(model), bar)
+        return rows[:, : self.identity.dimension].cpu().numpy()
 
     # ---- Searching ----
 
@@ -358,11 +363,9 @@ class SearchIndex:
             raise ValueError(f"There are {len(embeddings)} embeddings for {len(texts)} queries.")
         return list(texts)
 
-    def _query_vectors(self, texts: Sequence[str], embeddings: np.ndarray | None) -> np.ndarray:
-        if embeddings is None:
-            return self._encode(texts)
+    def _query_vectors(self, texts: list[str], embeddings: np.ndarray | None) -> np.ndarray:
+        rows = self._encode(texts) if embeddings is None else np.asarray(embeddings, dtype=np.float32)
         assert self.identity is not None  # the index is not empty
-        rows = np.asarray(embeddings, dtype=np.float32)
         if rows.ndim != 2 or rows.shape[1] != self.identity.dimension:
             raise ValueError(
                 f"embeddings must be (queries, {self.identity.dimension}) for {self.address}, got {rows.shape}."
@@ -466,7 +469,8 @@ class QueryArguments(AddressArguments):
     json: bool = field(default=False, metadata={"help": "Print a JSON list of {id, score, text, ...}."})
 
 
-def read_rows(arguments: InputArguments) -> Iterator[dict[str, Any]]:
+@without_progress_bars()
+def read_rows(arguments: InputArguments) -> Dataset:
     """The records of `--data`, without those with a blank text.
 
     Raises: ValueError: if the data cannot be read or a column is missing.
@@ -482,14 +486,14 @@ def read_rows(arguments: InputArguments) -> Iterator[dict[str, Any]]:
             f"{arguments.data} has no column {min(missing)!r}; it has {', '.join(rows.column_names)}. See --text_column, "
             "--id_column and --metadata_columns."
         )
-    blank = 0
-    for row in tqdm(rows.select_columns(list(dict.fromkeys(columns.values()))), unit="text", desc="Indexing"):
-        if row[arguments.text_column] is None or not str(row[arguments.text_column]).strip():
-            blank += 1
-            continue
-        yield {name: row[column] for name, column in columns.items()}
-    if blank:
+    kept = rows.filter(
+        lambda texts: [text is not None and bool(str(text).strip()) for text in texts],
+        input_columns=arguments.text_column,
+        batched=True,
+    )
+    if blank := len(rows) - len(kept):
         print(f"{blank:,} rows without text were left out.", file=sys.stderr)
+    return kept.with_transform(lambda batch: {name: batch[column] for name, column in columns.items()})
 
 
 def build(arguments: BuildArguments) -> None:
@@ -511,9 +515,9 @@ def add(arguments: AddArguments) -> None:
 
 def _fill(index: SearchIndex, arguments: InputArguments, upsert: bool) -> None:
     if upsert:
-        done = f"{index.upsert(read_rows(arguments)):,} written"
+        done = f"{index.upsert(read_rows(arguments), show_progress_bar=True):,} written"
     else:
-        added = index.add(read_rows(arguments))
+        added = index.add(read_rows(arguments), show_progress_bar=True)
         done = f"{added.added:,} added, {added.present:,} already there"
     print(f"{arguments.index}: {done}; {len(index):,} records.")
 

@@ -118,8 +118,7 @@ def encode_stream(
             f"truncate_dim must be from 1 to {width}, the width of the model's embeddings, got {truncate_dim}."
         )
     if batch_tokens is None:
-        # For each core what its cache holds (measured: EXPERIMENTS.md); an accelerator must be kept from idling.
-        batch_tokens = 512 * torch.get_num_threads() if model.device.type == "cpu" else 65_536
+        batch_tokens = default_batch_tokens(model)
     for name, value in (("batch_tokens", batch_tokens), ("window", window)):
         if value < 1:
             raise ValueError(f"{name} must be 1 or more, got {value}.")
@@ -134,6 +133,11 @@ def encode_stream(
             first += len(part)
             embeddings = embed_window(model, tokenizer, part, batch_tokens, bar)[:, :truncate_dim]
             yield (torch.nn.functional.normalize(embeddings, dim=-1) if normalize else embeddings).cpu()
+
+
+def default_batch_tokens(model: PreTrainedModel) -> int:
+    """For each core what its cache holds (measured: EXPERIMENTS.md); an accelerator must be kept from idling."""
+    return 512 * torch.get_num_threads() if model.device.type == "cpu" else 65_536
 
 
 def embed_window(
