@@ -295,11 +295,10 @@ class SearchIndex:
                 )
         return unit_rows(np.stack(rows), [f"the record {draft.id!r}" for draft in drafts])
 
-    def _encode(self, texts: list[str], bar: tqdm | None = None) -> np.ndarray:
+    def _encode(self, texts: list[str], bar: tqdm) -> np.ndarray:
         """(texts, dimension) fp32, not scaled to length 1 yet; the bar counts the texts as they are done."""
         model, tokenizer = self.pipeline.model, self.pipeline.tokenizer
         assert self.identity is not None  # the pipeline has checked it
-        bar = tqdm(disable=True) if bar is None else bar  # one without a total has no truth value
         rows = embed_window(model, tokenizer, texts, default_batch_tokens(model), bar)
         return rows[:, : self.identity.dimension].cpu().numpy()
 
@@ -364,8 +363,10 @@ class SearchIndex:
         return list(texts)
 
     def _query_vectors(self, texts: list[str], embeddings: np.ndarray | None) -> np.ndarray:
-        rows = self._encode(texts) if embeddings is None else np.asarray(embeddings, dtype=np.float32)
         assert self.identity is not None  # the index is not empty
+        if embeddings is None:
+            return self.pipeline.encode(texts, truncate_dim=self.identity.dimension).numpy()
+        rows = np.asarray(embeddings, dtype=np.float32)
         if rows.ndim != 2 or rows.shape[1] != self.identity.dimension:
             raise ValueError(
                 f"embeddings must be (queries, {self.identity.dimension}) for {self.address}, got {rows.shape}."
@@ -486,6 +487,7 @@ def read_rows(arguments: InputArguments) -> Dataset:
             f"{arguments.data} has no column {min(missing)!r}; it has {', '.join(rows.column_names)}. See --text_column, "
             "--id_column and --metadata_columns."
         )
+    rows = rows.select_columns(list(dict.fromkeys(columns.values())))
     kept = rows.filter(
         lambda texts: [text is not None and bool(str(text).strip()) for text in texts],
         input_columns=arguments.text_column,

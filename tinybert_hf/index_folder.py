@@ -10,15 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .index_records import (
-    BUILT_IN,
-    COLLECTION,
-    METADATA_KEY,
-    Filter,
-    Hits,
-    Record,
-    import_engine,
-)
+from .index_records import BUILT_IN, COLLECTION, METADATA_KEY, Filter, Hits, Record, import_engine
 
 
 class FolderHome:

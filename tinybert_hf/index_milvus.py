@@ -10,15 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
-from .index_records import (
-    BUILT_IN,
-    COLLECTION,
-    METADATA_KEY,
-    Filter,
-    Hits,
-    Record,
-    import_engine,
-)
+from .index_records import BUILT_IN, COLLECTION, METADATA_KEY, Filter, Hits, Record, import_engine
 
 
 class MilvusHome:
@@ -28,7 +20,7 @@ class MilvusHome:
     both count where the collection is made.
     """
 
-    ann_threshold = 20_000  # as a folder's
+    ann_threshold = 20_000  # as a folder's; measured (benchmarks/README.md)
     timeout = 60.0  # seconds for one answer; building an index takes as long as it takes
     max_bytes = 32 * 2**20  # of one request; the server takes 64 MB
     max_text_bytes, max_id_bytes = 65_535, 512
@@ -212,51 +204,36 @@ class MilvusHome:
             return self.client.describe_index(self.collection, "embedding")["index_type"]
 
     def dense(self, embeddings: np.ndarray, top_k: int, conditions: Filter) -> list[Hits]:
-        with self._errors():
-            found = self.client.search(
-                self.collection,
-                data=list(embeddings),
-                anns_field="embedding",
-                limit=top_k,
-                search_params=self._effort(top_k),
-                **self._query_options(conditions),
-            )
-        return self._hits(found)
+        effort = {name: max(value, top_k) for name, value in self.effort.items()}
+        search = {"metric_type": "IP", "params": effort}
+        return self._search(list(embeddings), "embedding", search, top_k, conditions)
 
     def bm25(self, queries: Sequence[str], top_k: int, conditions: Filter) -> list[Hits]:
-        self._require_bm25()
-        with self._errors():
-            found = self.client.search(
-                self.collection,
-                data=list(queries),
-                anns_field="bm25",
-                limit=top_k,
-                search_params={"metric_type": "BM25"},
-                **self._query_options(conditions),
-            )
-        # Milvus' own server gives BM25 as a similarity, milvus-lite as a distance below 0.
-        return [[hit | {"score": abs(hit["score"])} for hit in hits] for hits in self._hits(found)]
-
-    def _effort(self, top_k: int) -> dict[str, Any]:
-        return {
-            "metric_type": "IP",
-            "params": {name: max(value, top_k) for name, value in self.effort.items()},
-        }
-
-    def _require_bm25(self) -> None:
         if not self._has_bm25:
             raise ValueError(
                 f"The index {self.uri}/{self.collection} has no BM25: Milvus has it since 2.5, and this one was made on "
                 f"an older server (it is {self.version} now). Search with mode dense, build the index on a newer "
                 "server, or in a folder."
             )
+        found = self._search(list(queries), "bm25", {"metric_type": "BM25"}, top_k, conditions)
+        # Milvus' own server gives BM25 as a similarity, milvus-lite as a distance below 0.
+        return [[hit | {"score": abs(hit["score"])} for hit in hits] for hits in found]
 
-    def _query_options(self, conditions: Filter) -> dict[str, Any]:
-        return {
-            "filter": _expression(conditions),
-            "output_fields": ["id", "text", *self.fields()],
-            "timeout": self.timeout,
-        }
+    def _search(
+        self, data: list[Any], field: str, parameters: dict[str, Any], top_k: int, conditions: Filter
+    ) -> list[Hits]:
+        with self._errors():
+            found = self.client.search(
+                self.collection,
+                data=data,
+                anns_field=field,
+                limit=top_k,
+                search_params=parameters,
+                filter=_expression(conditions),
+                output_fields=["id", "text", *self.fields()],
+                timeout=self.timeout,
+            )
+        return self._hits(found)
 
     def _hits(self, found: Any) -> list[Hits]:
         return [
