@@ -259,6 +259,8 @@ def run_milvus(kind: str, scratch: Path, size: int, dimension: int, tenth: np.nd
             home.effort = {"nprobe" if kind == "IVF_SQ8" else "ef": effort}
 
         settings = [16] if kind == "exact" else [16, 32, 64, 128, 256, 512]
+        if kind == "HNSW":
+            settings += [1_024, 2_048]
         found = measure_queries(scratch, dimension, tenth, settings, apply, scores_of(index))
         files = [path.stat().st_size for path in (folder / "data").rglob("*") if path.is_file()]
         return {
