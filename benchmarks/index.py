@@ -260,7 +260,7 @@ def run_milvus(kind: str, scratch: Path, size: int, dimension: int, tenth: np.nd
 
         settings = [16] if kind == "exact" else [16, 32, 64, 128, 256, 512]
         if kind == "HNSW":
-            settings += [1_024, 2_048]
+            settings += [1_024, 2_048, 4_096, 8_192]
         found = measure_queries(scratch, dimension, tenth, settings, apply, scores_of(index))
         files = [path.stat().st_size for path in (folder / "data").rglob("*") if path.is_file()]
         return {
