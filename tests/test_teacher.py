@@ -50,6 +50,19 @@ def test_a_text_is_embedded_once_by_each_teacher(
     assert not torch.allclose(other[0], first[1], atol=1e-2)
 
 
+def test_a_teacher_whose_settings_changed_is_another_one(
+    model: TinyBertModel, model_folder: Path, embedded: list[str], tmp_path: Path
+) -> None:
+    embed_with_teacher(str(model_folder), ["fast mail"], tmp_path)
+    (model_folder / "evaluation_test.json").write_text("{}")  # decides nothing
+    embed_with_teacher(str(model_folder), ["fast mail"], tmp_path)
+    assert embedded == ["fast mail"]
+    model.config.pooling = "mean" if model.config.pooling == "cls" else "cls"
+    model.config.save_pretrained(model_folder)
+    embed_with_teacher(str(model_folder), ["fast mail"], tmp_path)
+    assert embedded == ["fast mail", "fast mail"]
+
+
 def test_a_killed_teacher_goes_on_where_it_stopped(
     model_folder: Path, embedded: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,8 @@ from .search import load_search_pipeline
 logger = logging.getLogger(__name__)
 
 WINDOW = 1024  # texts whose embeddings are written together: what a killed run loses at most
-WEIGHTS = ("*.safetensors", "*.bin")
+# What decides a folder's embeddings: weights, settings (of the modules, pooling among them, too), and tokenizer.
+IDENTIFYING = ("*.safetensors", "*.bin", "*config*.json", "modules.json", "tokenizer.json", "vocab.txt")
 
 
 class Teacher:
@@ -42,7 +43,7 @@ class Teacher:
 def embed_with_teacher(teacher: str, texts: Sequence[str], cache_dir: Path | None = None) -> Tensor:
     """Embed texts with a teacher, or look up what it made of them before.
 
-    The cache is one SQLite file for each teacher (folder's weights, or Hub commit), and in it a row for each text, so
+    The cache is one SQLite file for each teacher (folder's content, or Hub commit), and in it a row for each text, so
     that another data set with the same texts finds them too. A killed run goes on where it stopped.
 
     Args:
@@ -116,7 +117,7 @@ def embed_tokens(teacher: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
 
 
 def load_teacher(teacher: str) -> tuple[Callable[[list[str]], Tensor], str]:
-    """The teacher as a function from texts to (N, D), and what tells its weights from others'.
+    """The teacher as a function from texts to (N, D), and what tells it from others.
 
     Raises: OSError: if it cannot be loaded.
     """
@@ -135,7 +136,7 @@ def load_teacher(teacher: str) -> tuple[Callable[[list[str]], Tensor], str]:
     if not Path(teacher).is_dir():
         return encode, f"{teacher}@{config._commit_hash}"
     digest = hashlib.sha256()
-    for pattern in WEIGHTS:
+    for pattern in IDENTIFYING:
         for path in sorted(Path(teacher).rglob(pattern)):
             digest.update(path.read_bytes())
     return encode, digest.hexdigest()
