@@ -1,7 +1,7 @@
 """What a `SearchIndex` stores and filters by, and what its homes, a folder and a server, must do.
 
-A home stores records and finds them by vector and by word, with its engine's own means; it knows nothing of models. Every failure of an engine leaves a home as an OSError (a server's as a ConnectionError) that names the address
-and what to do.
+A home stores records and finds them by vector and by word, with its engine's own means; it knows nothing of models. Every
+failure of an engine leaves a home as an OSError (a server's as a ConnectionError) that names the address and what to do.
 """
 
 import hashlib
