@@ -77,7 +77,7 @@ def test_a_warm_start_needs_mean_pooling(triplets: Path) -> None:
     arguments = ["--data", str(triplets), "--query_column", "q", "--answer_column", "a", "--eval_size", "32"]
     arguments += [
         "--config_overrides",
-        TINY,
+        TINY + ",pooling=cls",
         "--warm_start_epochs",
         "1",
         "--output_dir",
@@ -96,7 +96,7 @@ def test_training_follows_a_teacher_at_every_width(
 ) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     pairs = write_pairs(tmp_path / "pairs.csv", 100, seed=0)
-    sure = TINY + ",pooling=mean,hidden_dropout_prob=0,attention_probs_dropout_prob=0"
+    sure = TINY + ",hidden_dropout_prob=0,attention_probs_dropout_prob=0"
     shared = ["--data", str(pairs), "--eval_data", str(pairs), "--config_overrides", sure]
     shared += [
         "--max_steps",
@@ -135,7 +135,7 @@ def test_documents_alone_train(tmp_path: Path) -> None:
     arguments = ["--documents", str(tmp_path / "notes.jsonl"), "--text_column", "body", "--eval_size", "50"]
     arguments += [
         "--config_overrides",
-        TINY + ",pooling=mean",
+        TINY,
         "--num_train_epochs",
         "6",
         "--report_to",
@@ -220,7 +220,7 @@ def test_grouping_by_length_does_not_change_the_loss(tmp_path: Path) -> None:
     """Every step's loss, and so every gradient before it, is the same in one group as in many; without dropout, whose
     masks are drawn group by group."""
     pairs = write_pairs(tmp_path / "pairs.csv", 100, seed=0)
-    sure = TINY + ",pooling=mean,hidden_dropout_prob=0,attention_probs_dropout_prob=0"
+    sure = TINY + ",hidden_dropout_prob=0,attention_probs_dropout_prob=0"
     losses = {}
     for tokens in ("16384", "40"):
         out = tmp_path / tokens

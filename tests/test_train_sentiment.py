@@ -17,7 +17,7 @@ from train_sentiment import SentimentArguments, load_examples
 TINY = (
     "vocab_size=300,hidden_size=32,num_hidden_layers=1,residual_initializer_range=0.1,"
     "num_attention_heads=4,intermediate_size=64,"
-    "max_position_embeddings=32,pooling=mean"
+    "max_position_embeddings=32"
 )
 GOOD = ["a good film", "really great music", "i love it", "a fine and lovely game", "best phone so far"]
 BAD = ["a bad film", "really awful music", "i hate it", "a dull and ugly game", "worst phone so far"]

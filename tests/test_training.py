@@ -19,12 +19,18 @@ from training_run import ROOT, start, train, write_pairs
 from tinybert_hf import TinyBertModel
 from tinybert_hf.arguments import TrainingArguments
 from tinybert_hf.checkpoints import list_checkpoints
-from tinybert_hf.training import build_accelerator, build_optimizer, build_schedule, choose_precision
+from tinybert_hf.training import (
+    build_accelerator,
+    build_optimizer,
+    build_schedule,
+    choose_precision,
+    load_encoder,
+)
 
 TINY = (
     "vocab_size=300,hidden_size=32,num_hidden_layers=2,residual_initializer_range=0.1,"
     "num_attention_heads=4,intermediate_size=64,"
-    "max_position_embeddings=32,pooling=mean"
+    "max_position_embeddings=32"
 )
 SAVE_STEPS, MAX_STEPS = 7, 40  # 12 steps an epoch: checkpoints fall into the middle of epochs
 
@@ -262,6 +268,13 @@ def test_a_folder_with_a_run_is_not_overwritten(data: Path, uninterrupted: Path,
     process.join()
     assert process.exitcode == 1
     assert "holds a run already. Pass --resume_from_checkpoint auto" in (tmp_path / "log").read_text()
+
+
+def test_overrides_that_a_model_has_already_are_no_contradiction(model_folder: Path) -> None:
+    sizes = "max_position_embeddings=32,hidden_dropout_prob=0.1"
+    assert load_encoder(str(model_folder), sizes).source == str(model_folder)
+    with pytest.raises(ValueError, match=r"brings its own configuration \(hidden_size=32, pooling=mean\)"):
+        load_encoder(str(model_folder), sizes + ",hidden_size=64,pooling=cls")
 
 
 def test_a_finished_run_resumed_changes_nothing(data: Path, uninterrupted: Path, tmp_path: Path) -> None:

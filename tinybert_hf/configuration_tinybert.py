@@ -42,7 +42,7 @@ class TinyBertConfig(PretrainedConfig):
         norm_position: `pre` (LayerNorm on what enters attention and feed-forward layer) or `post`, as in BERT (on every
             sum of the residual stream, that of the embeddings included, which are then not scaled).
         type_vocab_size: segments (0 for the first text, 1 for the second of a pair).
-        pooling: `cls` (first token) or `mean` (over the tokens that are not padding).
+        pooling: `mean` (over the tokens that are not padding) or `cls` (first token).
         initializer_range: standard deviation of the normal initialisation.
         embedding_initializer_range: the same for the token embedding, which must stand out from the positions: their
             entries are about 0.7, the scaled tokens' this value times sqrt(hidden_size).
@@ -72,7 +72,7 @@ class TinyBertConfig(PretrainedConfig):
         position_embedding_type: str = "sinusoidal",
         norm_position: str = "pre",
         type_vocab_size: int = 2,
-        pooling: str = "cls",
+        pooling: str = "mean",
         initializer_range: float = 0.02,
         embedding_initializer_range: float = 0.1,
         residual_initializer_range: float = 0.0,

@@ -206,7 +206,7 @@ class Start:
 def load_encoder(source: str, overrides: str | None = None) -> Start:
     """The encoder of a folder or Hub id: a TinyBERT, or a BERT that becomes one, as `overrides` ask (`bert.load_bert`).
 
-    Raises: ValueError: if it is neither, if a TinyBERT's configuration is to be overridden, or a BERT's weights fix it.
+    Raises: ValueError: if it is neither, if `overrides` contradict a TinyBERT's configuration, or a BERT's weights fix it.
     """
     config = AutoConfig.from_pretrained(source)
     if config.model_type == "bert":
@@ -217,10 +217,11 @@ def load_encoder(source: str, overrides: str | None = None) -> Start:
             f"--model {source} is a {config.model_type} model; this script trains tinybert models, and BERT models "
             "(as sentence-transformers/all-MiniLM-L6-v2), which become such."
         )
-    if overrides:
+    own, asked = config.to_dict(), override_config(config, overrides).to_dict()
+    if other := sorted(f"{name}={own[name]}" for name, value in asked.items() if value != own.get(name)):
         raise ValueError(
-            f"--config_overrides {overrides}: --model {source} is a tinybert model, which brings its own configuration. "
-            "Leave one of them out."
+            f"--config_overrides {overrides}: --model {source} is a tinybert model, which brings its own configuration "
+            f"({', '.join(other)}). Leave one of them out."
         )
     return Start(config, AutoTokenizer.from_pretrained(source), source)
 
