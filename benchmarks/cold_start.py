@@ -4,6 +4,8 @@
 
 - ours: `python -m tinybert_hf.search` with one query and a few chunks;
 - the floor: a process that imports torch and transformers and reads the same weights, and answers nothing;
+- the floor of transformers: the same, but it loads the weights as a `BertModel` of transformers, and the tokenizer, as a
+  process must that uses any model of that library;
 - sentence-transformers: a process that loads the same folder, encodes the same texts and prints the best one.
 
 The files were read before, so all come from the page cache. Runs alternate; the first of each is not counted.
@@ -42,6 +44,12 @@ import sys, torch, transformers
 from safetensors.torch import load_file
 print(len(load_file(sys.argv[1] + "/model.safetensors")))
 """
+LOAD = """
+import sys, torch
+from transformers import AutoModel, AutoTokenizer
+AutoTokenizer.from_pretrained(sys.argv[1])
+print(AutoModel.from_pretrained(sys.argv[1]).num_parameters())
+"""
 THEIRS = """
 import sys
 from sentence_transformers import SentenceTransformer
@@ -78,6 +86,7 @@ def measure_cold_start(arguments: ColdStartBenchmark, scratch: Path) -> tuple[li
     commands = {
         "ours: python -m tinybert_hf.search": [sys.executable, "-m", "tinybert_hf.search", *search],
         "import torch, transformers; read the weights": [*python, FLOOR, folder],
+        "import torch, transformers; load them as a BertModel": [*python, LOAD, f"{folder}/bert"],
         "sentence-transformers: load, encode, print": [*python, THEIRS, folder, QUERY, str(chunks)],
     }
     sides = {name: partial(seconds_of, command, arguments.threads) for name, command in commands.items()}

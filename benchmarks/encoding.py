@@ -4,12 +4,14 @@
     python -m benchmarks.encoding --size full --num_texts 256
 
 Every row encodes the same texts with the same weights, but for all-MiniLM-L6-v2, which has 6 layers x 384 and stands for
-what one would download instead. Timed is one call on all texts, tokenising included, after a call on some of them; loading
+what one would download instead. sentence-transformers has them once as transformers' `BertModel`, and once with our encoder's
+own code. Timed is one call on all texts, tokenising included, after a call on some of them; loading
 is not. The texts are the bundled test set's: short queries, long passages (1,000 characters or more), and a mixture of
 queries and descriptions as they come. sentence-transformers runs with its default batch size (32) and with the fastest of
 `BATCH_SIZES`, found beforehand.
 """
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -46,7 +48,9 @@ BATCH_SIZES = (8, 32, 128)
 DEFAULT_BATCH_SIZE = 32
 
 OURS, INT8 = "ours, fp32", "ours, int8 (ONNX Runtime)"
-THEIRS, MINILM = "sentence-transformers, fp32", "all-MiniLM-L6-v2 in sentence-transformers, fp32"
+BERT = "sentence-transformers, BertModel, fp32"
+THEIRS, MINILM = "sentence-transformers, our encoder, fp32", "all-MiniLM-L6-v2 in sentence-transformers, fp32"
+BF16 = {name: name.replace("fp32", "bf16") for name in (OURS, BERT, THEIRS)}
 
 Encode = Callable[[list[str]], Tensor]
 
@@ -67,8 +71,8 @@ def ours(folder: str, dtype: torch.dtype) -> Encode:
     return partial(encode, model, AutoTokenizer.from_pretrained(folder))
 
 
-def theirs(folder: str, dtype: torch.dtype, batch_size: int) -> Encode:
-    model = load_sentence_transformer(folder, dtype)
+def theirs(folder: str, dtype: torch.dtype, batch_size: int, encoder: str = ".") -> Encode:
+    model = load_sentence_transformer(str(Path(folder, encoder)), dtype)
     return partial(model.encode, batch_size=batch_size, convert_to_tensor=True, show_progress_bar=False)
 
 
@@ -89,18 +93,23 @@ def int8(folder: str) -> Encode:
 
 
 def publish(folder: str, output_dir: Path) -> str:
-    """The folder as it is published, ONNX models in it."""
+    """The folder as it is published, ONNX models in it, and its weights as a `BertModel` where it has them."""
     from tinybert_hf.hub import build_folder
 
-    return str(build_folder(Path(folder), output_dir, "the benchmark's model", onnx=True))
+    published = build_folder(Path(folder), output_dir, "the benchmark's model", onnx=True)
+    if Path(folder, "bert").exists():
+        shutil.copytree(Path(folder, "bert"), published / "bert")
+    return str(published)
 
 
 ENCODERS: dict[str, Callable[..., Encode]] = {
     OURS: partial(ours, dtype=torch.float32),
-    "ours, bf16": partial(ours, dtype=torch.bfloat16),
+    BF16[OURS]: partial(ours, dtype=torch.bfloat16),
     INT8: int8,
+    BERT: partial(theirs, dtype=torch.float32, encoder="bert"),
+    BF16[BERT]: partial(theirs, dtype=torch.bfloat16, encoder="bert"),
     THEIRS: partial(theirs, dtype=torch.float32),
-    "sentence-transformers, bf16": partial(theirs, dtype=torch.bfloat16),
+    BF16[THEIRS]: partial(theirs, dtype=torch.bfloat16),
     MINILM: minilm,
 }
 
@@ -155,10 +164,12 @@ def measure_encoding(arguments: EncodingBenchmark, scratch: Path) -> tuple[list[
     tried: list[list[Any]] = []
     for kind, texts in load_texts(arguments.num_texts).items():
         some = texts[: arguments.tuning_texts]
-        rows = [Row(OURS), Row(INT8), Row(THEIRS, DEFAULT_BATCH_SIZE)]
+        peers = [BERT, THEIRS] if Path(folder, "bert").exists() else [THEIRS]
+        rows = [Row(OURS), Row(INT8), *(Row(peer, DEFAULT_BATCH_SIZE) for peer in peers)]
         if bf16_in_hardware():
-            rows.append(Row("ours, bf16"))
-        for encoder in [THEIRS, *(["sentence-transformers, bf16"] if bf16_in_hardware() else []), MINILM]:
+            rows.append(Row(BF16[OURS]))
+            peers += [BF16[peer] for peer in peers]
+        for encoder in [*peers, MINILM]:
             candidates = [Row(encoder, size) for size in BATCH_SIZES]
             tuning = alternate({row: partial(alone, run, row, folder, some) for row in candidates}, repeats=1)
             seconds = {row: runs[0]["seconds"] for row, runs in tuning.items() if runs}

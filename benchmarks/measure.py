@@ -17,26 +17,30 @@ from typing import Any, Literal, TypeVar
 
 import psutil
 import torch
-from transformers import HfArgumentParser
+from transformers import BertConfig, BertModel, HfArgumentParser
 
-from tinybert_hf import TinyBertConfig, TinyBertModel
+from tinybert_hf import TinyBertModel
 from tinybert_hf.data import iterate_texts, load_data
 from tinybert_hf.tokenization import save_tokenizer, train_tokenizer
+from tinybert_hf.training import load_encoder
 
 DATA = "data/debian/train.jsonl.gz"
 PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "accelerate", "onnxruntime")
 EXTENSIONS = ("neon", "sve", "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "bf16")
 SIZES: dict[str, dict[str, Any]] = {
-    # 8 layers x 768, 30,000 tokens, dropout 0.1. Blocks that are the identity, as new ones are, would make the
-    # comparisons of precision trivial.
-    "full": {"residual_initializer_range": 0.02, "pooling": "cls"},
+    "full": {  # the specification
+        "vocab_size": 30_000,
+        "hidden_size": 768,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 12,
+        "intermediate_size": 1600,
+    },
     "small": {
         "vocab_size": 16_000,
         "hidden_size": 256,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "intermediate_size": 512,
-        "residual_initializer_range": 0.02,
     },
     "tiny": {  # for the tests
         "vocab_size": 1000,
@@ -44,7 +48,6 @@ SIZES: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "intermediate_size": 48,
-        "residual_initializer_range": 0.02,
     },
 }
 
@@ -82,19 +85,25 @@ def parse_arguments(cls: type[Arguments], description: str | None) -> Arguments:
 
 
 def make_model(size: str, folder: Path, overrides: dict[str, Any] | None = None) -> Path:
-    """A model folder with random weights, the same for the same arguments, and a tokenizer of the bundled texts."""
-    config = TinyBertConfig(**(SIZES[size] | (overrides or {})))
+    """A model folder with random weights, the same for the same arguments, and a tokenizer of the bundled texts.
+
+    In its folder `bert` are the same weights as transformers' `BertModel`, from which it was converted.
+    """
+    sizes = {"max_position_embeddings": 350, "type_vocab_size": 2, "hidden_act": "relu", "pad_token_id": 3}
+    config = BertConfig(**(sizes | SIZES[size] | (overrides or {})))
     tokenizer = train_tokenizer(
         iterate_texts(load_data(DATA)), config.vocab_size, config.max_position_embeddings
     )
     torch.manual_seed(0)
-    TinyBertModel(config).save_pretrained(folder)
+    BertModel(config).save_pretrained(folder / "bert")
+    save_tokenizer(tokenizer, folder / "bert")
+    load_encoder(str(folder / "bert")).load(TinyBertModel).save_pretrained(folder)
     save_tokenizer(tokenizer, folder)
     return folder
 
 
 def load_sentence_transformer(folder: str, dtype: torch.dtype = torch.float32) -> Any:
-    """Our folder as sentence-transformers loads any encoder of the Hub, with the pooling its configuration names."""
+    """A folder as sentence-transformers loads any encoder of the Hub, with the pooling that ours names, or the mean."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
@@ -102,8 +111,9 @@ def load_sentence_transformer(folder: str, dtype: torch.dtype = torch.float32) -
     encoder = Transformer(
         folder, model_kwargs=trust | {"dtype": dtype}, config_kwargs=trust, processor_kwargs=trust
     )
+    pooling = getattr(encoder.config, "pooling", "mean")
     return SentenceTransformer(
-        modules=[encoder, Pooling(encoder.config.hidden_size, pooling_mode=encoder.config.pooling)],
+        modules=[encoder, Pooling(encoder.config.hidden_size, pooling_mode=pooling)],
         device=None if torch.cuda.is_available() else "cpu",
     )
 

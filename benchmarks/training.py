@@ -4,11 +4,12 @@
     python -m benchmarks.training --size full --batch_sizes 64 256 --pairs_per_run 256
 
 Both sides start from the same weights and take the same rows in the same batches, with dropout 0.1, fused AdamW, the same
-schedule and a temperature of 0.05. Ours is `train_retrieval.py`'s trainer; theirs SentenceTransformerTrainer, which loads
-our folder through `Transformer(folder)` and `Pooling`, with
+schedule and a temperature of 0.05. Ours is `train_retrieval.py`'s trainer; theirs SentenceTransformerTrainer, once with
+transformers' `BertModel`, which computes the same and is what one trains with that library, once with our encoder's own
+code, and with
 
 - plain: MultipleNegativesRankingLoss;
-- cached: CachedMultipleNegativesRankingLoss with the fastest of `SETTINGS`, found beforehand;
+- cached: CachedMultipleNegativesRankingLoss with the fastest of several mini-batch sizes, found beforehand;
 - cached, sorted: the same with a batch sampler of ours, which hands it the rows of each batch longest first, so that its
   mini-batches hold texts of like length. The library has no such sampler; a user would have to know and write it.
 
@@ -38,10 +39,7 @@ from benchmarks.measure import (
 from benchmarks.training_runs import Job, Peer, train_ours, train_theirs
 from train_retrieval import RetrievalArguments
 
-SETTINGS = [
-    *(Peer(mini_batch_size=size) for size in (4, 16, 64)),
-    *(Peer(mini_batch_num_tokens=tokens) for tokens in (512, 2048)),
-]
+CACHED = [Peer("BertModel"), Peer("our encoder"), Peer("our encoder", longest_first=True)]
 
 
 @dataclass
@@ -84,9 +82,10 @@ def measure_training(arguments: TrainingBenchmark, scratch: Path) -> tuple[list[
     tried: list[list[Any]] = []
     for precision in arguments.precisions:
         job = Job(folder, arguments.data, arguments.tuning_pairs, 1, precision)
-        peers = [Peer()]
-        for longest_first in (False, True):
-            settings = [setting._replace(longest_first=longest_first) for setting in SETTINGS]
+        peers = [Peer("BertModel"), Peer("our encoder")]
+        for cached in CACHED:
+            settings = [cached._replace(mini_batch_size=size) for size in (4, 16, 64)]
+            settings += [cached._replace(mini_batch_num_tokens=tokens) for tokens in (512, 2048)]
             tuning = alternate(
                 {peer: partial(alone, train_theirs, job, peer) for peer in settings}, repeats=1
             )
@@ -137,7 +136,7 @@ def compare_losses(arguments: TrainingBenchmark, scratch: Path) -> dict[str, Any
     folder = str(alone(make_model, arguments.size, scratch / "no-dropout", overrides))
     job = Job(folder, arguments.data, batch_size=16, steps=2, precision="fp32")
     losses = {"ours": alone(train_ours, job, 0)["losses"]}
-    for peer in (Peer(), Peer(mini_batch_size=4)):
+    for peer in (Peer("BertModel"), Peer("our encoder"), Peer("our encoder", mini_batch_size=4)):
         losses[str(peer)] = alone(train_theirs, job, peer)["losses"]
     text = "; ".join(
         f"{name} {', '.join(f'{loss:.6f}' for loss in values)}" for name, values in losses.items()

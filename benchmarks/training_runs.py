@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from datasets import Dataset
@@ -22,9 +22,14 @@ LEARNING_RATE = 1e-4
 DIRECTIONS: Any = ("query_to_doc", "doc_to_query")
 
 
-class Peer(NamedTuple):
-    """How sentence-transformers embeds a batch: at once, or in mini-batches of so many texts or tokens."""
+Encoder = Literal["BertModel", "our encoder"]
 
+
+class Peer(NamedTuple):
+    """What sentence-transformers trains, `BertModel` of transformers or our encoder, and how it embeds a batch: at once, or
+    in mini-batches of so many texts or tokens."""
+
+    encoder: Encoder
     mini_batch_size: int | None = None
     mini_batch_num_tokens: int | None = None
     longest_first: bool = False
@@ -32,7 +37,11 @@ class Peer(NamedTuple):
     def __str__(self) -> str:
         sizes = {"texts": self.mini_batch_size, "tokens": self.mini_batch_num_tokens}
         cached = ", ".join(f"{size} {name}" for name, size in sizes.items() if size)
-        return (f"cached, {cached}" if cached else "plain") + (", sorted" if self.longest_first else "")
+        how = (f"cached, {cached}" if cached else "plain") + (", sorted" if self.longest_first else "")
+        return f"{self.encoder}, {how}"
+
+    def folder(self, model: str) -> str:
+        return f"{model}/bert" if self.encoder == "BertModel" else model
 
 
 class Job(NamedTuple):
@@ -120,7 +129,7 @@ def train_theirs(job: Job, peer: Peer) -> dict[str, Any]:
     )
     from transformers import TrainerCallback
 
-    model = load_sentence_transformer(job.folder)
+    model = load_sentence_transformer(peer.folder(job.folder))
     losses: list[float] = []
     ends: list[tuple[float, float]] = []
 

@@ -9,48 +9,36 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from training_run import write_pairs
-from transformers import PreTrainedTokenizerBase
 
 from benchmarks import encoding
-from benchmarks.encoding import INT8, MINILM, OURS, THEIRS, EncodingBenchmark
+from benchmarks.encoding import BERT, INT8, MINILM, OURS, THEIRS, EncodingBenchmark
 from benchmarks.matmul_share import Point, forward_flops, rate
-from benchmarks.measure import alternate, load_sentence_transformer, peak_mib, run_alone
+from benchmarks.measure import alternate, load_sentence_transformer, make_model, peak_mib, run_alone
 from benchmarks.quality import train_peer
 from benchmarks.training import compare
-from benchmarks.training_runs import Job, Peer, train_ours, train_theirs
-from tinybert_hf import TinyBertConfig, TinyBertModel
+from benchmarks.training_runs import Encoder, Job, Peer, train_ours, train_theirs
+from tinybert_hf import TinyBertConfig
 from tinybert_hf.evaluation import evaluate_pairs
-from tinybert_hf.tokenization import save_tokenizer
 from train_retrieval import RetrievalArguments, load_pairs
 
 
-@pytest.fixture
-def folder(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> str:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model without dropout whose losses are far from chance: its weights are drawn wide."""
-    config = TinyBertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        residual_initializer_range=0.1,
-        num_attention_heads=2,
-        intermediate_size=48,
-        max_position_embeddings=32,
-        initializer_range=0.3,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    torch.manual_seed(0)
-    TinyBertModel(config).save_pretrained(tmp_path / "model")
-    save_tokenizer(tokenizer, tmp_path / "model")
-    return str(tmp_path / "model")
+    wide = {"initializer_range": 0.3, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return str(make_model("tiny", tmp_path_factory.mktemp("model"), wide))
 
 
-def test_both_sides_train_the_same_weights_on_the_same_batches(folder: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoder", ["BertModel", "our encoder"])
+def test_both_sides_train_the_same_weights_on_the_same_batches(
+    folder: str, tmp_path: Path, encoder: Encoder
+) -> None:
     """The losses of three steps agree, which other weights, rows, schedules or optimizers would not let them do."""
     data = str(write_pairs(tmp_path / "pairs.csv", rows=48, seed=0))
     job = Job(folder, data, batch_size=12, steps=2, precision="fp32")
     ours = run_alone(train_ours, job, 0, threads=1)
-    theirs = run_alone(train_theirs, job, Peer(mini_batch_size=4, longest_first=True), threads=1)
+    peer = Peer(encoder, mini_batch_size=4, longest_first=True)
+    theirs = run_alone(train_theirs, job, peer, threads=1)
     assert ours["losses"] == pytest.approx(theirs["losses"], abs=2e-4)
     chance = torch.tensor([8, 12, 12]).log()
     assert (torch.tensor(ours["losses"]) - chance).abs().min() > 0.05
@@ -68,10 +56,11 @@ def test_the_same_rows_are_timed_whatever_the_batch_size() -> None:
     assert timed(8) == timed(16) == timed(64)
 
 
-def test_both_sides_encode_to_the_same_embeddings(folder: str) -> None:
+@pytest.mark.parametrize("peer", [BERT, THEIRS])
+def test_both_sides_encode_to_the_same_embeddings(folder: str, peer: str) -> None:
     texts = ["read mail", "a fast compiler for small machines"]
     ours = encoding.ENCODERS["ours, fp32"](folder)(texts)
-    theirs = encoding.ENCODERS[THEIRS](folder, batch_size=2)(texts)
+    theirs = encoding.ENCODERS[peer](folder, batch_size=2)(texts)
     assert torch.allclose(ours, torch.nn.functional.normalize(theirs, dim=-1), atol=1e-5)
     assert ours[0] @ ours[1] < 0.999
 
@@ -117,7 +106,7 @@ def test_encoding_prints_a_line_for_each_row_and_kind_of_text(
     tables, numbers = encoding.measure_encoding(arguments, tmp_path)
     encoders = {(line[0], line[1].split(", batch")[0]) for line in numbers["runs"]}
     kinds = {"queries", "long passages", "mixed"}
-    expected = encoding.ENCODERS if bf16 else (OURS, INT8, THEIRS, MINILM)
+    expected = encoding.ENCODERS if bf16 else (OURS, INT8, BERT, THEIRS, MINILM)
     assert encoders == {(kind, encoder) for kind in kinds for encoder in expected}
     assert tables[0].count("\n| ") == 1 + len(numbers["runs"])
     assert all(float(line[4]) > 0.99 for line in numbers["runs"] if MINILM not in line[1])
