@@ -38,6 +38,7 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 @pytest.fixture
 def config(tokenizer: PreTrainedTokenizerBase) -> TinyBertConfig:
+    """As the original project: a table of positions to save and load, and the first token to pick."""
     return TinyBertConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -46,6 +47,8 @@ def config(tokenizer: PreTrainedTokenizerBase) -> TinyBertConfig:
         num_attention_heads=4,
         intermediate_size=64,
         max_position_embeddings=32,
+        position_embedding_type="sinusoidal",
+        pooling="cls",
     )
 
 
