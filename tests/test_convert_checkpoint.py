@@ -173,6 +173,7 @@ def test_every_size_but_the_heads_is_read_from_the_tensors() -> None:
     assert (config.vocab_size, config.hidden_size, config.num_hidden_layers) == (120, 24, 2)
     assert (config.intermediate_size, config.max_position_embeddings, config.type_vocab_size) == (40, 16, 2)
     assert (config.num_attention_heads, config.pooling) == (12, "cls")
+    assert config.position_embedding_type == "sinusoidal"
     with pytest.raises(ValueError, match=r"hidden_size=24 .* num_attention_heads=7"):
         convert_weights(original_state_dict(**SMALL), num_attention_heads=7)
 

@@ -72,6 +72,7 @@ def test_the_default_configuration_is_the_specification() -> None:
         "attention_probs_dropout_prob": 0.1,
         "max_position_embeddings": 350,
         "type_vocab_size": 2,
+        "position_embedding_type": "rotary",
         "pooling": "mean",
         "model_type": "tinybert",
     }

@@ -37,14 +37,14 @@ class TinyBertConfig(PretrainedConfig):
         hidden_dropout_prob: dropout on the embeddings, inside and after the feed-forward layer, and after attention.
         attention_probs_dropout_prob: dropout on the attention weights.
         max_position_embeddings: context length in tokens; longer inputs are an error.
-        position_embedding_type: `sinusoidal` or `learned` (added to the token embeddings), or `rotary` (inside attention
-            only, so that the mean of the token embeddings does not depend on a text's length; needs an even head size).
+        position_embedding_type: `rotary` (inside attention only, so that the mean of the token embeddings does not depend on
+            a text's length; needs an even head size), or `sinusoidal` or `learned` (added to the token embeddings).
         norm_position: `pre` (LayerNorm on what enters attention and feed-forward layer) or `post`, as in BERT (on every
             sum of the residual stream, that of the embeddings included, which are then not scaled).
         type_vocab_size: segments (0 for the first text, 1 for the second of a pair).
         pooling: `mean` (over the tokens that are not padding) or `cls` (first token).
         initializer_range: standard deviation of the normal initialisation.
-        embedding_initializer_range: the same for the token embedding, which must stand out from the positions: their
+        embedding_initializer_range: the same for the token embedding, which must stand out from sinusoidal positions: their
             entries are about 0.7, the scaled tokens' this value times sqrt(hidden_size).
         residual_initializer_range: the same for the two matrices of a block whose output is added to the residual
             stream. At 0 a new pre-norm block starts as the identity, and a new encoder as the pooled token embeddings.
@@ -69,7 +69,7 @@ class TinyBertConfig(PretrainedConfig):
         hidden_dropout_prob: float = 0.1,
         attention_probs_dropout_prob: float = 0.1,
         max_position_embeddings: int = 350,
-        position_embedding_type: str = "sinusoidal",
+        position_embedding_type: str = "rotary",
         norm_position: str = "pre",
         type_vocab_size: int = 2,
         pooling: str = "mean",

@@ -81,6 +81,7 @@ def read_config(state_dict: dict[str, Tensor], num_attention_heads: int = 12) ->
         intermediate_size=shape(f"{LAYER}.0.feedfwd.linear_1.weight")[0],
         max_position_embeddings=shape(POSITIONS)[0],
         type_vocab_size=shape(SEGMENTS)[0],
+        position_embedding_type="sinusoidal",
         pooling="cls",
         layer_norm_eps=1e-12,  # the original adds its 1e-6 to the standard deviation, where it hardly counts
     )
