@@ -9,6 +9,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import fresh_process
 import onnxruntime
@@ -36,13 +37,17 @@ def published(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """A folder with ONNX models, built once for each pooling, and for BERT's arithmetic."""
-    bert = {
-        "pooling": "mean",
-        "norm_position": "post",
-        "position_embedding_type": "learned",
-        "hidden_act": "gelu",
-        "embedding_initializer_range": 0.4,  # LayerNorm makes texts alike in which segment and position outweigh the tokens
+    """A folder with ONNX models, built once for each arithmetic: the original project's, the default, and BERT's."""
+    arithmetic: dict[str, Any] = {
+        "cls": {"pooling": "cls", "position_embedding_type": "sinusoidal"},
+        "mean": {},
+        "bert": {
+            "norm_position": "post",
+            "position_embedding_type": "learned",
+            "hidden_act": "gelu",
+            # LayerNorm makes texts alike in which segment and position outweigh the tokens
+            "embedding_initializer_range": 0.4,
+        },
     }
     torch.manual_seed(0)
     tokenizer = train_tokenizer(TEXTS, vocab_size=300, model_max_length=64)
@@ -55,7 +60,7 @@ def published(
         intermediate_size=64,
         max_position_embeddings=64,
         initializer_range=0.4,  # otherwise all texts have nearly the same first token
-        **(bert if request.param == "bert" else {"pooling": request.param}),
+        **arithmetic[request.param],
     )
     folder = tmp_path_factory.mktemp(request.param)
     TinyBertModel(config).save_pretrained(folder / "model")

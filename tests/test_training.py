@@ -273,8 +273,8 @@ def test_a_folder_with_a_run_is_not_overwritten(data: Path, uninterrupted: Path,
 def test_overrides_that_a_model_has_already_are_no_contradiction(model_folder: Path) -> None:
     sizes = "max_position_embeddings=32,hidden_dropout_prob=0.1"
     assert load_encoder(str(model_folder), sizes).source == str(model_folder)
-    with pytest.raises(ValueError, match=r"brings its own configuration \(hidden_size=32, pooling=mean\)"):
-        load_encoder(str(model_folder), sizes + ",hidden_size=64,pooling=cls")
+    with pytest.raises(ValueError, match=r"brings its own configuration \(hidden_size=32, pooling=cls\)"):
+        load_encoder(str(model_folder), sizes + ",hidden_size=64,pooling=mean")
 
 
 def test_a_finished_run_resumed_changes_nothing(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
