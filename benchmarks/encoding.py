@@ -71,8 +71,8 @@ def ours(folder: str, dtype: torch.dtype) -> Encode:
     return partial(encode, model, AutoTokenizer.from_pretrained(folder))
 
 
-def theirs(folder: str, dtype: torch.dtype, batch_size: int, encoder: str = ".") -> Encode:
-    model = load_sentence_transformer(str(Path(folder, encoder)), dtype)
+def theirs(folder: str, dtype: torch.dtype, batch_size: int, subfolder: str = "") -> Encode:
+    model = load_sentence_transformer(str(Path(folder, subfolder)), dtype)
     return partial(model.encode, batch_size=batch_size, convert_to_tensor=True, show_progress_bar=False)
 
 
@@ -106,8 +106,8 @@ ENCODERS: dict[str, Callable[..., Encode]] = {
     OURS: partial(ours, dtype=torch.float32),
     BF16[OURS]: partial(ours, dtype=torch.bfloat16),
     INT8: int8,
-    BERT: partial(theirs, dtype=torch.float32, encoder="bert"),
-    BF16[BERT]: partial(theirs, dtype=torch.bfloat16, encoder="bert"),
+    BERT: partial(theirs, dtype=torch.float32, subfolder="bert"),
+    BF16[BERT]: partial(theirs, dtype=torch.bfloat16, subfolder="bert"),
     THEIRS: partial(theirs, dtype=torch.float32),
     BF16[THEIRS]: partial(theirs, dtype=torch.bfloat16),
     MINILM: minilm,

@@ -155,7 +155,7 @@ def measure_shares(arguments: MatmulShareBenchmark, scratch: Path) -> tuple[list
     """The tables, and the numbers behind them; draws the plot."""
     alone = partial(run_alone, threads=arguments.threads)
     precisions = ["fp32", "bf16"] if bf16_in_hardware() else ["fp32"]
-    depths = sorted({*arguments.layers, SIZES[arguments.size]["num_hidden_layers"]})
+    depths = sorted({*arguments.layers, TinyBertConfig(**SIZES[arguments.size]).num_hidden_layers})
     folders = {
         layers: str(alone(make_model, arguments.size, scratch / str(layers), {"num_hidden_layers": layers}))
         for layers in depths

@@ -19,22 +19,15 @@ import psutil
 import torch
 from transformers import BertConfig, BertModel, HfArgumentParser
 
-from tinybert_hf import TinyBertModel
+from tinybert_hf import TinyBertConfig, TinyBertModel
 from tinybert_hf.data import iterate_texts, load_data
 from tinybert_hf.tokenization import save_tokenizer, train_tokenizer
-from tinybert_hf.training import load_encoder
 
 DATA = "data/debian/train.jsonl.gz"
 PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "accelerate", "onnxruntime")
 EXTENSIONS = ("neon", "sve", "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "bf16")
 SIZES: dict[str, dict[str, Any]] = {
-    "full": {  # the specification
-        "vocab_size": 30_000,
-        "hidden_size": 768,
-        "num_hidden_layers": 8,
-        "num_attention_heads": 12,
-        "intermediate_size": 1600,
-    },
+    "full": {},  # TinyBertConfig's defaults: 8 layers x 768, 30,000 tokens, dropout 0.1
     "small": {
         "vocab_size": 16_000,
         "hidden_size": 256,
@@ -50,6 +43,21 @@ SIZES: dict[str, dict[str, Any]] = {
         "intermediate_size": 48,
     },
 }
+SHARED = (  # what TinyBertConfig and BertConfig both have
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "initializer_range",
+    "layer_norm_eps",
+    "pad_token_id",
+)
 
 Result = TypeVar("Result")
 Key = TypeVar("Key")
@@ -89,13 +97,15 @@ def make_model(size: str, folder: Path, overrides: dict[str, Any] | None = None)
 
     In its folder `bert` are the same weights as transformers' `BertModel`, from which it was converted.
     """
-    sizes = {"max_position_embeddings": 350, "type_vocab_size": 2, "hidden_act": "relu", "pad_token_id": 3}
-    config = BertConfig(**(sizes | SIZES[size] | (overrides or {})))
+    from tinybert_hf.training import load_encoder  # here, as the runs that are measured need none of it
+
+    config = TinyBertConfig(**(SIZES[size] | (overrides or {})))
     tokenizer = train_tokenizer(
         iterate_texts(load_data(DATA)), config.vocab_size, config.max_position_embeddings
     )
     torch.manual_seed(0)
-    BertModel(config).save_pretrained(folder / "bert")
+    bert = BertModel(BertConfig(**{name: getattr(config, name) for name in SHARED}))
+    bert.save_pretrained(folder / "bert")
     save_tokenizer(tokenizer, folder / "bert")
     load_encoder(str(folder / "bert")).load(TinyBertModel).save_pretrained(folder)
     save_tokenizer(tokenizer, folder)

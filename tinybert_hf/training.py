@@ -218,7 +218,7 @@ def load_encoder(source: str, overrides: str | None = None) -> Start:
             "(as sentence-transformers/all-MiniLM-L6-v2), which become such."
         )
     own, asked = config.to_dict(), override_config(config, overrides).to_dict()
-    if other := sorted(f"{name}={own[name]}" for name, value in asked.items() if value != own.get(name)):
+    if other := sorted(f"{name}={own[name]}" for name, value in asked.items() if value != own[name]):
         raise ValueError(
             f"--config_overrides {overrides}: --model {source} is a tinybert model, which brings its own configuration "
             f"({', '.join(other)}). Leave one of them out."
