@@ -107,8 +107,9 @@ class RetrievalArguments(TrainingArguments):
     graph_tokens: int = field(
         default=16_384,
         metadata={
-            "help": "Of a batch, at most so many tokens keep what the backward pass needs (0.4 MB each at full size); "
-            "the others pass through the encoder twice. It changes memory and speed, not the gradient."
+            "help": "The memory for what a batch's backward pass needs, in tokens (0.3 MB each at full size). The tokens for "
+            "which it does not suffice pass through the encoder twice, twice as many of them with the second pass's matrix "
+            "products kept. It changes memory and speed, not the gradient."
         },
     )
     warm_start_epochs: float = field(

@@ -15,7 +15,6 @@ from tinybert_hf.batching import StepSampler
 from tinybert_hf.training import build_accelerator
 from train_retrieval import RetrievalArguments, build_trainer, load_pairs
 
-WARM_UP = 8  # pairs of the first step, which is not timed
 LEARNING_RATE = 1e-4
 
 # As ours: each query has to find its answer, and each answer its query.
@@ -69,10 +68,11 @@ class Job(NamedTuple):
         )
 
     def batches(self, num_rows: int) -> list[list[int]]:
-        """A few rows to warm up, then the timed batches: which rows those are depends on their number alone."""
+        """Half a batch to warm up, since memory costs much when it is used for the first time, then the timed batches: which
+        rows those are depends on their number alone."""
         order = next(iter(StepSampler(num_rows, num_rows)))
         timed = [order[i * self.batch_size :][: self.batch_size] for i in range(self.steps)]
-        return [order[-WARM_UP:], *timed]
+        return [order[-max(8, self.batch_size // 2) :], *timed]
 
 
 class FixedBatches(Sampler[list[int]]):

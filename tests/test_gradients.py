@@ -15,14 +15,23 @@ import torch.distributed
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from two_processes import run_two_processes
 
 from tinybert_hf import TinyBertConfig, TinyBertModel
-from tinybert_hf.gradients import RowGradients, average_gradients, cached_backward
+from tinybert_hf.gradients import (
+    OUTPUTS_SHARE,
+    LinearOutputs,
+    RowGradients,
+    average_gradients,
+    cached_backward,
+    share_memory,
+)
 from tinybert_hf.losses import MultipleNegativesRankingLoss
 from tinybert_hf.pipeline_tinybert import pad_batch
 
 ALL = 10**6  # tokens: every graph is kept
+REMEMBERED = 110  # tokens: of every micro-batch below, the linear layers' outputs are
 BATCH_SIZE = 6
 
 
@@ -104,7 +113,7 @@ def forget_accelerator() -> None:
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-@pytest.mark.parametrize("graph_tokens", [0, 120, ALL])
+@pytest.mark.parametrize("graph_tokens", [0, 60, 180, ALL])
 def test_the_gradient_is_the_plain_one_with_dropout(
     accelerator: Accelerator, graph_tokens: int, pooling: str
 ) -> None:
@@ -112,10 +121,8 @@ def test_the_gradient_is_the_plain_one_with_dropout(
     calls: list[bool] = []
     model.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     loss, actual = cached(accelerator, model, graph_tokens)
-    assert (
-        calls
-        == {0: [False] * 3 + [True] * 3, 120: [False, False, True, True, True], ALL: [True] * 3}[graph_tokens]
-    )
+    twice = [False] * 3 + [True] * 3
+    assert calls == {0: twice, 60: twice, 180: [False] * 2 + [True] * 3, ALL: [True] * 3}[graph_tokens]
     expected_loss, expected = plain(build_model(pooling=pooling))
     torch.testing.assert_close(loss, expected_loss)
     assert actual.keys() == expected.keys() == dict(model.named_parameters()).keys()
@@ -133,11 +140,12 @@ def test_the_random_numbers_after_a_step_do_not_depend_on_what_was_replayed(acce
     assert torch.equal(torch.rand(4), after_replay)
 
 
-def test_in_bf16_the_gradient_is_the_plain_one_of_bf16() -> None:
+@pytest.mark.parametrize("graph_tokens", [0, REMEMBERED])
+def test_in_bf16_the_gradient_is_the_plain_one_of_bf16(graph_tokens: int) -> None:
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")
     try:
         model = build_model()
-        loss, actual = cached(accelerator, model, 0)
+        loss, actual = cached(accelerator, model, graph_tokens)
         reference = build_model()
         with torch.autocast("cpu", torch.bfloat16):
             torch.manual_seed(2)
@@ -175,6 +183,20 @@ def test_row_gradients_are_those_of_the_whole_table(accelerator: Accelerator) ->
             torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-7)
         model.zero_grad()
         rows.clear()
+
+
+def linear_flops(accelerator: Accelerator, graph_tokens: int) -> tuple[int, int]:
+    """FLOPs of the linear layers in forward passes, and of their backward passes."""
+    with FlopCounterMode(display=False) as counter:
+        cached(accelerator, build_model(), graph_tokens)
+    flops = counter.get_flop_counts()["Global"]
+    return flops[torch.ops.aten.addmm], flops[torch.ops.aten.mm]
+
+
+def test_linear_layers_compute_once_where_their_outputs_are_remembered(accelerator: Accelerator) -> None:
+    forward, backward = linear_flops(accelerator, ALL)
+    assert linear_flops(accelerator, REMEMBERED) == (forward, backward)
+    assert linear_flops(accelerator, 0) == (2 * forward, backward)
 
 
 # ---- Memory ----
@@ -230,6 +252,46 @@ def test_a_batch_of_any_size_takes_the_memory_of_64(accelerator: Accelerator, ba
 
     assert peak(batch_size, 2048) < 1.1 * peak(64, 2048)
     assert peak(256, ALL) > 3 * peak(64, ALL), "this test would be vacuous: plain graphs do not grow"
+
+
+def test_what_is_kept_takes_no_more_than_allowed() -> None:
+    sizes = [50, 40, 30, 20, 10]
+    for graph_tokens in range(sum(sizes) + 1):
+        forgotten, replayed = share_memory(sizes, graph_tokens)
+        assert forgotten <= replayed
+        remembered, kept = sum(sizes[forgotten:replayed]), sum(sizes[replayed:])
+        assert OUTPUTS_SHARE * remembered + kept <= graph_tokens
+    assert share_memory(sizes, 0) == (5, 5)
+    assert share_memory(sizes, 75) == (0, 5), "outputs of all 150 tokens"
+    assert share_memory(sizes, 90) == (0, 3), "and 30 tokens whole"
+    assert share_memory(sizes, 150) == (0, 0)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_outputs_of_linear_layers_take_their_share_of_a_graph_at_most(dropout: float) -> None:
+    config = TinyBertConfig(
+        vocab_size=100,
+        num_hidden_layers=1,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+    model = TinyBertModel(config).train()
+
+    def sizes(num_texts: int) -> Tensor:
+        """Bytes of what autograd saves, weights included, and of the outputs."""
+        texts = torch.randint(4, 100, (num_texts, 64))
+        outputs, activations = LinearOutputs(), Activations()
+        with (
+            outputs,
+            torch.autocast("cpu", torch.bfloat16),
+            torch.autograd.graph.saved_tensors_hooks(activations.pack, lambda saved: saved.tensor),
+        ):
+            kept = model(texts, pooled_only=True).pooler_output
+        assert kept.requires_grad
+        return torch.tensor([activations.peak, sum(output.nbytes for output in outputs.outputs)])
+
+    graph, remembered = (sizes(32) - sizes(16)).tolist()
+    assert 0.1 * graph < remembered < OUTPUTS_SHARE * graph
 
 
 # ---- Two processes ----

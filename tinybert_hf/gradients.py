@@ -1,13 +1,18 @@
 """How a step's gradients come about: through the embeddings of a batch of any size, and over all processes."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 MicroBatch = dict[str, Tensor]
+
+# What the outputs of a pass's linear layers take of the memory of its graph, at the most: with dropout it is less (EXPERIMENTS.md).
+OUTPUTS_SHARE = 0.5
 
 
 def cached_backward(
@@ -22,29 +27,34 @@ def cached_backward(
     Gradient caching (Gao et al. 2021, arXiv:2101.06983): embed the texts, take the loss and its gradient with respect
     to the embeddings, then send each micro-batch's share of that gradient back through the encoder. Micro-batches whose
     activations were not kept pass through the encoder a second time, with the random numbers of the first, so that the
-    gradient is that of the plain backward pass, dropout included.
+    gradient is that of the plain backward pass, dropout included. As far as the memory goes, that second pass has the
+    linear layers' outputs from the first one (selective recomputation, Korthikanti et al. 2022, arXiv:2205.05198): a
+    fraction of the activations, and nearly all of the arithmetic.
 
     Args:
         accelerator: scales for mixed precision and accumulation, as `accelerator.backward` does.
         embed: micro-batch -> (texts, H).
         micro_batches: each with `input_ids`, (texts, tokens).
         compute_loss: (all texts, H) fp32 -> mean loss. It may gather over processes.
-        graph_tokens: micro-batches keep their activations, the last ones first, while they have together at most so
-            many tokens, padding included.
+        graph_tokens: what may be kept of the first pass, in the memory that the activations of a token take; padding
+            counts. `share_memory` says which micro-batches keep what.
 
     Returns: the loss, without graph.
     """
-    sizes = [batch["input_ids"].numel() for batch in micro_batches]
-    kept = [sum(sizes[i:]) <= graph_tokens for i in range(len(sizes))]
-    num_replayed = kept.count(False)
+    num_forgotten, num_replayed = share_memory(
+        [batch["input_ids"].numel() for batch in micro_batches], graph_tokens
+    )
 
     # One autocast context a pass: it casts the weights once, and what it cast without a graph must not be met with one.
-    states = []
+    states: list[RandomState] = []
+    outputs: list[AbstractContextManager[Any]] = []
     with torch.no_grad(), accelerator.autocast():
         embeddings = []
-        for batch in micro_batches[:num_replayed]:
+        for i, batch in enumerate(micro_batches[:num_replayed]):
             states.append(RandomState(accelerator.device))
-            embeddings.append(embed(batch))
+            outputs.append(nullcontext() if i < num_forgotten else LinearOutputs())
+            with outputs[i]:
+                embeddings.append(embed(batch))
     with accelerator.autocast():
         embeddings += [embed(batch) for batch in micro_batches[num_replayed:]]
 
@@ -63,10 +73,52 @@ def cached_backward(
         send_back(embeddings.pop(num_replayed), gradient)
     with accelerator.autocast():
         for batch, state, gradient in zip(micro_batches, states, gradients, strict=False):
-            with state.replayed():
+            with state.replayed(), outputs.pop(0):
                 part = embed(batch)
             send_back(part, gradient)
     return loss.detach()
+
+
+def share_memory(sizes: Sequence[int], graph_tokens: int) -> tuple[int, int]:
+    """Which micro-batches keep what, the last ones first: before their whole graphs, the outputs of all linear layers, as
+    those save the most time for their memory.
+
+    Args:
+        sizes: tokens of each micro-batch.
+        graph_tokens: as `cached_backward` has it.
+
+    Returns: how many keep nothing, and how many do not keep their graph, these included.
+    """
+    tokens = [sum(sizes[i:]) for i in range(len(sizes) + 1)]  # from the i-th on
+    num_forgotten = next(i for i, rest in enumerate(tokens) if OUTPUTS_SHARE * rest <= graph_tokens)
+    left = graph_tokens - OUTPUTS_SHARE * tokens[num_forgotten]
+    num_replayed = next(i for i, rest in enumerate(tokens) if (1 - OUTPUTS_SHARE) * rest <= left)
+    return num_forgotten, num_replayed
+
+
+class LinearOutputs(TorchDispatchMode):
+    """What the linear layers of a forward pass put out: entered once, it remembers; entered again, it hands out what it
+    remembers, and no matrix is multiplied. Autograd sees no difference. Layers must not change these outputs in place.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs: list[Tensor] = []
+        self.replaying = False
+
+    def __torch_dispatch__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function is not torch.ops.aten.addmm.default:
+            return function(*args, **(kwargs or {}))
+        if self.replaying:
+            return self.outputs.pop(0)
+        self.outputs.append(function(*args, **(kwargs or {})))
+        return self.outputs[-1]
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.replaying = True
 
 
 class RandomState:
