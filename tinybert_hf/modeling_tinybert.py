@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
@@ -39,10 +40,11 @@ def sinusoidal_positions(num_positions: int, hidden_size: int) -> Tensor:
 
 
 class Dropout(nn.Module):
-    """Dropout (Srivastava et al. 2014) that takes a CPU a quarter of the time of torch's.
+    """Dropout (Srivastava et al. 2014) that takes a CPU a tenth of the time of torch's.
 
-    There torch draws one number for each element, on one core. Four elements share a 64-bit number here, so that the
-    probability is a multiple of 2^-15 (0.1 becomes 0.100006); on other devices this is `torch.nn.Dropout`.
+    There torch draws one number for each element, on one core. Here numpy draws as many random bits as the elements
+    have, from a seed of torch's, so that the probability is a multiple of 2^-15 in bf16 (0.1 becomes 0.100006) and of
+    2^-31 in fp32; on other devices this is `torch.nn.Dropout`.
     """
 
     def __init__(self, probability: float) -> None:
@@ -52,15 +54,18 @@ class Dropout(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         if not self.training or self.probability == 0 or values.device.type != "cpu":
             return nn.functional.dropout(values, self.probability, self.training)
-        num_dropped = round(self.probability * 2**15)
-        words = torch.empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        numbers = (
-            words.view(torch.int16)[: values.numel()].view(values.shape) >> 1
-        )  # uniform in [-2^14, 2^14)
-        kept = (
-            (numbers - (num_dropped - 2**14)) >> 15
-        ) + 1  # int16: 0 for the `num_dropped` lowest numbers, else 1
-        return values * kept.to(values.dtype).mul_(2**15 / (2**15 - num_dropped))
+        bits = 8 * values.element_size()
+        quarter = 2 ** (bits - 2)
+        num_kept = round((1 - self.probability) * 2 * quarter)
+        seed = int(torch.empty((), dtype=torch.int64).random_())
+        words = np.random.SFC64(seed).random_raw(-(-values.numel() * bits // 64))
+        mask = torch.from_numpy(words.view(f"int{bits}"))[: values.numel()].view(values.shape)
+        # All in place: new memory would cost more than the arithmetic.
+        mask >>= 1  # uniform in [-quarter, quarter)
+        mask -= num_kept - quarter
+        mask >>= bits - 1  # every bit set for the `num_kept` lowest numbers, none for the others
+        mask &= torch.tensor(2 * quarter / num_kept, dtype=values.dtype).view(mask.dtype)
+        return values * mask.view(values.dtype)
 
 
 def rotary_angles(position_ids: Tensor, head_size: int) -> Tensor:
