@@ -40,7 +40,7 @@ def sinusoidal_positions(num_positions: int, hidden_size: int) -> Tensor:
 
 
 class Dropout(nn.Module):
-    """Dropout (Srivastava et al. 2014) that takes a CPU a tenth of the time of torch's.
+    """Dropout (Srivastava et al. 2014) that takes a CPU an eighth of the time of torch's in bf16, a third in fp32.
 
     There torch draws one number for each element, on one core. Here numpy draws as many random bits as the elements
     have, from a seed of torch's, so that the probability is a multiple of 2^-15 in bf16 (0.1 becomes 0.100006) and of
