@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 MicroBatch = dict[str, Tensor]
 
-# What the outputs of a pass's linear layers take of the memory of its graph, at the most: with dropout it is less (EXPERIMENTS.md).
+# What the outputs of a pass's linear layers take of the memory of its graph, at the most: with dropout it is less
+# (EXPERIMENTS.md).
 OUTPUTS_SHARE = 0.5
 
 
@@ -72,8 +73,8 @@ def cached_backward(
     for gradient in gradients[num_replayed:]:
         send_back(embeddings.pop(num_replayed), gradient)
     with accelerator.autocast():
-        for batch, state, gradient in zip(micro_batches, states, gradients, strict=False):
-            with state.replayed(), outputs.pop(0):
+        for batch, state, remembered, gradient in zip(micro_batches, states, outputs, gradients, strict=False):
+            with state.replayed(), remembered:
                 part = embed(batch)
             send_back(part, gradient)
     return loss.detach()
