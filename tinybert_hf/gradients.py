@@ -73,7 +73,9 @@ def cached_backward(
     for gradient in gradients[num_replayed:]:
         send_back(embeddings.pop(num_replayed), gradient)
     with accelerator.autocast():
-        for batch, state, remembered, gradient in zip(micro_batches, states, outputs, gradients, strict=False):
+        for batch, state, remembered, gradient in zip(
+            micro_batches, states, outputs, gradients, strict=False
+        ):
             with state.replayed(), remembered:
                 part = embed(batch)
             send_back(part, gradient)
