@@ -117,7 +117,6 @@ def rate(point: Point, folder: str, precision: str, scratch: Path) -> float:
         return flops / median(seconds[1:]) / 1e9
     pairs = point.texts // 2
     data = scratch / "pairs.jsonl"
-    # The rows of the step to warm up come on top, and are never those of the timed step.
     rows = [{"query": f"{text}", "answer": texts[-1 - i]} for i, text in enumerate(texts[:pairs])]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     job = Job(folder, str(data), pairs, 1, precision)

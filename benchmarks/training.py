@@ -13,9 +13,8 @@ code, and with
 - cached, sorted: the same with a batch sampler of ours, which hands it the rows of each batch longest first, so that its
   mini-batches hold texts of like length. The library has no such sampler; a user would have to know and write it.
 
-Timed are optimizer steps, collating included, after a step of half a batch (256 pairs at most) to warm up; evaluation,
-saving and loading are not. We tokenise before the first step, they in every step: the time to tokenise the timed rows is
-added to ours.
+Timed are optimizer steps, collating included, after one step to warm up; evaluation, saving and loading are not. We
+tokenise before the first step, they in every step: the time to tokenise the timed rows is added to ours.
 """
 
 from dataclasses import dataclass, field

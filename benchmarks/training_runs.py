@@ -68,11 +68,11 @@ class Job(NamedTuple):
         )
 
     def batches(self, num_rows: int) -> list[list[int]]:
-        """Some rows to warm up, as memory costs much when it is used for the first time, then the timed batches: which rows
-        those are depends on their number alone."""
+        """A batch to warm up, as memory costs much when it is used for the first time, then the timed ones: which rows those
+        are depends on their number alone."""
         order = next(iter(StepSampler(num_rows, num_rows)))
         timed = [order[i * self.batch_size :][: self.batch_size] for i in range(self.steps)]
-        return [order[-min(max(8, self.batch_size // 2), 256) :], *timed]
+        return [order[-self.batch_size :], *timed]
 
 
 class FixedBatches(Sampler[list[int]]):
