@@ -1,9 +1,11 @@
-"""What is read of the processes above this one."""
+"""What is read of the processes above this one, and what this one does with its memory."""
 
+import platform
 from pathlib import Path
 
 import psutil
 import pytest
+from fresh_process import run_python
 
 from tinybert_hf.launch import find_launcher, precision_was_chosen
 
@@ -37,3 +39,30 @@ def test_whose_word_no_mixed_precision_is(
     monkeypatch.setattr("tinybert_hf.launch.find_launcher", lambda: Launcher() if command else None)
     monkeypatch.setattr("tinybert_hf.launch.default_config_file", str(tmp_path / "none.yaml"))
     assert precision_was_chosen() is chosen
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="another C library's allocator has no such settings"
+)
+def test_freed_memory_is_there_for_the_next_step(tmp_path: Path) -> None:
+    printed = run_python(
+        """
+        from resource import RUSAGE_SELF, getrusage
+
+        import torch
+
+        from tinybert_hf.launch import keep_freed_memory
+
+        def new_pages():
+            before = getrusage(RUSAGE_SELF).ru_minflt
+            [torch.ones(5_000_000) for _ in range(10)]  # 200 MB
+            return getrusage(RUSAGE_SELF).ru_minflt - before
+
+        keep_freed_memory()
+        print(new_pages(), new_pages())
+        """,
+        tmp_path,
+        without_package=False,
+    )
+    first, second = map(int, printed.split())
+    assert second < first / 10

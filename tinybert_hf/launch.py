@@ -5,7 +5,9 @@ passed, and does not hand on the SIGTERM it receives. A user who writes `acceler
 means two processes on any machine, so the script makes up for it here.
 """
 
+import ctypes
 import os
+import platform
 import signal
 import sys
 from functools import cache
@@ -85,6 +87,19 @@ def use_all_cores(num_local_processes: int) -> None:
             else os.cpu_count()
         )
         torch.set_num_threads(max(1, (cores or 1) // num_local_processes))
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what this process frees, for its next training step, instead of handing it back to the system.
+
+    A step that keeps its activations frees gigabytes at its end; asking for them again took a tenth to a fifth of the
+    next step (EXPERIMENTS.md, 2026-11-28).
+    """
+    if platform.libc_ver()[0] == "glibc":
+        trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
+        libc = ctypes.CDLL(None)
+        libc.mallopt(trim_threshold, -1)  # no trimming
+        libc.mallopt(mmap_max, 0)  # memory mapped for one tensor would go back with it
 
 
 class StopSignal:

@@ -57,7 +57,7 @@ from .checkpoints import STATE_FILE, find_checkpoint, list_checkpoints, single_w
 from .configuration_tinybert import TinyBertConfig
 from .data import iterate_texts, load_data
 from .gradients import RowGradients, average_gradients
-from .launch import StopSignal, precision_was_chosen, start_processes, use_all_cores
+from .launch import StopSignal, keep_freed_memory, precision_was_chosen, start_processes, use_all_cores
 from .modeling_tinybert import TinyBertPreTrainedModel
 from .search import fast_dtype
 from .tokenization import save_tokenizer, train_tokenizer
@@ -126,6 +126,7 @@ def build_accelerator(arguments: TrainingArguments) -> Accelerator:
     )
     if on_cpu:
         use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        keep_freed_memory()
     if accelerator.distributed_type in SHARDED:
         raise ValueError(
             f"This training keeps a whole model on every device, and accelerate was configured for "
