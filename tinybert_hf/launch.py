@@ -2,7 +2,7 @@
 
 There (accelerate 1.15) it starts one process whatever `--num_processes` says, gives it one thread unless `--cpu` is
 passed, and does not hand on the SIGTERM it receives. A user who writes `accelerate launch --num_processes 2 script.py`
-means two processes on any machine, so the script makes up for it here.
+means two processes on any machine, so the script makes up for it here. Nor does it set how memory is allocated.
 """
 
 import ctypes
@@ -92,8 +92,8 @@ def use_all_cores(num_local_processes: int) -> None:
 def keep_freed_memory() -> None:
     """Have glibc keep what this process frees, for its next training step, instead of handing it back to the system.
 
-    A step that keeps its activations frees gigabytes at its end; asking for them again took a tenth to a fifth of the
-    next step (EXPERIMENTS.md, 2026-11-28).
+    A step that keeps its activations frees gigabytes at its end; asking for them again took a tenth to a quarter of
+    the next step (EXPERIMENTS.md, 2026-11-28).
     """
     if platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
