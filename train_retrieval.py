@@ -31,6 +31,7 @@ from tinybert_hf.evaluation import evaluate_pairs
 from tinybert_hf.gradients import cached_backward
 from tinybert_hf.losses import MultipleNegativesRankingLoss, distillation_loss
 from tinybert_hf.mine_negatives import mine_by_embeddings
+from tinybert_hf.modeling_tinybert import packed_weights
 from tinybert_hf.pipeline_tinybert import pad_batch
 from tinybert_hf.search import encode_by_processes
 from tinybert_hf.teacher import Teacher, embed_tokens
@@ -270,7 +271,9 @@ def build_trainer(
 
         # Without layers there are no activations to save.
         graph_tokens = sys.maxsize if words_alone(step) else arguments.graph_tokens
-        return cached_backward(accelerator, embed, batch["micro_batches"], compute_loss, graph_tokens)
+        micro_batches = batch["micro_batches"]
+        with packed_weights(sum(texts["input_ids"].numel() for texts in micro_batches)):
+            return cached_backward(accelerator, embed, micro_batches, compute_loss, graph_tokens)
 
     def evaluate(model: PreTrainedModel) -> dict[str, float]:
         embed = partial(encode_by_processes, model, tokenizer)

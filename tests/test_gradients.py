@@ -6,6 +6,7 @@ python -m pytest tests/test_gradients.py -q
 import weakref
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch.distributed
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from two_processes import run_two_processes
 
 from tinybert_hf import TinyBertConfig, TinyBertModel
@@ -28,6 +29,7 @@ from tinybert_hf.gradients import (
     share_memory,
 )
 from tinybert_hf.losses import MultipleNegativesRankingLoss
+from tinybert_hf.modeling_tinybert import PackedWeights, can_pack
 from tinybert_hf.pipeline_tinybert import pad_batch
 
 ALL = 10**6  # tokens: every graph is kept
@@ -112,15 +114,17 @@ def forget_accelerator() -> None:
         state._reset_state()
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 @pytest.mark.parametrize("graph_tokens", [0, 60, 180, ALL])
 def test_the_gradient_is_the_plain_one_with_dropout(
-    accelerator: Accelerator, graph_tokens: int, pooling: str
+    accelerator: Accelerator, graph_tokens: int, pooling: str, packed: bool
 ) -> None:
     model = build_model(pooling=pooling)
     calls: list[bool] = []
     model.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
-    loss, actual = cached(accelerator, model, graph_tokens)
+    with PackedWeights() if packed else nullcontext():
+        loss, actual = cached(accelerator, model, graph_tokens)
     twice = [False] * 3 + [True] * 3
     assert calls == {0: twice, 60: twice, 180: [False] * 2 + [True] * 3, ALL: [True] * 3}[graph_tokens]
     expected_loss, expected = plain(build_model(pooling=pooling))
@@ -140,12 +144,14 @@ def test_the_random_numbers_after_a_step_do_not_depend_on_what_was_replayed(acce
     assert torch.equal(torch.rand(4), after_replay)
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("graph_tokens", [0, REMEMBERED])
-def test_in_bf16_the_gradient_is_the_plain_one_of_bf16(graph_tokens: int) -> None:
+def test_in_bf16_the_gradient_is_the_plain_one_of_bf16(graph_tokens: int, packed: bool) -> None:
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")
     try:
         model = build_model()
-        loss, actual = cached(accelerator, model, graph_tokens)
+        with PackedWeights() if packed else nullcontext():
+            loss, actual = cached(accelerator, model, graph_tokens)
         reference = build_model()
         with torch.autocast("cpu", torch.bfloat16):
             torch.manual_seed(2)
@@ -185,18 +191,30 @@ def test_row_gradients_are_those_of_the_whole_table(accelerator: Accelerator) ->
         rows.clear()
 
 
-def linear_flops(accelerator: Accelerator, graph_tokens: int) -> tuple[int, int]:
-    """FLOPs of the linear layers in forward passes, and of their backward passes."""
-    with FlopCounterMode(display=False) as counter:
+def products(accelerator: Accelerator, graph_tokens: int, packed: bool) -> Counter[str]:
+    """How often each kind of product is computed."""
+    counts: Counter[str] = Counter()
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            counts[function.name()] += 1
+            return function(*args, **(kwargs or {}))
+
+    with Count(), PackedWeights() if packed else nullcontext():
         cached(accelerator, build_model(), graph_tokens)
-    flops = counter.get_flop_counts()["Global"]
-    return flops[torch.ops.aten.addmm], flops[torch.ops.aten.mm]
+    return counts
 
 
-def test_linear_layers_compute_once_where_their_outputs_are_remembered(accelerator: Accelerator) -> None:
-    forward, backward = linear_flops(accelerator, ALL)
-    assert linear_flops(accelerator, REMEMBERED) == (forward, backward)
-    assert linear_flops(accelerator, 0) == (2 * forward, backward)
+@pytest.mark.parametrize("packed", [False, True])
+def test_linear_layers_compute_once_where_their_outputs_are_remembered(
+    accelerator: Accelerator, packed: bool
+) -> None:
+    linears = sum(isinstance(module, nn.Linear) for module in build_model().modules())
+    forward = "mkldnn::_linear_pointwise" if packed and can_pack(torch.float32) else "aten::addmm"
+    once = products(accelerator, ALL, packed)
+    assert once[forward] >= 3 * linears, "three micro-batches"
+    assert products(accelerator, REMEMBERED, packed)[forward] == once[forward]
+    assert products(accelerator, 0, packed)[forward] == once[forward] + 3 * linears
 
 
 # ---- Memory ----

@@ -5,6 +5,7 @@ python -m pytest tests/test_modeling_tinybert.py -q
 
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tinybert_hf import TinyBertConfig, TinyBertForSequenceClassification, TinyBertModel, encode
 from tinybert_hf.configuration_tinybert import AUTO_MAP
-from tinybert_hf.modeling_tinybert import Dropout
+from tinybert_hf.modeling_tinybert import Dropout, PackedWeights, can_pack
 
 LENGTHS = (9, 4, 1)
 CODE_FILES = {"configuration_tinybert.py", "modeling_tinybert.py", "pipeline_tinybert.py"}
@@ -235,6 +236,31 @@ def test_dropouts_gradient_is_its_mask() -> None:
     dropped.sum().backward()
     assert values.grad is not None and (values.grad == 0).any() and (values.grad == 2).any()
     torch.testing.assert_close(values.detach() * values.grad, dropped.detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_weights_change_neither_embedding_nor_gradient(
+    model: TinyBertModel, batch: dict[str, Tensor], dtype: torch.dtype
+) -> None:
+    def run(packed: PackedWeights | None) -> tuple[Tensor, dict[str, Tensor]]:
+        model.zero_grad()
+        with packed or nullcontext(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            for _ in range(2):
+                output = model(**batch).pooler_output.float()
+                output.sum().backward()
+        return output.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    packed = PackedWeights()
+    output, gradients = run(packed)
+    expected, expected_gradients = run(None)
+    error = 1e-5 if dtype == torch.float32 else 2e-2
+    assert (output - expected).norm() < error * expected.norm()
+    assert gradients.keys() == expected_gradients.keys()
+    for name, gradient in expected_gradients.items():
+        assert gradients[name].dtype == torch.float32
+        assert (gradients[name] - gradient).norm() <= error * gradient.norm(), name
+    linears = sum(isinstance(module, torch.nn.Linear) for module in model.modules())
+    assert len(packed.packed) == (2 * linears if can_pack(dtype) else 0), "each once, and once transposed"
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

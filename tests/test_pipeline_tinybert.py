@@ -14,6 +14,7 @@ from conftest import TEXTS
 from transformers import PreTrainedTokenizerBase, pipeline
 
 from tinybert_hf import SemanticSearchPipeline, TinyBertConfig, TinyBertModel, encode, encode_stream
+from tinybert_hf.modeling_tinybert import can_pack
 from tinybert_hf.pipeline_tinybert import group_by_length, pad_batch
 from tinybert_hf.search import load_search_pipeline
 
@@ -113,6 +114,18 @@ def test_equal_texts_are_encoded_once(
     assert sum(texts for texts, _ in batches) == 2
     assert torch.equal(embeddings[[2, 3]], embeddings[[0, 0]])
     assert not torch.allclose(embeddings[1], embeddings[0], atol=1e-2)
+
+
+def test_the_number_of_texts_does_not_change_an_embedding(
+    model: TinyBertModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    many = [f"{text} {i}" for i in range(64) for text in TEXTS]
+    assert sum(map(len, tokenizer(many)["input_ids"])) > 4096, "for fewer, weights are not packed"
+    with torch.profiler.profile() as profile:
+        rows = encode(model, tokenizer, many)
+    products = "mkldnn::_linear_pointwise" if can_pack(torch.float32) else "aten::addmm"
+    assert products in {event.key for event in profile.key_averages()}
+    torch.testing.assert_close(rows[-8:], encode(model, tokenizer, many[-8:]), rtol=1e-4, atol=1e-5)
 
 
 def test_encoding_is_without_dropout_and_restores_the_mode(

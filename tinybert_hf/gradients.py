@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 MicroBatch = dict[str, Tensor]
@@ -110,9 +111,9 @@ class LinearOutputs(TorchDispatchMode):
         self.replaying = False
 
     def __torch_dispatch__(
-        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+        self, function: OpOverload, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if function is not torch.ops.aten.addmm.default:
+        if function.name() not in ("aten::addmm", "mkldnn::_linear_pointwise"):
             return function(*args, **(kwargs or {}))
         if self.replaying:
             return self.outputs.pop(0)

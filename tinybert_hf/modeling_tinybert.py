@@ -11,12 +11,15 @@ Shapes: B batch, T tokens, H hidden size, A attention heads.
 import math
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -88,6 +91,76 @@ def rotate(states: Tensor, angles: Tensor) -> Tensor:
     first, second = states.chunk(2, dim=-1)
     turned = torch.cat((-second, first), dim=-1)
     return states * angles.cos().to(states.dtype) + turned * angles.sin().to(states.dtype)
+
+
+class PackedWeights(TorchFunctionMode):
+    """Inside, linear layers on a CPU multiply by weights in the layout of oneDNN's kernels, made when they are first used.
+
+    Without it every product lays its weights out anew, and in fp32 goes to MKL, which on an AMD processor is slower.
+    Inside, weights must not change. The gradient is as usual.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.packed: dict[tuple[Tensor, torch.dtype, bool], Tensor] = {}
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function is nn.functional.linear and len(args) == 3 and isinstance(args[1], nn.Parameter):
+            states, weight, bias = args
+            dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else states.dtype
+            if states.device.type == "cpu" and bias is not None and can_pack(dtype):
+                return PackedLinear.apply(states.to(dtype), weight, bias, self)
+        return function(*args, **(kwargs or {}))
+
+    def multiply(self, states: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
+        """(..., in) -> (..., out), or the other way round: `states` times the weight itself, (out, in)."""
+        key = weight, states.dtype, transposed
+        if key not in self.packed:
+            matrix = weight.detach().to(states.dtype)
+            num_rows = states.numel() // states.shape[-1]
+            self.packed[key] = torch.ops.mkldnn._reorder_linear_weight(
+                matrix.t() if transposed else matrix, num_rows
+            )
+        return torch.ops.mkldnn._linear_pointwise(states, self.packed[key], bias, "none", [], "")
+
+
+def packed_weights(num_tokens: int) -> AbstractContextManager[Any]:
+    """`PackedWeights` where so many tokens make up for laying the weights out, padding included."""
+    return PackedWeights() if num_tokens >= 4096 else nullcontext()
+
+
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether oneDNN packs weights of this type, on the processors where that was measured."""
+    if not torch.backends.mkldnn.is_available() or "AVX" not in torch.backends.cpu.get_cpu_capability():
+        return False
+    return dtype == torch.float32 or (
+        dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+
+
+class PackedLinear(torch.autograd.Function):
+    """`nn.functional.linear` by `PackedWeights`; the gradient of the weight has nothing that could be packed."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor, packed: PackedWeights) -> Tensor:
+        ctx.save_for_backward(states, weight)
+        ctx.packed = packed
+        return packed.multiply(states, weight, bias.to(states.dtype), transposed=False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        states, weight = ctx.saved_tensors
+        needs_states, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        rows = gradient.flatten(0, -2)
+        return (
+            ctx.packed.multiply(gradient, weight, None, transposed=True) if needs_states else None,
+            (rows.t() @ states.flatten(0, -2)).to(weight.dtype) if needs_weight else None,
+            rows.sum(dim=0).to(weight.dtype) if needs_bias else None,
+            None,
+        )
 
 
 class TokenEmbedding(nn.Embedding):

@@ -15,6 +15,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import Pipeline, PreTrainedModel, PreTrainedTokenizerBase
 
+from .modeling_tinybert import packed_weights
+
 
 def check_texts(texts: Any, name: str, first: int = 0) -> None:
     """Raise TypeError where `texts` is not a sequence of strings, naming the first offender; counted from `first`."""
@@ -156,10 +158,11 @@ def embed_window(
     )["input_ids"]
     groups = group_by_length([len(ids) for ids in tokens], batch_tokens)
     embeddings = torch.empty(len(rows), model.config.hidden_size, device=model.device)
+    num_tokens = sum(len(ids) for ids in tokens)
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), packed_weights(num_tokens):
             for group in groups:
                 batch = pad_batch([tokens[i] for i in group], tokenizer.pad_token_id)
                 batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
