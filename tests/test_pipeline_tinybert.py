@@ -119,8 +119,8 @@ def test_equal_texts_are_encoded_once(
 def test_the_number_of_texts_does_not_change_an_embedding(
     model: TinyBertModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    many = [f"{text} {i}" for i in range(64) for text in TEXTS]
-    assert sum(map(len, tokenizer(many)["input_ids"])) > 4096, "for fewer, weights are not packed"
+    many = [f"{text} {i}" for i in range(32) for text in TEXTS]
+    assert sum(map(len, tokenizer(many)["input_ids"])) > 2048, "for fewer, weights are not packed"
     with torch.profiler.profile() as profile:
         rows = encode(model, tokenizer, many)
     products = "mkldnn::_linear_pointwise" if can_pack(torch.float32) else "aten::addmm"

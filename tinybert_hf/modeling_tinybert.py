@@ -128,7 +128,7 @@ class PackedWeights(TorchFunctionMode):
 
 def packed_weights(num_tokens: int) -> AbstractContextManager[Any]:
     """`PackedWeights` where so many tokens make up for laying the weights out, padding included."""
-    return PackedWeights() if num_tokens >= 4096 else nullcontext()
+    return PackedWeights() if num_tokens >= 2048 else nullcontext()
 
 
 def can_pack(dtype: torch.dtype) -> bool:
