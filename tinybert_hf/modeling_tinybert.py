@@ -127,7 +127,7 @@ class PackedWeights(TorchFunctionMode):
 
 
 def packed_weights(num_tokens: int) -> AbstractContextManager[Any]:
-    """`PackedWeights` where so many tokens make up for laying the weights out, padding included."""
+    """`PackedWeights` where so many tokens make up for laying the weights out (EXPERIMENTS.md)."""
     return PackedWeights() if num_tokens >= 2048 else nullcontext()
 
 
