@@ -263,6 +263,12 @@ def test_packed_weights_change_neither_embedding_nor_gradient(
     assert len(packed.packed) == (2 * linears if can_pack(dtype) else 0), "each once, and once transposed"
 
 
+def test_packed_weights_refuse_inputs_of_another_type_as_torch_does(model: TinyBertModel) -> None:
+    inputs = torch.ones(2, 3, model.config.hidden_size, dtype=torch.bfloat16)
+    with PackedWeights(), pytest.raises(RuntimeError, match="same dtype"):
+        model.layers[0].mlp.up(inputs)
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 @pytest.mark.parametrize("norm_position", ["pre", "post"])

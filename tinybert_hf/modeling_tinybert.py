@@ -109,8 +109,10 @@ class PackedWeights(TorchFunctionMode):
     ) -> Any:
         if function is nn.functional.linear and len(args) == 3 and isinstance(args[1], nn.Parameter):
             states, weight, bias = args
-            dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else states.dtype
-            if states.device.type == "cpu" and bias is not None and can_pack(dtype):
+            autocast = torch.is_autocast_enabled("cpu")
+            dtype = torch.get_autocast_dtype("cpu") if autocast else weight.dtype
+            fits = states.device.type == "cpu" and bias is not None and (autocast or states.dtype == dtype)
+            if fits and can_pack(dtype):
                 return PackedLinear.apply(states.to(dtype), weight, bias, self)
         return function(*args, **(kwargs or {}))
 
