@@ -272,7 +272,8 @@ def build_trainer(
         # Without layers there are no activations to save.
         graph_tokens = sys.maxsize if words_alone(step) else arguments.graph_tokens
         micro_batches = batch["micro_batches"]
-        with packed_weights(sum(texts["input_ids"].numel() for texts in micro_batches)):
+        num_tokens = sum(texts["input_ids"].numel() for texts in micro_batches)
+        with packed_weights(num_tokens, accelerator.device):
             return cached_backward(accelerator, embed, micro_batches, compute_loss, graph_tokens)
 
     def evaluate(model: PreTrainedModel) -> dict[str, float]:

@@ -94,7 +94,7 @@ def rotate(states: Tensor, angles: Tensor) -> Tensor:
 
 
 class PackedWeights(TorchFunctionMode):
-    """Inside, linear layers on a CPU multiply by weights in the layout of oneDNN's kernels, made when they are first used.
+    """Inside, a CPU's linear layers multiply by weights in the layout of oneDNN's kernels, made when they are first used.
 
     Without it every product lays its weights out anew, and in fp32 goes to MKL, which on an AMD processor is slower.
     Inside, weights must not change. The gradient is as usual.
@@ -111,8 +111,7 @@ class PackedWeights(TorchFunctionMode):
             states, weight, bias = args
             autocast = torch.is_autocast_enabled("cpu")
             dtype = torch.get_autocast_dtype("cpu") if autocast else weight.dtype
-            fits = states.device.type == "cpu" and bias is not None and (autocast or states.dtype == dtype)
-            if fits and can_pack(dtype):
+            if bias is not None and (autocast or states.dtype == dtype) and can_pack(dtype):
                 return PackedLinear.apply(states.to(dtype), weight, bias, self)
         return function(*args, **(kwargs or {}))
 
@@ -128,9 +127,9 @@ class PackedWeights(TorchFunctionMode):
         return torch.ops.mkldnn._linear_pointwise(states, self.packed[key], bias, "none", [], "")
 
 
-def packed_weights(num_tokens: int) -> AbstractContextManager[Any]:
-    """`PackedWeights` where so many tokens make up for laying the weights out (EXPERIMENTS.md)."""
-    return PackedWeights() if num_tokens >= 2048 else nullcontext()
+def packed_weights(num_tokens: int, device: torch.device) -> AbstractContextManager[Any]:
+    """`PackedWeights` on a CPU, where so many tokens make up for laying the weights out (EXPERIMENTS.md)."""
+    return PackedWeights() if num_tokens >= 2048 and device.type == "cpu" else nullcontext()
 
 
 def can_pack(dtype: torch.dtype) -> bool:

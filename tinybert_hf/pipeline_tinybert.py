@@ -158,11 +158,10 @@ def embed_window(
     )["input_ids"]
     groups = group_by_length([len(ids) for ids in tokens], batch_tokens)
     embeddings = torch.empty(len(rows), model.config.hidden_size, device=model.device)
-    num_tokens = sum(len(ids) for ids in tokens)
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), packed_weights(num_tokens):
+        with torch.inference_mode(), packed_weights(sum(map(len, tokens)), model.device):
             for group in groups:
                 batch = pad_batch([tokens[i] for i in group], tokenizer.pad_token_id)
                 batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
