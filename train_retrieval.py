@@ -24,7 +24,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tinybert_hf import TinyBertModel
 from tinybert_hf.arguments import TrainingArguments, parse_arguments
-from tinybert_hf.batching import cut_by_length
 from tinybert_hf.data import Split, hold_out, load_data, select_columns
 from tinybert_hf.documents import draw_pair, pairs_from_documents, read_documents, tokenize_documents
 from tinybert_hf.evaluation import evaluate_pairs
@@ -32,13 +31,12 @@ from tinybert_hf.gradients import cached_backward
 from tinybert_hf.losses import MultipleNegativesRankingLoss, distillation_loss
 from tinybert_hf.mine_negatives import mine_by_embeddings
 from tinybert_hf.modeling_tinybert import packed_weights
-from tinybert_hf.pipeline_tinybert import pad_batch
+from tinybert_hf.pipeline_tinybert import cut_by_length, pad_batch
 from tinybert_hf.search import encode_by_processes
 from tinybert_hf.teacher import Teacher, embed_tokens
 from tinybert_hf.tokenization import tokenize_columns
 from tinybert_hf.training import Stage, Trainer, load_start, run_stage
 
-GROUP_COST = 100  # tokens that take as long as a further micro-batch (EXPERIMENTS.md)
 MINING_DEPTH = 30  # mined negatives are drawn among so many of the best
 
 
@@ -240,7 +238,7 @@ def build_trainer(
         groups = (
             [list(range(len(texts)))]
             if words_alone(step)
-            else cut_by_length([len(text) for text in texts], micro_batch_tokens, GROUP_COST)
+            else cut_by_length([len(text) for text in texts], micro_batch_tokens)
         )
         return {
             "micro_batches": [pad_batch([texts[i] for i in group], config.pad_token_id) for group in groups],

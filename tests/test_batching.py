@@ -1,12 +1,10 @@
-"""Which rows make up which batch, and which texts pass through the encoder together."""
+"""Which rows make up which batch."""
 
-import random
-from collections.abc import Iterator
-from itertools import chain, pairwise
+from itertools import chain
 
 import pytest
 
-from tinybert_hf.batching import StepSampler, cut_by_length
+from tinybert_hf.batching import StepSampler
 
 
 def batches(sampler: StepSampler, start_step: int = 0, max_steps: int = 6) -> list[list[int]]:
@@ -51,34 +49,3 @@ def test_too_few_rows_for_one_step_are_refused() -> None:
         ValueError, match=r"7 rows, one optimizer step takes 8 \(2 x 2 accumulated x 2 processes\)"
     ):
         StepSampler(num_rows=7, batch_size=2, gradient_accumulation_steps=2, num_processes=2)
-
-
-def cost(lengths: list[int], groups: list[list[int]], group_cost: int) -> int:
-    """Padded tokens, and what the groups take."""
-    return sum(len(group) * max(lengths[i] for i in group) + group_cost for group in groups)
-
-
-def all_cuts(lengths: list[int], max_tokens: int) -> Iterator[list[list[int]]]:
-    """Every way to cut texts sorted by length into groups that may be."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    for bits in range(2 ** (len(order) - 1)):
-        places = [0, *(i + 1 for i in range(len(order) - 1) if bits >> i & 1), len(order)]
-        groups = [order[first:last] for first, last in pairwise(places)]
-        if all(len(group) == 1 or len(group) * lengths[group[0]] <= max_tokens for group in groups):
-            yield groups
-
-
-@pytest.mark.parametrize(("max_tokens", "group_cost"), [(60, 5), (60, 40), (20, 5), (1000, 0)])
-def test_no_other_cut_takes_less(max_tokens: int, group_cost: int) -> None:
-    rng = random.Random(max_tokens + group_cost)
-    for _ in range(5):
-        lengths = [rng.randint(1, 25) for _ in range(9)]
-        groups = cut_by_length(lengths, max_tokens, group_cost)
-        assert sorted(chain(*groups)) == list(range(9))
-        assert all(len(group) == 1 or len(group) * lengths[group[0]] <= max_tokens for group in groups)
-        least = min(cost(lengths, other, group_cost) for other in all_cuts(lengths, max_tokens))
-        assert cost(lengths, groups, group_cost) == least
-
-
-def test_nothing_is_cut_into_no_groups() -> None:
-    assert cut_by_length([], max_tokens=10, group_cost=1) == []

@@ -3,8 +3,9 @@
 python -m pytest tests/test_pipeline_tinybert.py -q
 """
 
+import random
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import PreTrainedTokenizerBase, pipeline
 
 from tinybert_hf import SemanticSearchPipeline, TinyBertConfig, TinyBertModel, encode, encode_stream
 from tinybert_hf.modeling_tinybert import can_pack
-from tinybert_hf.pipeline_tinybert import group_by_length, pad_batch
+from tinybert_hf.pipeline_tinybert import cut_by_length, pad_batch
 from tinybert_hf.search import load_search_pipeline
 
 QUERIES = ["listen to music", "archives", "a text editor for the terminal"]
@@ -57,13 +58,35 @@ def cosines(model: TinyBertModel, tokenizer: PreTrainedTokenizerBase, query: str
 # ---- encode ----
 
 
-def test_groups_hold_every_text_once_and_keep_to_the_budget() -> None:
-    lengths = [5, 30, 7, 7, 100, 1, 12, 8]
-    groups = group_by_length(lengths, max_tokens=40)
-    assert sorted(chain(*groups)) == list(range(8))
-    assert groups[0] == [4], "a text over the budget is a group of its own"
-    assert all(len(group) * max(lengths[i] for i in group) <= 40 for group in groups[1:])
-    assert [lengths[i] for i in chain(*groups)] == sorted(lengths, reverse=True)
+def cost(lengths: list[int], groups: list[list[int]], max_tokens: int) -> int:
+    """Padded tokens, and what the groups take."""
+    return sum(len(group) * max(lengths[i] for i in group) + max_tokens // 20 for group in groups)
+
+
+def all_cuts(lengths: list[int], max_tokens: int) -> Iterator[list[list[int]]]:
+    """Every way to cut texts sorted by length into groups that may be."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    for bits in range(2 ** (len(order) - 1)):
+        places = [0, *(i + 1 for i in range(len(order) - 1) if bits >> i & 1), len(order)]
+        groups = [order[first:last] for first, last in pairwise(places)]
+        if all(len(group) == 1 or len(group) * lengths[group[0]] <= max_tokens for group in groups):
+            yield groups
+
+
+@pytest.mark.parametrize("max_tokens", [1, 20, 60, 200, 800])
+def test_no_other_cut_takes_less(max_tokens: int) -> None:
+    rng = random.Random(max_tokens)
+    for _ in range(5):
+        lengths = [rng.randint(1, 25) for _ in range(9)]
+        groups = cut_by_length(lengths, max_tokens)
+        assert sorted(chain(*groups)) == list(range(9))
+        assert all(len(group) == 1 or len(group) * lengths[group[0]] <= max_tokens for group in groups)
+        least = min(cost(lengths, other, max_tokens) for other in all_cuts(lengths, max_tokens))
+        assert cost(lengths, groups, max_tokens) == least
+
+
+def test_nothing_is_cut_into_no_groups() -> None:
+    assert cut_by_length([], max_tokens=10) == []
 
 
 def test_rows_are_the_texts_in_their_order_and_have_length_1(
@@ -97,8 +120,8 @@ def test_a_batch_keeps_to_its_tokens_with_padding(
     model: TinyBertModel, tokenizer: PreTrainedTokenizerBase, batches: list[torch.Size]
 ) -> None:
     texts = [*TEXTS, "mail"]
-    encode(model, tokenizer, texts, batch_tokens=40)
-    assert all(shape.numel() <= 40 for shape in batches)
+    encode(model, tokenizer, texts, batch_tokens=80)
+    assert all(shape.numel() <= 80 for shape in batches) and len(batches) > 1
     assert sum(rows for rows, _ in batches) == len(texts)
     tokens = sum(len(ids) for ids in tokenizer(texts)["input_ids"])
     assert sum(shape.numel() for shape in batches) > tokens, "this test would be vacuous: no padding"

@@ -1,9 +1,9 @@
-"""Which rows make up which batch, and which of its texts pass through the encoder together.
+"""Which rows make up which batch.
 
 Batches are seeded, the same for any number of processes, and resumable at any step.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch.utils.data import Sampler
@@ -61,36 +61,3 @@ class StepSampler(Sampler[list[int]]):
                 self.accumulation, self.num_processes, self.batch_size
             )
             yield from micro_batches[:, self.process_index].tolist()
-
-
-def cut_by_length(lengths: Sequence[int], max_tokens: int, group_cost: int) -> list[list[int]]:
-    """Texts sorted by length and cut where it takes least: padding against the number of groups, by dynamic programming.
-
-    Args:
-        lengths: tokens of each text.
-        max_tokens: of a group, padding included; a longer text is a group of its own.
-        group_cost: what a further group takes, in tokens.
-
-    Returns: the texts' positions, each in one group, the longest texts first.
-
-    >>> cut_by_length([2, 9, 3, 8], max_tokens=36, group_cost=3)
-    [[1, 3], [2, 0]]
-    """
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    costs, starts = [0], [0]  # of the first n texts, cut best; where the last of their groups begins
-    for end in range(1, len(order) + 1):
-        candidates: list[tuple[int, int]] = []  # (cost, where the last group begins)
-        for first in reversed(range(end)):
-            tokens = (end - first) * lengths[order[first]]
-            if tokens > max_tokens and candidates:
-                break
-            candidates.append((costs[first] + tokens + group_cost, first))
-        cost, start = min(candidates)
-        costs.append(cost)
-        starts.append(start)
-    groups: list[list[int]] = []
-    end = len(order)
-    while end:
-        groups.insert(0, order[starts[end] : end])
-        end = starts[end]
-    return groups
