@@ -80,6 +80,7 @@ def test_no_other_cut_takes_less(max_tokens: int) -> None:
         lengths = [rng.randint(1, 25) for _ in range(9)]
         groups = cut_by_length(lengths, max_tokens)
         assert sorted(chain(*groups)) == list(range(9))
+        assert [lengths[i] for i in chain(*groups)] == sorted(lengths, reverse=True)
         assert all(len(group) == 1 or len(group) * lengths[group[0]] <= max_tokens for group in groups)
         least = min(cost(lengths, other, max_tokens) for other in all_cuts(lengths, max_tokens))
         assert cost(lengths, groups, max_tokens) == least
