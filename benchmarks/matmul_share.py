@@ -2,9 +2,10 @@
 
     python -m benchmarks.matmul_share --size full --plot benchmarks/matmul_share.png
 
-The rate is the highest that `torch.matmul` reaches on `SHAPES`, square and tall ones (as many rows as a batch has tokens),
-measured before and after everything else; the higher counts. The work is what the encoder's matrix products need for the
-real tokens. A token of a text of T tokens takes, in each of the L layers, 2 FLOPs for each weight of the four matrices
+The rate is the highest that `torch.matmul`, or a linear layer with its weights in the layout of the kernels, as `encode` and
+a retrieval step have them, reaches on `SHAPES`, square and tall ones (as many rows as a batch has tokens), measured before
+and after everything else; the higher counts. The work is what the encoder's matrix products need for the real tokens. A
+token of a text of T tokens takes, in each of the L layers, 2 FLOPs for each weight of the four matrices
 
     2 (3 H H + H H + 2 H I)     query, key and value; attention's output; the two of the feed-forward (I wide)
 
@@ -41,6 +42,7 @@ from benchmarks.measure import (
 )
 from benchmarks.training_runs import Job, train_ours
 from tinybert_hf import TinyBertConfig
+from tinybert_hf.modeling_tinybert import packed_weights
 from train_retrieval import RetrievalArguments
 
 SHAPES = [(n, n, n) for n in (512, 1024, 2048, 4096)] + [
@@ -71,22 +73,27 @@ def forward_flops(config: TinyBertConfig, tokens: int) -> float:
 
 
 def matmul_rates(precision: str, seconds: float) -> dict[str, float]:
-    """GFLOP/s of each shape: the fastest of the multiplications that fit into its share of the seconds."""
+    """GFLOP/s of each shape and way: the fastest of the multiplications that fit into its share of the seconds."""
     rates = {}
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    for shape in SHAPES:
-        rows, width, columns = shape
-        left = torch.randn(rows, width, device=device).to(DTYPES[precision])
-        right = torch.randn(width, columns, device=device).to(DTYPES[precision])
-        torch.matmul(left, right)
-        best, end = float("inf"), time.perf_counter() + seconds / len(SHAPES)
-        while best == float("inf") or time.perf_counter() < end:
-            started = time.perf_counter()
-            torch.matmul(left, right)
-            if device == "cuda":
-                torch.cuda.synchronize()
-            best = min(best, time.perf_counter() - started)
-        rates[" x ".join(map(str, shape))] = 2 * rows * width * columns / best / 1e9
+    dtype, device = DTYPES[precision], torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for rows, width, columns in SHAPES:
+        states = torch.randn(rows, width, dtype=dtype, device=device)
+        linear = torch.nn.Linear(width, columns, dtype=dtype, device=device)
+        ways = {
+            "torch.matmul": partial(torch.matmul, states, linear.weight.t()),
+            "nn.Linear": partial(linear, states),
+        }
+        for way, multiply in ways.items():
+            with torch.inference_mode(), packed_weights(4096, device):
+                multiply()
+                best, end = float("inf"), time.perf_counter() + seconds / len(SHAPES) / len(ways)
+                while best == float("inf") or time.perf_counter() < end:
+                    started = time.perf_counter()
+                    multiply()
+                    if device.type == "cuda":
+                        torch.cuda.synchronize()
+                    best = min(best, time.perf_counter() - started)
+            rates[f"{way} {rows} x {width} x {columns}"] = 2 * rows * width * columns / best / 1e9
     return rates
 
 
@@ -178,7 +185,7 @@ def measure_shares(arguments: MatmulShareBenchmark, scratch: Path) -> tuple[list
             "matmul": rates,
             "points": [(*point, value) for point, value in reached.items()],
         }
-        rows.append([precision, f"`torch.matmul` {best}", "", "", "", f"{rates[best]:,.1f}", "100 %"])
+        rows.append([precision, best, "", "", "", f"{rates[best]:,.1f}", "100 %"])
         rows += [
             [precision, *point, f"{value:,.1f}", f"{100 * value / rates[best]:.0f} %"]
             for point, value in reached.items()
