@@ -84,6 +84,7 @@ def matmul_rates(precision: str, seconds: float) -> dict[str, float]:
             "nn.Linear": partial(linear, states),
         }
         for way, multiply in ways.items():
+            # 4,096: the weights of few rows are to be packed too, to know the highest rate
             with torch.inference_mode(), packed_weights(4096, device):
                 multiply()
                 best, end = float("inf"), time.perf_counter() + seconds / len(SHAPES) / len(ways)
