@@ -1,22 +1,66 @@
-"""tinybert_hf: a lightweight BERT-style encoder for semantic search."""
+"""tinybert_hf: a lightweight BERT-style encoder for semantic search.
 
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+Importing the package is quick: torch and transformers are imported when one of its names is used first.
+"""
 
-from .configuration_tinybert import TinyBertConfig
-from .modeling_tinybert import TinyBertForSequenceClassification, TinyBertModel
-from .pipeline_tinybert import SemanticSearchPipeline, encode, encode_stream
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .configuration_tinybert import TinyBertConfig
+    from .encoding import encode, encode_stream, load_search_pipeline
+    from .errors import InputError
+    from .index import SearchIndex
+    from .modeling_tinybert import TinyBertForSequenceClassification, TinyBertModel
+    from .pipeline_tinybert import SemanticSearchPipeline
+    from .training import RetrievalArguments, SentimentArguments, train_retrieval, train_sentiment
 
 __version__ = "0.1.0"
 __all__ = [
+    "InputError",
+    "RetrievalArguments",
+    "SearchIndex",
     "SemanticSearchPipeline",
+    "SentimentArguments",
     "TinyBertConfig",
     "TinyBertForSequenceClassification",
     "TinyBertModel",
     "encode",
     "encode_stream",
+    "load_search_pipeline",
+    "train_retrieval",
+    "train_sentiment",
 ]
 
-# With the package installed, the Auto classes run its code and need no trust_remote_code.
-AutoConfig.register(TinyBertConfig.model_type, TinyBertConfig)
-AutoModel.register(TinyBertConfig, TinyBertModel)
-AutoModelForSequenceClassification.register(TinyBertConfig, TinyBertForSequenceClassification)
+# name -> the module that defines it
+HOMES = {
+    "InputError": "errors",
+    "RetrievalArguments": "training",
+    "SearchIndex": "index",
+    "SemanticSearchPipeline": "pipeline_tinybert",
+    "SentimentArguments": "training",
+    "TinyBertConfig": "configuration_tinybert",
+    "TinyBertForSequenceClassification": "modeling_tinybert",
+    "TinyBertModel": "modeling_tinybert",
+    "encode": "encoding",
+    "encode_stream": "encoding",
+    "load_search_pipeline": "encoding",
+    "train_retrieval": "training",
+    "train_sentiment": "training",
+}
+
+WITHOUT_MODELS = {"InputError", "RetrievalArguments", "SentimentArguments"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in WITHOUT_MODELS:
+        import_module(".auto", __name__)  # so that transformers' Auto classes know the models too
+    value = getattr(import_module(f".{HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *HOMES])

@@ -6,14 +6,13 @@ were called in the source: `text`, `text_pair` and `label` for classification; `
 """
 
 import hashlib
-import importlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import pandas as pd
 from datasets import (
     ClassLabel,
     Dataset,
@@ -23,6 +22,8 @@ from datasets import (
     enable_progress_bars,
     load_dataset,
 )
+
+from .errors import InputError, MissingFileError, check_hub_id
 
 logger = logging.getLogger(__name__)
 
@@ -37,55 +38,73 @@ class Split(NamedTuple):
     evaluation: Dataset
 
 
-def import_extra(module: str, extra: str = "train", purpose: str = "measuring") -> ModuleType:
-    """Import what loading and searching do not need.
-
-    Raises: ModuleNotFoundError: if it is not installed, with the command that installs it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{error}; {purpose} needs it: pip install 'tinybert_hf[{extra}]'"
-        ) from error
-
-
 def load_data(
-    data: str, config: str | None = None, split: str = "train", revision: str | None = None
+    data: Any, config: str | None = None, split: str = "train", revision: str | None = None
 ) -> Dataset:
     """Read one split of a data set.
 
     Args:
-        data: a Hub id, a csv, tsv, json, jsonl or parquet file (also compressed), or a folder of such files.
+        data: a Hub id, a csv, tsv, json, jsonl or parquet file (also compressed), or a folder of such files. From Python
+            also a `Dataset`, a pandas frame, or a list of mappings.
         config: configuration name of a Hub data set, where it has several.
         split: split of a Hub data set or a folder; a single file is one split whatever it is called.
         revision: branch, tag or commit of a Hub data set.
 
     Raises:
-        FileNotFoundError: if `data` names a file that does not exist.
-        ValueError: if the kind of file, the configuration or the split is unknown, or nothing could be read.
+        MissingFileError: if `data` names a file that does not exist, a folder without data, or no data set of the Hub.
+        InputError: if the kind of data, the configuration or the split is unknown, or nothing could be read.
     """
+    if not isinstance(data, str | Path):
+        return take_rows(data)
     path = Path(data).expanduser()
+    name = str(data)
     suffixes = [suffix for suffix in path.suffixes if suffix not in COMPRESSIONS]
     suffix = suffixes[-1] if suffixes else ""
+    if path.is_file() and suffix not in FILE_READERS:
+        raise InputError(f"{name} is none of {', '.join(FILE_READERS)}; convert it to one of these.")
+    if not path.exists():
+        if suffix in FILE_READERS or name.startswith((".", "/", "~")) or name.count("/") > 1:
+            raise MissingFileError(f"{name} does not exist (looked in {Path.cwd()}).")
+        check_hub_id(name, "data set")
     try:
         if path.is_file():
-            if suffix not in FILE_READERS:
-                raise ValueError(f"{data} is none of {', '.join(FILE_READERS)}; convert it to one of these.")
             options = {"sep": "\t"} if suffix == ".tsv" else {}
             return load_dataset(FILE_READERS[suffix], data_files=str(path), split="train", **options)
         if path.is_dir():
             return load_dataset(str(path), split=split)
-        if suffix in FILE_READERS or data.startswith((".", "/", "~")) or data.count("/") > 1:
-            raise FileNotFoundError(f"{data} does not exist (looked in {Path.cwd()}).")
-        return load_dataset(data, config, split=split, revision=revision)
-    except FileNotFoundError:
-        raise
-    except Exception as error:
+        return load_dataset(name, config, split=split, revision=revision)
+    except Exception as error:  # the readers of `datasets` raise whatever their libraries raise
         asked = ", ".join(
             f"{k}={v}" for k, v in {"config": config, "split": split, "revision": revision}.items() if v
         )
-        raise ValueError(f"Could not read the data set {data} ({asked}): {error}") from error
+        kind = MissingFileError if isinstance(error, FileNotFoundError) else InputError
+        raise kind(f"Could not read the data set {name} ({asked}): {error}") from error
+
+
+def take_rows(data: Any) -> Dataset:
+    """A data set of what a notebook holds: a `Dataset`, a pandas frame, or a list of mappings.
+
+    Raises: InputError: if it is anything else, or empty.
+    """
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, pd.DataFrame):
+        return Dataset.from_pandas(data, preserve_index=False)
+    if isinstance(data, Sequence) and data and all(isinstance(row, Mapping) for row in data):
+        return Dataset.from_list([dict(row) for row in data])
+    raise InputError(
+        f"data must be a path, a Hub id, a Dataset, a pandas frame or a list of mappings that is not empty, got "
+        f"{type(data).__name__}."
+    )
+
+
+def describe_data(data: Any) -> str:
+    """What to call data in messages and summaries: its path or Hub id, or its kind and number of rows.
+
+    >>> describe_data("faq.csv"), describe_data([{"query": "a", "answer": "b"}])
+    ('faq.csv', 'list of 1 rows')
+    """
+    return str(data) if isinstance(data, str | Path) else f"{type(data).__name__} of {len(data):,} rows"
 
 
 @contextmanager
@@ -110,11 +129,11 @@ def select_columns(dataset: Dataset, columns: dict[str, str], source: str, flags
         source: what to call the data set in messages.
         flags: new name -> the flag that sets its column, for the messages.
 
-    Raises: ValueError: if a column is missing, or no row is left.
+    Raises: InputError: if a column is missing, or no row is left.
     """
     for name, column in columns.items():
         if column not in dataset.column_names:
-            raise ValueError(
+            raise InputError(
                 f"{source} has no column {column!r}; it has {', '.join(dataset.column_names)}. "
                 f"Pass --{flags[name]} with one of these."
             )
@@ -134,7 +153,7 @@ def select_columns(dataset: Dataset, columns: dict[str, str], source: str, flags
     if blank := len(dataset) - len(kept):
         logger.info("%s: dropped %d of %d rows with a blank value.", source, blank, len(dataset))
     if not kept:
-        raise ValueError(
+        raise InputError(
             f"{source} has no row with text in {', '.join(columns.values())} (of {len(dataset)} rows)."
         )
     return kept
@@ -155,10 +174,10 @@ def label_names(dataset: Dataset) -> list[str]:
 def encode_labels(dataset: Dataset, names: Sequence[str], source: str) -> Dataset:
     """Replace the values of `label` by the class ids 0 .. len(names) - 1.
 
-    Raises: ValueError: if a label is none of `names`, or there are fewer than two classes.
+    Raises: InputError: if a label is none of `names`, or there are fewer than two classes.
     """
     if len(names) < 2:
-        raise ValueError(f"{source} has the label {', '.join(names)} only; a classifier needs two or more.")
+        raise InputError(f"{source} has the label {', '.join(names)} only; a classifier needs two or more.")
     ids = {name: i for i, name in enumerate(names)}
     feature = dataset.features["label"]
     if isinstance(feature, ClassLabel):
@@ -166,7 +185,7 @@ def encode_labels(dataset: Dataset, names: Sequence[str], source: str) -> Datase
     else:
         values = [str(value) for value in dataset["label"]]
     if unknown := sorted(set(values) - set(ids)):
-        raise ValueError(
+        raise InputError(
             f"{source} has labels unknown to the model: {', '.join(unknown)}; the known ones are {', '.join(names)}. "
             "Remove these rows, or pass another --data or --eval_split (a split without labels often says -1)."
         )
@@ -183,10 +202,10 @@ def hold_out(dataset: Dataset, size: int, seed: int, by: Sequence[str]) -> Split
         seed: of the choice.
         by: columns of which no text may stand on both sides.
 
-    Raises: ValueError: if fewer than `size` rows would remain for training.
+    Raises: InputError: if fewer than `size` rows would remain for training.
     """
     if len(dataset) < 2 * size:
-        raise ValueError(
+        raise InputError(
             f"Cannot hold out {size} of {len(dataset)} rows. Pass --eval_data or --eval_split with rows to measure "
             "on, or a smaller --eval_size."
         )
@@ -207,7 +226,8 @@ def hold_out(dataset: Dataset, size: int, seed: int, by: Sequence[str]) -> Split
 
 def iterate_texts(dataset: Dataset) -> Iterator[str]:
     """Every text of every string column, row by row; what a tokenizer trains on."""
-    columns = [name for name, feature in dataset.features.items() if feature == Value("string")]
+    kinds = (Value("string"), Value("large_string"))  # the second of csv files and pandas frames
+    columns = [name for name, feature in dataset.features.items() if feature in kinds]
     for row in dataset.select_columns(columns):
         yield from (text for text in row.values() if text)
 

@@ -7,7 +7,7 @@
 A span of a text is a query whose answer is the rest of the text (Inverse Cloze Task, Lee et al. 2019,
 arXiv:1906.00300), with a new span each time the text is read (Izacard et al. 2022, arXiv:2112.09118). Where the span
 is cut decides: what a document is about it says first, so spans come from its title, from the heading of its section,
-or else from its first sentence. EXPERIMENTS.md has the comparison.
+or else from its first sentence.
 """
 
 import logging
@@ -20,6 +20,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from .data import select_columns, text_id, without_progress_bars
+from .errors import InputError
 from .tokenization import map_tokens
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ def read_documents(dataset: Dataset, columns: dict[str, str], source: str, flags
         source: what to call the data set in messages.
         flags: `text`, `title` -> the flag that sets the column, for the messages.
 
-    Raises: ValueError: if a column is missing, or no row has text in all of them.
+    Raises: InputError: if a column is missing, or no row has text in all of them.
     """
     rows = select_columns(dataset, columns, source, flags)
 
@@ -110,11 +111,11 @@ def pairs_from_documents(documents: Dataset) -> Dataset:
 
     Documents of one sentence are left out.
 
-    Raises: ValueError: if no document has a body.
+    Raises: InputError: if no document has a body.
     """
     pairs = documents.filter(lambda batch: [bool(body) for body in batch["body"]], batched=True)
     if not len(pairs):
-        raise ValueError(f"None of {len(documents)} documents has a second sentence; pass longer ones.")
+        raise InputError(f"None of {len(documents)} documents has a second sentence; pass longer ones.")
     logger.info("%d of %d documents have a second sentence to measure on.", len(pairs), len(documents))
     return pairs.rename_columns({"head": "query", "body": "answer"})
 
@@ -129,7 +130,7 @@ def tokenize_documents(documents: Dataset, tokenizer: PreTrainedTokenizerBase, m
         tokenizer: one that puts one special token at either end of a text.
         max_length: tokens after which a document is cut off, the special ones included.
 
-    Raises: ValueError: if no document is long enough.
+    Raises: InputError: if no document is long enough.
     """
 
     def tokenize(batch: dict[str, list[str]]) -> dict[str, list]:
@@ -146,7 +147,7 @@ def tokenize_documents(documents: Dataset, tokenizer: PreTrainedTokenizerBase, m
 
     rows = map_tokens(documents, tokenize, tokenizer, f"{max_length} documents")
     if not len(rows):
-        raise ValueError(f"None of {len(documents)} documents has {MIN_TOKENS} tokens; pass longer ones.")
+        raise InputError(f"None of {len(documents)} documents has {MIN_TOKENS} tokens; pass longer ones.")
     if short := len(documents) - len(rows):
         logger.info(
             "Left out %d of %d documents with fewer than %d tokens.", short, len(documents), MIN_TOKENS

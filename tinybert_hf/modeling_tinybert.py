@@ -2,7 +2,7 @@
 
 It is the Transformer encoder of Vaswani et al. 2017 (arXiv:1706.03762) with two departures:
 - pre-norm residual blocks without a final norm (Xiong et al. 2020, arXiv:2002.04745), which start as the identity;
-- the text embedding is the first token's last hidden state (or the mean over tokens): there is no pooler layer.
+- the text embedding is the mean of the tokens' last hidden states (or the first token's): there is no pooler layer.
 With `norm_position=post` and learned positions it is that of BERT instead (Devlin et al. 2018, arXiv:1810.04805).
 
 Shapes: B batch, T tokens, H hidden size, A attention heads.
@@ -10,16 +10,11 @@ Shapes: B batch, T tokens, H hidden size, A attention heads.
 
 import math
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.overrides import TorchFunctionMode
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -42,35 +37,6 @@ def sinusoidal_positions(num_positions: int, hidden_size: int) -> Tensor:
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)[:, :hidden_size].contiguous()
 
 
-class Dropout(nn.Module):
-    """Dropout (Srivastava et al. 2014) that takes a CPU an eighth of the time of torch's in bf16, a third in fp32.
-
-    There torch draws one number for each element, on one core. Here numpy draws as many random bits as the elements
-    have, from a seed of torch's, so that the probability is a multiple of 2^-15 in bf16 (0.1 becomes 0.100006) and of
-    2^-31 in fp32; on other devices this is `torch.nn.Dropout`.
-    """
-
-    def __init__(self, probability: float) -> None:
-        super().__init__()
-        self.probability = probability
-
-    def forward(self, values: Tensor) -> Tensor:
-        if not self.training or self.probability == 0 or values.device.type != "cpu":
-            return nn.functional.dropout(values, self.probability, self.training)
-        bits = 8 * values.element_size()
-        quarter = 2 ** (bits - 2)
-        num_kept = round((1 - self.probability) * 2 * quarter)
-        seed = int(torch.empty((), dtype=torch.int64).random_())
-        words = np.random.SFC64(seed).random_raw(-(-values.numel() * bits // 64))
-        mask = torch.from_numpy(words.view(f"int{bits}"))[: values.numel()].view(values.shape)
-        # All in place: new memory would cost more than the arithmetic.
-        mask >>= 1  # uniform in [-quarter, quarter)
-        mask -= num_kept - quarter
-        mask >>= bits - 1  # every bit set for the `num_kept` lowest numbers, none for the others
-        mask &= torch.tensor(2 * quarter / num_kept, dtype=values.dtype).view(mask.dtype)
-        return values * mask.view(values.dtype)
-
-
 def rotary_angles(position_ids: Tensor, head_size: int) -> Tensor:
     """The angles by which rotary positions turn pairs of a head's entries (Su et al. 2021, arXiv:2104.09864).
 
@@ -91,77 +57,6 @@ def rotate(states: Tensor, angles: Tensor) -> Tensor:
     first, second = states.chunk(2, dim=-1)
     turned = torch.cat((-second, first), dim=-1)
     return states * angles.cos().to(states.dtype) + turned * angles.sin().to(states.dtype)
-
-
-class PackedWeights(TorchFunctionMode):
-    """Inside, a CPU's linear layers multiply by weights in the layout of oneDNN's kernels, made when they are first used.
-
-    Without it every product lays its weights out anew, and in fp32 goes to MKL, which on an AMD processor is slower.
-    Inside, weights must not change. The gradient is as usual.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.packed: dict[tuple[Tensor, torch.dtype, bool], Tensor] = {}
-
-    def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if function is nn.functional.linear and len(args) == 3 and isinstance(args[1], nn.Parameter):
-            states, weight, bias = args
-            autocast = torch.is_autocast_enabled("cpu")
-            dtype = torch.get_autocast_dtype("cpu") if autocast else weight.dtype
-            if bias is not None and (autocast or states.dtype == dtype) and can_pack(dtype):
-                return PackedLinear.apply(states.to(dtype), weight, bias, self)
-        return function(*args, **(kwargs or {}))
-
-    def multiply(self, states: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
-        """(..., in) -> (..., out), or the other way round: `states` times the weight itself, (out, in)."""
-        key = weight, states.dtype, transposed
-        if key not in self.packed:
-            matrix = weight.detach().to(states.dtype)
-            num_rows = states.numel() // states.shape[-1]
-            self.packed[key] = torch.ops.mkldnn._reorder_linear_weight(
-                matrix.t() if transposed else matrix, num_rows
-            )
-        return torch.ops.mkldnn._linear_pointwise(states, self.packed[key], bias, "none", [], "")
-
-
-def packed_weights(num_tokens: int, device: torch.device) -> AbstractContextManager[Any]:
-    """`PackedWeights` on a CPU, where so many tokens make up for laying the weights out (EXPERIMENTS.md)."""
-    return PackedWeights() if num_tokens >= 2048 and device.type == "cpu" else nullcontext()
-
-
-def can_pack(dtype: torch.dtype) -> bool:
-    """Whether oneDNN packs weights of this type, on the processors where that was measured."""
-    if not torch.backends.mkldnn.is_available() or "AVX" not in torch.backends.cpu.get_cpu_capability():
-        return False
-    return dtype == torch.float32 or (
-        dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
-
-
-class PackedLinear(torch.autograd.Function):
-    """`nn.functional.linear` by `PackedWeights`; the gradient of the weight has nothing that could be packed."""
-
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor, packed: PackedWeights) -> Tensor:
-        ctx.save_for_backward(states, weight)
-        ctx.packed = packed
-        return packed.multiply(states, weight, bias.to(states.dtype), transposed=False)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        states, weight = ctx.saved_tensors
-        needs_states, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        rows = gradient.flatten(0, -2)
-        return (
-            ctx.packed.multiply(gradient, weight, None, transposed=True) if needs_states else None,
-            (rows.t() @ states.flatten(0, -2)).to(weight.dtype) if needs_weight else None,
-            rows.sum(dim=0).to(weight.dtype) if needs_bias else None,
-            None,
-        )
 
 
 class TokenEmbedding(nn.Embedding):
@@ -189,7 +84,7 @@ class TinyBertEmbeddings(nn.Module):
             )
         post_norm = config.norm_position == "post"
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if post_norm else None
-        self.dropout = Dropout(config.hidden_dropout_prob)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.scale = 1.0 if post_norm else math.sqrt(config.hidden_size)
 
     def forward(
@@ -230,11 +125,12 @@ def eager_attention_forward(
     """Attention written out, the one implementation that returns its weights.
 
     Args:
-        query: (B, A, Q, H / A), where Q is T or, where only the first token is wanted, 1.
-        key: (B, A, T, H / A), likewise `value`.
-        attention_mask: broadcasts to (B, A, Q, T): True for a token and False for padding, or what is added to the scores.
+        query: (B, A, T, H / A), likewise `key` and `value`.
+        attention_mask: broadcasts to (B, A, T, T): True for a token and False for padding, or what is added to the scores.
+
+    Returns: the weighted values, (B, T, A, H / A), and the weights, (B, A, T, T).
     """
-    scores = torch.matmul(query * scaling, key.transpose(2, 3))  # (B, A, Q, T)
+    scores = torch.matmul(query * scaling, key.transpose(2, 3))  # (B, A, T, T)
     if attention_mask is not None:
         if attention_mask.dtype == torch.bool:
             attention_mask = torch.zeros_like(attention_mask, dtype=scores.dtype).masked_fill_(
@@ -242,7 +138,7 @@ def eager_attention_forward(
             )
         scores = scores + attention_mask
     weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = module.dropout(weights)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
@@ -259,48 +155,27 @@ class TinyBertAttention(nn.Module):
         self.num_heads = config.num_attention_heads
         self.head_size = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_size**-0.5
-        self.dropout = Dropout(config.attention_probs_dropout_prob)
+        self.dropout_prob = config.attention_probs_dropout_prob
         self.is_causal = False
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.output = ResidualLinear(config.hidden_size, config.hidden_size)
 
     def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None,
-        angles: Tensor | None,
-        first_token_only: bool,
-        **kwargs: Any,
+        self, hidden_states: Tensor, attention_mask: Tensor | None, angles: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         batch_size, num_tokens, hidden_size = hidden_states.shape
-        if first_token_only:
-            weights, biases = self.qkv.weight.split((hidden_size, 2 * hidden_size)), self.qkv.bias
-            query = nn.functional.linear(hidden_states[:, :1], weights[0], biases[:hidden_size])
-            key_value = nn.functional.linear(hidden_states, weights[1], biases[hidden_size:])
-            query = query.view(batch_size, 1, self.num_heads, self.head_size).transpose(1, 2)
-            key_value = key_value.view(batch_size, num_tokens, 2, self.num_heads, self.head_size)
-            key, value = key_value.permute(2, 0, 3, 1, 4)  # each (B, A, T, H / A)
-            if attention_mask is not None and attention_mask.ndim == 4:
-                attention_mask = attention_mask[:, :, :1]
-        else:
-            qkv = self.qkv(hidden_states).view(batch_size, num_tokens, 3, self.num_heads, self.head_size)
-            query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, A, T, H / A)
+        qkv = self.qkv(hidden_states).view(batch_size, num_tokens, 3, self.num_heads, self.head_size)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, A, T, H / A)
         if angles is not None:
-            query, key = rotate(query, angles[:, :, : query.shape[2]]), rotate(key, angles)
-        dropout = self.dropout.probability if self.training else 0.0
-        attend: Callable = eager_attention_forward
-        # On a CPU no fused kernel has dropout, and in bf16 the backward pass of the one there is takes thrice as long.
-        written_out = (
-            self.training and query.device.type == "cpu" and (dropout or query.dtype == torch.bfloat16)
+            query, key = rotate(query, angles), rotate(key, angles)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
         )
-        if not written_out:
-            attend = ALL_ATTENTION_FUNCTIONS.get_interface(
-                self.config._attn_implementation, eager_attention_forward
-            )
-        context, attentions = attend(
+        dropout = self.dropout_prob if self.training else 0.0
+        context, weights = attend(
             self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
         )
-        return self.output(context.reshape(batch_size, -1, hidden_size)), attentions
+        return self.output(context.reshape(batch_size, num_tokens, hidden_size)), weights
 
 
 class TinyBertMLP(nn.Module):
@@ -311,7 +186,7 @@ class TinyBertMLP(nn.Module):
         self.up = nn.Linear(config.hidden_size, config.intermediate_size)
         self.down = ResidualLinear(config.intermediate_size, config.hidden_size)
         self.activation = ACT2FN[config.hidden_act]
-        self.dropout = Dropout(config.hidden_dropout_prob)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         return self.down(self.dropout(self.activation(self.up(hidden_states))))
@@ -330,21 +205,17 @@ class TinyBertLayer(GradientCheckpointingLayer):
         self.attention = TinyBertAttention(config)
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = TinyBertMLP(config)
-        self.dropout = Dropout(config.hidden_dropout_prob)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
         self,
         hidden_states: Tensor,
         attention_mask: Tensor | None,
         angles: Tensor | None,
-        first_token_only: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """(B, T, H) -> (B, T, H), or the first token's (B, 1, H), which needs every token's keys and values."""
         inputs = self.attention_norm(hidden_states) if self.pre_norm else hidden_states
-        context, weights = self.attention(inputs, attention_mask, angles, first_token_only, **kwargs)
-        if first_token_only:
-            hidden_states = hidden_states[:, :1]
+        context, weights = self.attention(inputs, attention_mask, angles, **kwargs)
         hidden_states = hidden_states + self.dropout(context)
         if self.pre_norm:
             return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states))), weights
@@ -368,9 +239,6 @@ class TinyBertPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules: ClassVar = ["TinyBertEmbeddings", "TinyBertLayer"]
     _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -439,7 +307,6 @@ class TinyBertModel(TinyBertPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
-        pooled_only: bool = False,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling | tuple[Tensor, ...]:
         """Encode a batch of texts.
@@ -453,11 +320,8 @@ class TinyBertModel(TinyBertPreTrainedModel):
             output_hidden_states: also return the input of the first block and the output of every block.
             output_attentions: also return each block's attention weights, (B, A, T, T); needs eager attention.
             return_dict: False returns a plain tuple; None follows the configuration.
-            pooled_only: compute `pooler_output` and what else is asked for, no more: with `cls` pooling, the last block
-                then passes by the other tokens' queries and feed-forward.
 
-        Returns: `last_hidden_state` (B, T, H), None where `pooled_only`, and `pooler_output` (B, H), the text embedding,
-            not normalised.
+        Returns: `last_hidden_state` (B, T, H) and `pooler_output` (B, H), the text embedding, not normalised.
 
         Raises:
             ValueError: if T is above the context length, if not exactly one of `input_ids` and `inputs_embeds` is
@@ -484,14 +348,6 @@ class TinyBertModel(TinyBertPreTrainedModel):
                 "Load it with from_pretrained(..., attn_implementation='eager')."
             )
 
-        pooled_only = pooled_only and not output_hidden_states and not output_attentions
-        if (
-            (pooled_only and config.pooling == "mean" and not self.layers and self.embeddings.norm is None)
-            and (input_ids is not None and attention_mask is not None)
-            and (token_type_ids is None and position_ids is None)
-        ):
-            output = BaseModelOutputWithPooling(pooler_output=self.embed_words(input_ids, attention_mask))
-            return output if return_dict else output.to_tuple()
         hidden_states = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
         mask = create_bidirectional_mask(config, hidden_states, attention_mask)
         angles = None
@@ -502,44 +358,20 @@ class TinyBertModel(TinyBertPreTrainedModel):
             angles = rotary_angles(position_ids.view(-1, num_tokens), head_size)
         all_hidden_states: tuple[Tensor, ...] = (hidden_states,)
         all_attentions: tuple[Tensor, ...] = ()
-        for i, layer in enumerate(self.layers, start=1):
-            first_token_only = pooled_only and config.pooling == "cls" and i == len(self.layers)
-            hidden_states, attentions = layer(hidden_states, mask, angles, first_token_only, **kwargs)
+        for layer in self.layers:
+            hidden_states, attentions = layer(hidden_states, mask, angles, **kwargs)
             if output_hidden_states:
                 all_hidden_states += (hidden_states,)
             if output_attentions:
                 all_attentions += (attentions,)
 
         output = BaseModelOutputWithPooling(
-            last_hidden_state=None if pooled_only else hidden_states,
+            last_hidden_state=hidden_states,
             pooler_output=self.pool(hidden_states, attention_mask),
             hidden_states=all_hidden_states if output_hidden_states else None,
             attentions=all_attentions if output_attentions else None,
         )
         return output if return_dict else output.to_tuple()
-
-    def embed_words(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(B, T) ids, padded on the right -> (B, H): the mean over a text's tokens of what the first block sees.
-
-        A pre-norm encoder without blocks is this, and one whose blocks are still the identity. Without dropout, tokens are
-        averaged while they are looked up, which takes a tenth of the time.
-        """
-        embeddings = self.embeddings
-        if self.training and embeddings.dropout.probability:
-            hidden_states = embeddings(input_ids, None, None, None)
-            return mean_over_tokens(hidden_states, attention_mask)
-        lengths = attention_mask.sum(dim=1)
-        words = nn.functional.embedding_bag(
-            input_ids[attention_mask.bool()],
-            embeddings.word_embeddings.weight,
-            lengths.cumsum(0) - lengths,
-            mode="mean",
-        )
-        pooled = words * embeddings.scale + embeddings.token_type_embeddings.weight[0]
-        if embeddings.positions is not None:
-            lengths = lengths.clamp(min=1)
-            pooled = pooled + embeddings.positions.cumsum(dim=0)[lengths - 1] / lengths[:, None]
-        return pooled
 
     def pool(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
         """(B, T, H) -> (B, H): the first token, or the mean over tokens."""
@@ -558,7 +390,7 @@ class TinyBertForSequenceClassification(TinyBertPreTrainedModel):
         dropout = (
             config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
         )
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 

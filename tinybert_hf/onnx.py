@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .configuration_tinybert import TinyBertConfig
+from .errors import InputError, MissingExtraError, MissingFileError
 from .modeling_tinybert import TinyBertModel
 from .pipeline_tinybert import encode
 
@@ -27,7 +28,7 @@ try:
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
+    raise MissingExtraError(
         f"ONNX needs {error.name}, which is not installed: pip install 'tinybert_hf[onnx]'"
     ) from error
 
@@ -67,7 +68,7 @@ def export_onnx(
 
     Returns: for each file, the lowest cosine over `texts` between its embedding and the model's.
 
-    Raises: ValueError: if that is below 0.999, with 8 bits 0.99.
+    Raises: InputError: if that is below 0.999, with 8 bits 0.99.
     """
     (folder / "onnx").mkdir()
     exported = ExportedModel(copy.deepcopy(model)).eval()
@@ -110,7 +111,7 @@ def export_onnx(
         embeddings = encode(OnnxEncoder(folder, file), tokenizer, texts)
         cosine, text = min(zip((embeddings * expected).sum(dim=-1).tolist(), texts, strict=True))
         if not cosine >= lowest:
-            raise ValueError(
+            raise InputError(
                 f"{file} has a cosine of {cosine:.4f} to the PyTorch model on {text[:60]!r}, {lowest} is expected. "
                 "The model cannot be published with ONNX; leave --onnx out."
             )
@@ -143,29 +144,18 @@ class OnnxEncoder:
     def __init__(self, folder: str | Path, file: str = INT8_FILE) -> None:
         """Load `file` of a built folder with as many threads as PyTorch uses.
 
-        Raises: FileNotFoundError: if the folder was built without it.
+        Raises: MissingFileError: if the folder was built without it.
         """
         path = Path(folder, file)
         if not path.is_file():
-            raise FileNotFoundError(f"{folder} has no {file}; build it with: push_to_hub.py --onnx.")
+            raise MissingFileError(f"{folder} has no {file}; build it with: tinybert publish --onnx.")
         self.config = TinyBertConfig.from_pretrained(folder)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def __call__(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        token_type_ids: Tensor | None = None,
-        pooled_only: bool = True,
-    ) -> BaseModelOutputWithPooling:
-        """`pooler_output` (B, H) as the model gives it, of single texts; `token_type_ids` must be 0.
-
-        `pooled_only` is there for those who call a TinyBertModel with it: this model gives nothing else.
-        """
-        if token_type_ids is not None and token_type_ids.any():
-            raise ValueError("The ONNX model encodes single texts, not pairs: token_type_ids must be 0.")
+    def __call__(self, *, input_ids: Tensor, attention_mask: Tensor) -> BaseModelOutputWithPooling:
+        """(B, T) ids and mask of single texts -> `pooler_output` (B, H), as the model gives it."""
         feeds = {"input_ids": input_ids.long().numpy(), "attention_mask": attention_mask.long().numpy()}
         (pooled,) = self.session.run(["pooler_output"], feeds)
         return BaseModelOutputWithPooling(pooler_output=torch.from_numpy(pooled))

@@ -8,15 +8,30 @@ search("how do I undo a commit?", ["git revert ...", "git push ..."], top_k=1)
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import chain, islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import Pipeline, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Pipeline, PreTrainedTokenizerBase
 
-from .modeling_tinybert import packed_weights
+
+class Encoder(Protocol):
+    """What `encode` needs of a model: a `TinyBertModel`, or something that stands in for one."""
+
+    config: Any
+    device: torch.device
+
+    @property
+    def training(self) -> bool: ...
+
+    def __call__(self, *, input_ids: Tensor, attention_mask: Tensor) -> Any:
+        """(B, T) token ids and their mask -> an output whose `pooler_output` is (B, H)."""
+
+    def eval(self) -> Any: ...
+
+    def train(self, mode: bool = True) -> Any: ...
 
 
 def check_texts(texts: Any, name: str, first: int = 0) -> None:
@@ -30,25 +45,49 @@ def check_texts(texts: Any, name: str, first: int = 0) -> None:
             raise TypeError(f"{name}[{position}] must be a string, got {type(text).__name__}: {text!r}")
 
 
-def cut_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Texts sorted by length and cut where it takes least: padding against the number of groups, by dynamic programming.
+def check_queries(query: Any, name: str = "query") -> list[str]:
+    """One query or several as a list. Raise where there is none, one is blank, or one is no string."""
+    queries = [query] if isinstance(query, str) else query
+    check_texts(queries, name)
+    if not queries or not all(text.strip() for text in queries):
+        raise ValueError(f"{name} is empty: {query!r}. Pass a question or a few words to search for.")
+    return list(queries)
 
-    A group takes, beside its tokens, the time of a twentieth of `max_tokens` (measured on a CPU: EXPERIMENTS.md).
+
+def check_top_k(top_k: Any) -> None:
+    """Raise ValueError where `top_k` is not a positive integer."""
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+        raise ValueError(f"top_k must be a positive integer, got {top_k!r}.")
+
+
+def check_truncate_dim(truncate_dim: int | None, width: int) -> None:
+    """Raise ValueError where embeddings of this width have no such number of first dimensions."""
+    if truncate_dim is not None and not 1 <= truncate_dim <= width:
+        raise ValueError(
+            f"truncate_dim must be from 1 to {width}, the width of the model's embeddings, got {truncate_dim}."
+        )
+
+
+def length_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Sort texts by length and split them into batches of little padding.
+
+    The split minimises padded tokens plus a fixed cost for each batch, by dynamic programming. That cost is a twentieth
+    of `max_tokens`, as measured on a CPU.
 
     Args:
         lengths: tokens of each text.
-        max_tokens: of a group, padding included; a longer text is a group of its own.
+        max_tokens: of a batch, padding included. A longer text is a batch of its own.
 
-    Returns: the texts' positions, each in one group, the longest texts first.
+    Returns: the positions of the texts, each in one batch, the longest texts first.
 
-    >>> cut_by_length([2, 9, 3, 8], max_tokens=48)
+    >>> length_batches([2, 9, 3, 8], max_tokens=48)
     [[1, 3], [2, 0]]
     """
     order = np.argsort([-length for length in lengths], kind="stable")
     descending = np.array(lengths, dtype=int)[order]
     positions = np.arange(len(order))
-    costs = np.zeros(len(order) + 1, dtype=int)  # of the first n texts, cut best
-    starts = np.zeros(len(order) + 1, dtype=int)  # where the last of their groups begins
+    costs = np.zeros(len(order) + 1, dtype=int)  # of the first n texts, split best
+    starts = np.zeros(len(order) + 1, dtype=int)  # where the last of their batches begins
     first = 0
     for end in range(1, len(order) + 1):
         while first < end - 1 and (end - first) * descending[first] > max_tokens:
@@ -57,12 +96,12 @@ def cut_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
         best = candidates.argmin()
         starts[end] = first + best
         costs[end] = candidates[best] + max_tokens // 20
-    groups: list[list[int]] = []
+    batches: list[list[int]] = []
     end = len(order)
     while end:
-        groups.append(order[starts[end] : end].tolist())
+        batches.append(order[starts[end] : end].tolist())
         end = starts[end]
-    return groups[::-1]
+    return batches[::-1]
 
 
 def pad_batch(input_ids: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, Tensor]:
@@ -77,7 +116,7 @@ def pad_batch(input_ids: Sequence[Sequence[int]], pad_token_id: int) -> dict[str
 
 
 def encode(
-    model: PreTrainedModel,
+    model: Encoder,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     batch_tokens: int | None = None,
@@ -85,13 +124,13 @@ def encode(
     normalize: bool = True,
     show_progress_bar: bool = False,
 ) -> Tensor:
-    """Embed texts; the one way from text to vector that search, evaluation and training share.
+    """Embed texts.
 
     Args:
-        model: a `TinyBertModel`; it is put in evaluation mode, and back if it was training.
+        model: a `TinyBertModel`. It is put in evaluation mode, and back if it was training.
         tokenizer: the model's tokenizer.
         texts: N strings; what exceeds the context length is cut off.
-        batch_tokens: of one forward pass, padding included; None chooses by the model's device.
+        batch_tokens: tokens of one forward pass, padding included; None chooses by the model's device.
         truncate_dim: keep the first D dimensions, for models trained so (Kusupati et al. 2022, arXiv:2205.13147).
         normalize: make the rows' length 1 (after truncation), so that a dot product is the cosine similarity.
         show_progress_bar: draw a bar on standard error.
@@ -110,7 +149,7 @@ def encode(
 
 
 def encode_stream(
-    model: PreTrainedModel,
+    model: Encoder,
     tokenizer: PreTrainedTokenizerBase,
     texts: Iterable[str],
     batch_tokens: int | None = None,
@@ -130,11 +169,7 @@ def encode_stream(
 
     Raises, at the window concerned: as `encode`.
     """
-    width = model.config.hidden_size
-    if truncate_dim is not None and not 1 <= truncate_dim <= width:
-        raise ValueError(
-            f"truncate_dim must be from 1 to {width}, the width of the model's embeddings, got {truncate_dim}."
-        )
+    check_truncate_dim(truncate_dim, model.config.hidden_size)
     if batch_tokens is None:
         batch_tokens = default_batch_tokens(model)
     for name, value in (("batch_tokens", batch_tokens), ("window", window)):
@@ -153,15 +188,15 @@ def encode_stream(
             yield (torch.nn.functional.normalize(embeddings, dim=-1) if normalize else embeddings).cpu()
 
 
-def default_batch_tokens(model: PreTrainedModel) -> int:
-    """For each core what its cache holds (measured: EXPERIMENTS.md); an accelerator must be kept from idling."""
+def default_batch_tokens(model: Encoder) -> int:
+    """On a CPU as many tokens as the caches of its cores hold; many on an accelerator, so that it is never idle."""
     return 512 * torch.get_num_threads() if model.device.type == "cpu" else 65_536
 
 
 def embed_window(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], batch_tokens: int, bar: tqdm
+    model: Encoder, tokenizer: PreTrainedTokenizerBase, texts: list[str], batch_tokens: int, bar: tqdm
 ) -> Tensor:
-    """Each distinct text once, in micro-batches of like token counts; (N, H) fp32 on the model's device."""
+    """Encode each distinct text once, in batches of texts of like length; (N, H) fp32 on the model's device."""
     rows: dict[str, int] = {}
     row_of = [rows.setdefault(text, len(rows)) for text in texts]
     bar.update(len(texts) - len(rows))
@@ -172,18 +207,16 @@ def embed_window(
         return_token_type_ids=False,
         return_attention_mask=False,
     )["input_ids"]
-    groups = cut_by_length([len(ids) for ids in tokens], batch_tokens)
     embeddings = torch.empty(len(rows), model.config.hidden_size, device=model.device)
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), packed_weights(sum(map(len, tokens)), model.device):
-            for group in groups:
-                batch = pad_batch([tokens[i] for i in group], tokenizer.pad_token_id)
+        with torch.inference_mode():
+            for positions in length_batches([len(ids) for ids in tokens], batch_tokens):
+                batch = pad_batch([tokens[i] for i in positions], tokenizer.pad_token_id)
                 batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-                output = model(**batch, pooled_only=True)
-                embeddings[group] = output.pooler_output.float()
-                bar.update(len(group))
+                embeddings[positions] = model(**batch).pooler_output.float()
+                bar.update(len(positions))
     finally:
         model.train(was_training)
     return embeddings[row_of]
@@ -227,16 +260,12 @@ class SemanticSearchPipeline(Pipeline):
 
     def preprocess(self, inputs: dict[str, Any]) -> dict[str, Any]:
         query, chunks, top_k = inputs["query"], inputs["chunks"], inputs["top_k"]
-        queries = [query] if isinstance(query, str) else query
-        check_texts(queries, "query")
-        if not queries or not all(text.strip() for text in queries):
-            raise ValueError(f"query is empty: {query!r}. Pass a question or a few words to search for.")
+        queries = check_queries(query)
         if chunks is None or (isinstance(chunks, Sequence) and not chunks):
             raise ValueError("There are no chunks to search. Pass chunks=[...], the texts to rank.")
         check_texts(chunks, "chunks")
-        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
-            raise ValueError(f"top_k must be a positive integer, got {top_k!r}.")
-        return inputs | {"queries": list(queries)}
+        check_top_k(top_k)
+        return inputs | {"queries": queries}
 
     def _forward(self, model_inputs: dict[str, Any], **options: int) -> dict[str, Any]:
         queries, chunks = model_inputs["queries"], model_inputs["chunks"]

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .data import text_id
+from .errors import InputError
 
 SPECIAL_TOKENS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]"]  # ids 0 to 3
 MAX_ALPHABET = 1000  # characters with tokens of their own, as in BERT; words with rarer ones become [UNK]
@@ -28,14 +29,14 @@ def train_tokenizer(
         vocab_size: at most this many tokens, the four special ones included; few texts give fewer.
         model_max_length: tokens after which `truncation=True` cuts.
 
-    Raises: ValueError: if the texts hold no word.
+    Raises: InputError: if the texts hold no word.
     """
     # Queries are typed in lower case and without accents, answers are not.
     normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)
     normalized = [normalizer.normalize_str(text) for text in texts]
     counts = Counter(character for text in normalized for character in text if not character.isspace())
     if not counts:
-        raise ValueError("The tokenizer's training texts hold no word; pass data with text in it.")
+        raise InputError("The tokenizer's training texts hold no word; pass data with text in it.")
     by_frequency = sorted(counts, key=lambda character: (-counts[character], character))
     size = min(MAX_ALPHABET, vocab_size // 4)  # each character takes two tokens; leave half for longer ones
     rare = str.maketrans(dict.fromkeys(by_frequency[size:], " "))
@@ -61,11 +62,11 @@ def train_tokenizer(
 def wrap_tokenizer(tokenizer: Tokenizer, model_max_length: int) -> PreTrainedTokenizerFast:
     """Give a WordPiece tokenizer the template `[CLS] A [SEP] (B [SEP])`, segment ids and a maximum length.
 
-    Raises: ValueError: if the special tokens are not at ids 0 to 3.
+    Raises: InputError: if the special tokens are not at ids 0 to 3.
     """
     ids = [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS]
     if ids != [0, 1, 2, 3]:
-        raise ValueError(
+        raise InputError(
             f"The tokenizer has {', '.join(SPECIAL_TOKENS)} at ids {ids}; the model expects 0, 1, 2, 3."
         )
     tokenizer.post_processor = processors.TemplateProcessing(

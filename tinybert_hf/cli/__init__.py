@@ -1,0 +1,105 @@
+"""The command line: `tinybert COMMAND`, the same as `python -m tinybert_hf COMMAND`.
+
+Each command is a file of this folder. It imports what it needs inside its function, so that `--help` and a misspelt flag
+are answered at once, without torch.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
+
+from .. import __version__
+from ..errors import InputError
+from . import convert, evaluate, index, mine, publish, recipes, search, train
+from .terminal import HelpFormatter, last_one_counts
+
+app = App(
+    name="tinybert",
+    help="""A small BERT encoder for semantic search: train it, measure it, publish it, search with it.
+
+    tinybert recipes                                          # what can be trained at once
+    tinybert train retrieval minilm --data pairs.csv          # two columns: query, answer
+    tinybert search --model outputs/minilm-retrieval --query "undo a commit" --chunks passages.txt
+
+Each command explains its flags: tinybert train retrieval --help.""",
+    version=__version__,
+    name_transform=str,  # names keep their underscores
+    default_parameter=Parameter(
+        name_transform=str,
+        consume_multiple=1,  # --matryoshka_dims 64 128
+        negative=(),
+        allow_repeating=True,  # the last one counts
+    ),
+    config=last_one_counts,
+    help_formatter=HelpFormatter(),
+    suppress_keyboard_interrupt=False,
+)
+app.command(train.app)
+app.command(evaluate.evaluate, sort_key=2)
+app.command(mine.mine, sort_key=3)
+app.command(publish.publish, sort_key=4)
+app.command(search.search, sort_key=5)
+app.command(index.app)
+app.command(convert.convert, sort_key=7)
+app.command(recipes.recipes, sort_key=8, usage="tinybert recipes [NAME]")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command. What the user can mend ends it with one line and a status; a bug keeps its traceback.
+
+    Args:
+        argv: the command and its flags; None takes those of the process.
+
+    The status is 2 where the command line itself is wrong, 130 after Ctrl-C, and otherwise 1.
+    """
+    try:
+        app(
+            sys.argv[1:] if argv is None else argv,
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_value",
+        )
+        sys.stdout.flush()
+    except CycloptsError as error:
+        fail(f"{usage_problem(error)} See: {' '.join(['tinybert', *(error.command_chain or ())])} --help", 2)
+    except InputError as error:
+        fail(str(error), 1)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        if error.errno is None:  # of a library
+            raise
+        discard_output()
+        if error.errno == errno.EPIPE:  # the reader has seen enough, as in `tinybert ... | head`
+            sys.exit(1)
+        fail(str(error), 1)
+
+
+def fail(message: str, status: int) -> None:
+    """Say in one line what is wrong, and end."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+def usage_problem(error: CycloptsError) -> str:
+    """What is wrong with the command line."""
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        return f"Nothing is expected at {error.unused_tokens[0]!r}."
+    if isinstance(error, MissingArgumentError) and error.argument:
+        problem = f"{error.keyword} needs a value." if error.keyword else f"{error.argument.name} is missing."
+        _, asked, guess = str(error).partition(" Did you mean")
+        return problem + asked + guess
+    return str(error)
+
+
+def discard_output() -> None:
+    """If standard output is what failed, keep Python from writing the rest of it at exit, and failing again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,184 @@
+"""tinybert index: corpora that stay, grow and are searched."""
+
+import json as json_
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from cyclopts import App, Parameter
+
+from ..errors import InputError
+from ..extras import import_extra
+from .terminal import AnyText, hide_loading, log_progress, to_json
+
+if TYPE_CHECKING:
+    from ..index import SearchIndex
+
+app = App(
+    name="index",
+    help="""Make an index of a corpus, add to it, and search it by meaning, by words (BM25) and by both.
+
+    tinybert index build --index packages.index --model outputs/published --data passages.jsonl --id_column id
+    tinybert index search --index packages.index --query "undo a commit"
+
+A build that was interrupted goes on when it is run again.""",
+    sort_key=6,
+)
+
+
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class Address:
+    """Where the index is."""
+
+    index: str
+    """A folder, or http://HOST:PORT/COLLECTION of a Milvus server."""
+    token: str | None = None
+    """For the server: user:password or an API key."""
+
+    def open(
+        self, model: str | None = None, revision: str | None = None, truncate_dim: int | None = None
+    ) -> "SearchIndex":
+        import_extra("datasets", "index", "an index")
+        from ..index import SearchIndex
+
+        return SearchIndex(self.index, model, revision, self.token, truncate_dim)
+
+
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class Records:
+    """What to put into the index."""
+
+    data: str
+    """A csv, tsv, json, jsonl or parquet file (also compressed), a txt file with one text a line, a folder of such files,
+    or the id of a data set of the Hub."""
+    data_config: str | None = None
+    """Configuration name of a Hub data set."""
+    data_split: str = "train"
+    """Split of a Hub data set or a folder."""
+    text_column: str = "text"
+    """Column with the texts; blank ones are left out."""
+    id_column: str | None = None
+    """Column with the ids. Without it, a text's hash is its id, so that equal texts are one."""
+    metadata_columns: list[str] | None = None
+    """Columns to store for filters and results."""
+
+    def read(self) -> Any:
+        from ..index.records import read_records
+
+        return read_records(
+            self.data,
+            self.text_column,
+            self.id_column,
+            self.metadata_columns or (),
+            config=self.data_config,
+            split=self.data_split,
+        )
+
+
+@app.command(sort_key=1)
+def build(
+    *,
+    address: Address,
+    records: Records,
+    model: str,
+    revision: str | None = None,
+    truncate_dim: int | None = None,
+) -> None:
+    """Make an index, or go on with one that was interrupted.
+
+        tinybert index build --index packages.index --model outputs/published --data passages.jsonl --id_column id
+
+    Args:
+        model: What makes the embeddings: a folder or a Hub id of a model of ours, or of any BERT encoder.
+        revision: Branch, tag or commit of a Hub model.
+        truncate_dim: Keep so many dimensions of the embeddings. Without it, all are kept.
+    """
+    hide_loading()
+    log_progress()
+    fill(address.open(model, revision, truncate_dim), records, upsert=False)
+
+
+@app.command(sort_key=2)
+def add(*, address: Address, records: Records, upsert: bool = False) -> None:
+    """Add to an index that is there.
+
+        tinybert index add --index packages.index --data new.jsonl --id_column id --upsert
+
+    Args:
+        upsert: Replace what is stored under the same ids.
+    """
+    hide_loading()
+    log_progress()
+    index = address.open()
+    if index.identity is None:
+        raise InputError(
+            f"There is no index at {address.index}. Make it with: tinybert index build --model ..."
+        )
+    fill(index, records, upsert)
+
+
+def fill(index: "SearchIndex", records: Records, upsert: bool) -> None:
+    """Store the records, and say how many."""
+    if upsert:
+        done = f"{index.upsert(records.read(), show_progress_bar=True):,} written"
+    else:
+        added = index.add(records.read(), show_progress_bar=True)
+        done = f"{added.added:,} added, {added.present:,} already there"
+    print(f"{index.address}: {done}; {len(index):,} records.")
+
+
+@app.command(sort_key=3)
+def search(
+    *,
+    address: Address,
+    query: AnyText,
+    top_k: int = 3,
+    mode: Literal["dense", "bm25", "hybrid"] = "dense",
+    filter: str | None = None,
+    json: bool = False,
+) -> None:
+    """Print the records that answer a query best.
+
+        tinybert index search --index packages.index --query "undo a commit" --mode hybrid
+        tinybert index search --index packages.index --query "undo a commit" --filter '{"section": ["vcs", "devel"]}'
+
+    Args:
+        query: The question, or a few words.
+        top_k: How many records to print.
+        mode: By meaning, by words, or both fused.
+        filter: JSON, such as {"section": ["vcs"], "year": {">=": 2020}}.
+        json: Print a JSON list of {id, score, text, ...}.
+    """
+    conditions = parse_conditions(filter)
+    hide_loading()
+    results = address.open().search(query, top_k, conditions, mode)
+    if json:
+        print(to_json(results))
+        return
+    for rank, result in enumerate(results, start=1):
+        print(f"{rank:3d}. {result['score']:.3f}  {result['id']}: {result['text']}")
+
+
+def parse_conditions(filter: str | None) -> dict[str, Any] | None:
+    """Raises: InputError: if it is no JSON object."""
+    if filter is None:
+        return None
+    try:
+        conditions = json_.loads(filter)
+    except json_.JSONDecodeError as error:
+        raise InputError(f"--filter is no JSON: {filter} ({error})") from error
+    if not isinstance(conditions, dict):
+        raise InputError(f'--filter must be a JSON object, such as {{"section": ["vcs"]}}, got {filter}.')
+    return conditions
+
+
+@app.command(sort_key=4)
+def info(*, address: Address) -> None:
+    """Print the number of records, the model, the fields, and what the engine tells.
+
+    tinybert index info --index packages.index
+    """
+    hide_loading()
+    for name, value in address.open().info().items():
+        print(f"{name:14} {value}")

@@ -1,0 +1,94 @@
+"""tinybert mine: hard negatives for training."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..extras import import_extra
+from .terminal import log_progress
+
+if TYPE_CHECKING:
+    from ..mine_negatives import Negatives
+
+
+def mine(
+    *,
+    data: str,
+    output_file: Path,
+    data_config: str | None = None,
+    data_split: str = "train",
+    data_revision: str | None = None,
+    query_column: str = "query",
+    answer_column: str = "answer",
+    corpus: str | None = None,
+    corpus_column: str = "text",
+    model: str | None = None,
+    teacher: str | None = None,
+    num_negatives: int = 5,
+    depth: int | None = None,
+    margin: float = 0.05,
+    seed: int = 0,
+) -> None:
+    """Find hard negatives: texts that a ranking takes for the answer of a query, and that are not.
+
+        tinybert mine --data pairs.csv --output_file mined.jsonl.gz                                # by BM25
+        tinybert mine --data pairs.csv --output_file mined.jsonl.gz --model outputs/retrieval      # by a model
+        tinybert train retrieval minilm --data mined.jsonl.gz --negative_columns negative_0 negative_1 negative_2
+
+    Args:
+        data: Pairs: a Hub id, a file or a folder.
+        output_file: Where the pairs go with their negatives: a .jsonl, .jsonl.gz or .parquet file.
+        data_config: Configuration name of a Hub data set.
+        data_split: Split to read.
+        data_revision: Commit, tag or branch of a Hub data set.
+        query_column: The column of the query.
+        answer_column: The column of the text that answers it.
+        corpus: Further texts to choose from: a Hub id, a file or a folder. Not those of a test.
+        corpus_column: The column of --corpus.
+        model: Rank with this model, a folder or a Hub id. Without it, BM25 ranks.
+        teacher: Rank with this SentenceTransformer, a folder or a Hub id.
+        num_negatives: Negatives for each row.
+        depth: Choose at random among so many of the best. Without it, the best are taken.
+        margin: Only texts that score up to (1 - margin) times what the row's own answer does.
+        seed: Seed of what is chosen at random.
+    """
+    log_progress()
+    import_extra("datasets", purpose="mining")
+    from ..mine_negatives import check_output_file, mine_data, write_pairs
+
+    check_output_file(output_file)
+    pairs, mined = mine_data(
+        data,
+        data_config=data_config,
+        data_split=data_split,
+        data_revision=data_revision,
+        query_column=query_column,
+        answer_column=answer_column,
+        corpus=corpus,
+        corpus_column=corpus_column,
+        model=model,
+        teacher=teacher,
+        num_negatives=num_negatives,
+        depth=depth,
+        margin=margin,
+        seed=seed,
+    )
+    write_pairs(pairs, output_file)
+    print(summary(mined, model or teacher or "BM25", output_file))
+
+
+def summary(mined: "Negatives", ranking: str, output_file: Path) -> str:
+    """What mining did, and the flags to train with it."""
+    rows, num_negatives = mined.columns.shape
+    filtered = mined.num_filtered.float()
+    lines = [
+        f"{rows:,} rows with {num_negatives} negatives each, by {ranking}: {output_file}",
+        f"Left out as too close to the answer's score: {filtered.median():,.0f} texts in the median row, "
+        f"{filtered.mean():,.0f} on average, some in {(filtered > 0).float().mean():.0%} of the rows.",
+    ]
+    if drawn := int(mined.num_random.sum()):
+        lines.append(
+            f"Drawn at random, because the ranking found too few: {drawn:,} of {rows * num_negatives:,} negatives, in "
+            f"{int((mined.num_random > 0).sum()):,} rows."
+        )
+    columns = " ".join(f"negative_{i}" for i in range(num_negatives))
+    return "\n".join([*lines, f"Train with: --data {output_file} --negative_columns {columns}"])

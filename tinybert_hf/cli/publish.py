@@ -1,0 +1,106 @@
+"""tinybert publish: a model folder to the Hugging Face Hub."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ..errors import InputError
+from ..extras import import_extra
+from .terminal import hide_loading, log_progress
+
+
+def publish(
+    *,
+    model: Path,
+    repo_id: str | None = None,
+    output_dir: Path | None = None,
+    license: str = "apache-2.0",
+    onnx: bool = False,
+    space: str | None = None,
+    private: bool = False,
+    create_pr: bool = False,
+    revision: str = "main",
+    overwrite_readme: bool = False,
+) -> None:
+    """Publish a trained model: a complete folder with a model card, then one commit to the Hugging Face Hub.
+
+        tinybert publish --model outputs/retrieval --repo_id OWNER/NAME
+        tinybert publish --model outputs/retrieval --repo_id OWNER/NAME --create_pr     # someone else's model
+        tinybert publish --model outputs/retrieval --output_dir outputs/published       # only the folder, no Hub
+        tinybert publish --model outputs/retrieval --repo_id OWNER/NAME --onnx          # for ONNX Runtime too
+        tinybert publish --model outputs/retrieval --repo_id OWNER/NAME --onnx --space OWNER/NAME-demo  # and a page
+
+    Log in once with `hf auth login`. After any failure the same command may be run again: what is on the Hub already is
+    not sent twice.
+
+    Args:
+        model: A model folder, as training leaves it.
+        repo_id: OWNER/NAME on the Hub.
+        output_dir: Keep the complete folder here. Without --repo_id, build it and stop.
+        license: The model's licence, as the Hub abbreviates it.
+        onnx: Add ONNX models, fp32 and int8: pip install 'tinybert_hf[onnx]'.
+        space: Publish a page on which visitors search with the model, the static Space OWNER/NAME. It runs the ONNX model
+            of --onnx, of this push or an earlier one. With --output_dir, keep the page in OUTPUT_DIR-space. Without
+            --repo_id, that page is for trying here.
+        private: Create the repository private.
+        create_pr: Open a pull request.
+        revision: Branch to commit to; created where it is new.
+        overwrite_readme: Replace a README.md on the Hub that differs.
+    """
+    check_repo_id("--repo_id", repo_id)
+    check_repo_id("--space", space)
+    if space and private:
+        raise InputError("--space shows the model to everyone, and --private to nobody else; leave one out.")
+    if not repo_id and not output_dir:
+        raise InputError("Pass --repo_id to push to the Hub, or --output_dir to build the folder, or both.")
+    if not repo_id and (private or create_pr or revision != "main" or overwrite_readme):
+        raise InputError(
+            "--private, --create_pr, --revision and --overwrite_readme are about the Hub: pass --repo_id too."
+        )
+    hide_loading()  # the upload has bars of its own
+    log_progress()
+    import_extra("jinja2", "publish", "the model card")
+    from ..publish.folder import build_folder, list_files
+    from ..publish.push import push, push_space
+    from ..publish.space import build_space
+
+    with TemporaryDirectory() as scratch:
+        folder = build_folder(
+            model, output_dir or Path(scratch, "model"), repo_id or str(output_dir), license, onnx
+        )
+        if output_dir:
+            print(f"Built {output_dir}: {', '.join(sorted(list_files(folder)))}")
+        pushed_model = None
+        if repo_id:
+            pushed = push(
+                folder,
+                repo_id,
+                private=private,
+                create_pr=create_pr,
+                revision=revision,
+                overwrite_readme=overwrite_readme,
+            )
+            print(pushed.url)
+            pushed_model = repo_id, pushed.commit
+        if space:
+            page = build_space(folder.with_name(f"{folder.name}-space"), space, folder, pushed_model)
+            if pushed_model:
+                print(push_space(page, space, *pushed_model))
+            else:
+                print(
+                    f"Built {page}. To try it: python -m http.server --bind 127.0.0.1 --directory {page.parent}\n"
+                    f"and open http://127.0.0.1:8000/{page.name}/"
+                )
+
+
+def check_repo_id(flag: str, name: str | None) -> None:
+    """Raises: InputError: if it is not OWNER/NAME."""
+    if name is None:
+        return
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise InputError(f"{flag} {name}: {error}") from error
+    if "/" not in name:
+        raise InputError(f"{flag} {name} names no owner; pass OWNER/NAME.")

@@ -1,0 +1,101 @@
+"""What the commands share: how help looks, the log, and JSON."""
+
+import json
+import logging
+import textwrap
+from typing import Annotated, Any
+
+from cyclopts import App, ArgumentCollection, Parameter
+from cyclopts.help import HelpEntry, HelpPanel
+from rich.console import Console, ConsoleOptions
+from rich.text import Text
+
+from ..errors import InputError
+
+# A value that may begin with a dash: standard input, or a question about a flag.
+AnyText = Annotated[str, Parameter(allow_leading_hyphen=True)]
+
+NAMES = 26  # columns for the names of flags
+WIDEST = 110
+
+
+class HelpFormatter:
+    """Help as plain text: a heading for each group of flags, and descriptions beside the names."""
+
+    def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
+        """Print one group."""
+        if not panel.entries:
+            return
+        console.print(Text(str(panel.title), style="bold"))
+        width = min(console.width, WIDEST)
+        for entry in panel.entries:
+            names = "  " + " ".join(entry.display_labels_with_metavar)
+            lines = textwrap.wrap(
+                describe(entry), width - NAMES, break_long_words=False, break_on_hyphens=False
+            ) or [""]
+            if len(names) > NAMES - 2:
+                lines.insert(0, "")
+            for name, line in zip([names, *[""] * len(lines)], lines, strict=False):
+                print_exactly(console, f"{name:{NAMES}}{line}".rstrip())
+        console.print()
+
+    def render_usage(self, console: Console, options: ConsoleOptions, usage: Any) -> None:
+        print_exactly(console, f"Usage: {str(usage).strip()}\n")
+
+    def render_description(self, console: Console, options: ConsoleOptions, description: Any) -> None:
+        """Print the docstring as it is written: its examples are to be copied."""
+        # docstring_parser takes the indentation away from the line after the summary.
+        text = plain(description).rstrip().replace("\n\ntinybert ", "\n\n    tinybert ", 1)
+        print_exactly(console, f"{text}\n")
+
+
+def print_exactly(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def describe(entry: HelpEntry) -> str:
+    """What a flag means, its choices and its default, where it says something."""
+    parts = [" ".join(plain(entry.description).split())]
+    if entry.choices:
+        parts.append(f"One of: {', '.join(entry.choices)}.")
+    if entry.required:
+        parts.append("[required]")
+    elif entry.default not in (None, "", "False"):
+        parts.append(f"[default: {entry.default}]")
+    return " ".join(filter(None, parts))
+
+
+def plain(text: Any) -> str:
+    """The source of a text that cyclopts would render as Markdown."""
+    source = getattr(text, "primary_renderable", text)
+    return getattr(source, "markup", None) or getattr(source, "plain", None) or ""
+
+
+def last_one_counts(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Of a list that is given twice, keep the last one, as cyclopts does with single values."""
+    for argument in arguments:
+        firsts = [position for position, token in enumerate(argument.tokens) if token.index == 0]
+        if len(firsts) > 1:
+            argument.tokens = argument.tokens[firsts[-1] :]
+
+
+def log_progress() -> None:
+    """Show what the package reports, on standard error. For commands that take a while."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("tinybert_hf").setLevel(logging.INFO)
+    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
+
+
+def hide_loading() -> None:
+    """No progress bars for the loading of a small model: the answer is what the user waits for."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Raises: InputError: if a number is not finite, for which JSON has no word."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+    except ValueError as error:
+        raise InputError("A result is not a number. The model's weights must be damaged.") from error

@@ -1,0 +1,151 @@
+"""Texts to embeddings with the package installed: with the CPU kernels, in the fastest precision, by several processes.
+
+search = load_search_pipeline("outputs/published")
+embeddings = search.encode(["a query", "a passage"])
+
+The arithmetic is that of `pipeline_tinybert.py`, which travels with every model.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from . import auto, pipeline_tinybert  # noqa: F401 - auto registers the models
+from .configuration_tinybert import TinyBertConfig
+from .convert_bert import load_weights, read_config
+from .errors import UnreadableError, check_hub_id
+from .kernels import CpuKernels
+from .modeling_tinybert import TinyBertModel
+from .pipeline_tinybert import Encoder, SemanticSearchPipeline
+from .words import embed_words, is_words_alone
+
+logger = logging.getLogger(__name__)
+
+
+def process_state() -> PartialState:
+    """This process's place among those that `accelerate launch` or `torchrun` started, and its device."""
+    # accelerate takes several processes without an accelerator for single ones unless it is told.
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bf16 where the hardware multiplies it, fp32 where it would be emulated or nobody can tell."""
+    native = False
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):  # not in a torch before 2026
+        instructions = ("amx_bf16", "avx512_bf16", "bf16")  # the last on ARM
+        native = any(torch.cpu.get_capabilities().get(name) for name in instructions)
+    return torch.bfloat16 if native else torch.float32
+
+
+class KernelEncoder:
+    """A `TinyBertModel` for `encode`, run with the CPU kernels. It computes `pooler_output` only."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.config, self.device = model.config, model.device
+        self.kernels = CpuKernels(training=False)
+        self.words_alone = is_words_alone(model.config)
+
+    @property
+    def training(self) -> bool:
+        return self.model.training
+
+    def __call__(self, *, input_ids: Tensor, attention_mask: Tensor) -> BaseModelOutputWithPooling:
+        if self.words_alone:
+            return BaseModelOutputWithPooling(
+                pooler_output=embed_words(self.model, input_ids, attention_mask)
+            )
+        with self.kernels:
+            return self.model(input_ids=input_ids, attention_mask=attention_mask)
+
+    def eval(self) -> Any:
+        return self.model.eval()
+
+    def train(self, mode: bool = True) -> Any:
+        return self.model.train(mode)
+
+
+def with_kernels(model: Encoder) -> Encoder:
+    """The model as it encodes fastest here."""
+    if isinstance(model, TinyBertModel):
+        return KernelEncoder(model)
+    return model
+
+
+def encode(
+    model: Encoder, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *arguments: Any, **options: Any
+) -> Tensor:
+    """`pipeline_tinybert.encode` with the CPU kernels; the same arguments."""
+    return pipeline_tinybert.encode(with_kernels(model), tokenizer, texts, *arguments, **options)
+
+
+def encode_stream(
+    model: Encoder, tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], *arguments: Any, **options: Any
+) -> Iterator[Tensor]:
+    """`pipeline_tinybert.encode_stream` with the CPU kernels; the same arguments."""
+    return pipeline_tinybert.encode_stream(with_kernels(model), tokenizer, texts, *arguments, **options)
+
+
+class SearchPipeline(SemanticSearchPipeline):
+    """The pipeline of `load_search_pipeline`."""
+
+    def encode(self, texts: Sequence[str], **options: Any) -> Tensor:
+        return encode(self.model, self.tokenizer, texts, **{**self._forward_params, **options})
+
+
+def load_search_pipeline(
+    model: str | Path, revision: str | None = None, dtype: torch.dtype | None = None
+) -> SearchPipeline:
+    """`pipeline("semantic-search", model=...)` with the installed package's code instead of the model folder's.
+
+    Args:
+        model: a model folder or a Hub id: one of ours, or any BERT encoder, as sentence-transformers/all-MiniLM-L6-v2.
+        revision: a branch, tag or commit of the Hub repository.
+        dtype: of the weights; None takes bf16 where the hardware has it and fp32 elsewhere.
+
+    Returns: the pipeline, on the accelerator if there is one; under `accelerate launch`, on this process's own.
+
+    Raises: UnreadableError: if there is no such model, it is none of ours, or it cannot be read.
+    """
+    if not Path(model).exists():
+        check_hub_id(str(model), "model")
+    device = process_state().device
+    dtype = dtype or fast_dtype(device)
+    logger.info("Encoding with %s in %s.", device, dtype)
+    try:
+        config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+        if config.model_type == TinyBertConfig.model_type:
+            encoder = TinyBertModel.from_pretrained(model, revision=revision, dtype=dtype)
+        elif config.model_type == "bert":
+            own = read_config(str(model), config)
+            weights = load_weights(str(model), own, config.num_hidden_layers, revision)
+            encoder = TinyBertModel.from_pretrained(None, config=own, state_dict=weights, dtype=dtype)
+            tokenizer.model_max_length = own.max_position_embeddings
+        else:
+            raise ValueError(f"it is a {config.model_type} model, and search needs a tinybert or a BERT model.")
+        return SearchPipeline(model=encoder.to(device), tokenizer=tokenizer, device=device)
+    except (OSError, ValueError) as error:
+        place = "from this folder" if Path(model).is_dir() else "(no such folder here) from the Hub"
+        raise UnreadableError(f"Could not load the model {model} {place}: {error}") from error
+
+
+def encode_by_processes(
+    model: Encoder, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], show_progress_bar: bool = False
+) -> Tensor:
+    """`encode` with the texts shared out among the processes of `accelerate launch`; each returns all N rows."""
+    state = process_state()
+    with state.split_between_processes(list(texts)) as share:
+        rows = encode(model, tokenizer, share, show_progress_bar=show_progress_bar and state.is_main_process)
+    # accelerate (1.12 at least) gives a process for which there is no text the last one again: it is cut off.
+    return torch.cat(gather_object([rows]))[: len(texts)]

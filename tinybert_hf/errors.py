@@ -1,0 +1,30 @@
+"""What a user can mend. A command prints it in one line; everything else is a bug and keeps its traceback."""
+
+from pathlib import Path
+
+
+class InputError(ValueError):
+    """Something that the user gave is wrong. The message names the value, what was expected and what to do."""
+
+
+class MissingFileError(InputError, FileNotFoundError):
+    """A file, a folder or a Hub repository is not there."""
+
+
+class UnreadableError(InputError, OSError):
+    """Something is there and cannot be read, written or reached: damaged, of another kind, or without an answer."""
+
+
+class MissingExtraError(InputError, ModuleNotFoundError):
+    """A library of an optional extra is not installed."""
+
+
+def check_hub_id(name: str, kind: str) -> None:
+    """Say at once that a name can be no Hub id, instead of after many requests.
+
+    Raises: MissingFileError: if the name has no owner.
+    """
+    if "/" not in name:
+        raise MissingFileError(
+            f"There is no {kind} {name!r}: no such file or folder here (in {Path.cwd()}), and an id on the Hub is OWNER/NAME."
+        )

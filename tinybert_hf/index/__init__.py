@@ -1,0 +1,407 @@
+"""Corpora: an index that stays, grows and is searched by meaning, by words (BM25) and by both.
+
+from tinybert_hf.index import SearchIndex
+
+index = SearchIndex("packages.index", model="outputs/published")  # or "http://host:19530" of a Milvus server
+index.add({"id": "git", "text": "fast version control", "section": "vcs"} for ...)
+index.search("undo a commit", top_k=3, filter={"section": ["vcs", "devel"]})
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args, overload
+
+import numpy as np
+from tqdm.auto import tqdm
+from transformers import AutoConfig
+from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
+
+from ..encoding import load_search_pipeline, with_kernels
+from ..errors import InputError, UnreadableError
+from ..pipeline_tinybert import (
+    SemanticSearchPipeline,
+    check_queries,
+    check_top_k,
+    check_truncate_dim,
+    default_batch_tokens,
+    embed_window,
+)
+from ..ranking import FUSED, fuse_scores
+from .folder import FolderStore
+from .milvus import MilvusStore
+from .records import (
+    Hit,
+    NewRecord,
+    Record,
+    Store,
+    as_field,
+    parse_filter,
+    parse_record,
+    text_of_id,
+    unit_rows,
+)
+
+# Records that are encoded and acknowledged together: what a killed build loses at most. The small encoder needs seconds
+# for them on a CPU, the full one minutes.
+BATCH = 2_048
+
+Mode = Literal["dense", "bm25", "hybrid"]  # how `SearchIndex.search` ranks
+
+
+class Added(NamedTuple):
+    """What became of the records given to `SearchIndex.add`."""
+
+    added: int
+    present: int  # left as they were: id and text are stored already
+
+
+class Identity(NamedTuple):
+    """What made the embeddings; stored with the index. Without a model: they were given."""
+
+    model: str | None
+    revision: str | None
+    weights: str | None  # SHA-256 of the weights' file
+    dimension: int
+
+
+def model_identity(model: str | Path, revision: str | None, truncate_dim: int | None) -> Identity:
+    """Name, commit (of the Hub), SHA-256 of the weights, and the embeddings' width.
+
+    Raises:
+        UnreadableError: if there is no such model.
+        InputError: if `truncate_dim` does not fit it.
+    """
+    try:
+        config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
+        file = cached_file(str(model), SAFE_WEIGHTS_NAME, revision=revision)
+    except (OSError, ValueError) as error:
+        raise UnreadableError(f"Could not load the model {model}: {error}") from error
+    assert file is not None  # else it raises
+    try:
+        check_truncate_dim(truncate_dim, config.hidden_size)
+    except ValueError as error:
+        raise InputError(f"{model}: {error}") from error
+    digest = hashlib.sha256()
+    with open(file, "rb") as weights:
+        while block := weights.read(2**20):
+            digest.update(block)
+    return Identity(
+        str(model),
+        getattr(config, "_commit_hash", None),
+        digest.hexdigest(),
+        truncate_dim or config.hidden_size,
+    )
+
+
+def open_store(address: str, token: str | None) -> Store:
+    """The store that an address names.
+
+    Raises:
+        InputError: if the address or the token does not fit.
+        UnreadableError: if what is there is damaged, is no index, or does not answer.
+    """
+    if address.startswith(("http://", "https://")):
+        return MilvusStore(address, token)
+    if "://" in address:
+        raise InputError(f"An index is a folder or http(s)://HOST:PORT of a Milvus server, not {address}.")
+    if token is not None:
+        raise InputError(f"A token is for a server, and {address} is a folder. Leave the token out.")
+    return FolderStore(address)
+
+
+class SearchIndex:
+    """Texts with their embeddings and metadata in a folder or on a Milvus server.
+
+    Args:
+        address: a folder, or `http(s)://HOST:PORT/COLLECTION?shards=S&replicas=R` of a Milvus server. Left out, the port
+            is 19530, the collection `passages`, and shards and replicas are 1.
+        model: a model folder or Hub id. For an index that exists, the one that made it; None takes the stored name.
+            A new index without a model takes records that bring their embedding.
+        revision: branch, tag or commit of a Hub model.
+        token: for the server, `user:password` or an API key.
+        truncate_dim: keep the embeddings' first D dimensions (Kusupati et al. 2022); fixed when the index is made.
+
+    Raises:
+        InputError: if the index was made by another model or with another width.
+        UnreadableError: if the model cannot be read, the index is damaged, or the server does not answer (then it is a
+            ConnectionError too).
+        MissingExtraError: without `pip install 'tinybert_hf[index]'`; for a server, `'tinybert_hf[milvus]'`.
+
+    A record is a text, or a mapping. The mapping has a `text`. It may have an `id` (a string or an integer), an
+    `embedding` (of the index's width; it is scaled to length 1), and metadata: any other names with a string, number,
+    boolean or None. Without an id, the text's hash is its id, so that equal texts are one record. A metadata field keeps
+    the type of its first value.
+
+    Methods that take records write them in their order, in batches of `BATCH`. A batch that was acknowledged stays,
+    whatever happens to the next. They raise TypeError or InputError at the first record that does not fit, and
+    UnreadableError where the store fails.
+    """
+
+    def __init__(
+        self,
+        address: str | Path,
+        model: str | Path | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        truncate_dim: int | None = None,
+    ) -> None:
+        if model is None and (revision is not None or truncate_dim is not None):
+            raise InputError("revision and truncate_dim belong to a model: pass model too.")
+        self.address = str(address)
+        self.store = open_store(self.address, token)
+        given = None if model is None else model_identity(model, revision, truncate_dim)
+        stored = self.store.description()
+        self.identity = given if stored is None else Identity(**stored)
+        if stored is not None and given is not None:
+            self._check_model(given)
+
+    def _check_model(self, given: Identity) -> None:
+        assert self.identity is not None
+        if given.weights != self.identity.weights:
+            raise InputError(
+                f"The index {self.address} was made by {_name(self.identity)}, not by {_name(given)}. Embeddings of two "
+                "models cannot be compared: open it with that model, or make another index."
+            )
+        if given.dimension != self.identity.dimension:
+            raise InputError(
+                f"The index {self.address} has {self.identity.dimension} dimensions, not {given.dimension}: pass "
+                f"truncate_dim={self.identity.dimension}, or make another index."
+            )
+
+    @cached_property
+    def pipeline(self) -> SemanticSearchPipeline:
+        """The model that made the index."""
+        identity = self.identity
+        if identity is None or identity.model is None:
+            remedy = (
+                "Its embeddings were given: pass embeddings too." if identity else "Open it with model=..."
+            )
+            raise InputError(f"{self.address} knows no model that could encode texts. {remedy}")
+        self._check_model(model_identity(identity.model, identity.revision, identity.dimension))
+        return load_search_pipeline(identity.model, identity.revision)
+
+    def __len__(self) -> int:
+        """Records that are stored."""
+        return self.store.count()
+
+    def info(self) -> dict[str, Any]:
+        """Address, number of records, model, fields, and what the engine tells."""
+        identity = self.identity._asdict() if self.identity else {}
+        stored = self.store.info() if self.store.description() else {}
+        return {
+            "address": self.address,
+            "records": len(self),
+            **identity,
+            "fields": self.store.fields(),
+            **stored,
+        }
+
+    # ---- Writing ----
+
+    def add(self, records: Iterable[str | Mapping[str, Any]], show_progress_bar: bool = False) -> Added:
+        """Store the records whose ids are new. Run again after an interruption, it goes on where it was stopped.
+
+        Raises, besides what the class says: InputError: if an id is stored with another text (`upsert` replaces it).
+        """
+        return self._write(records, replace=False, show_progress_bar=show_progress_bar)
+
+    def upsert(self, records: Iterable[str | Mapping[str, Any]], show_progress_bar: bool = False) -> int:
+        """Store the records in place of those with the same ids; the number of records written."""
+        return self._write(records, replace=True, show_progress_bar=show_progress_bar).added
+
+    def delete(self, ids: Iterable[str | int]) -> int:
+        """Remove the records with these ids; the number of those that were there."""
+        if isinstance(ids, str):
+            raise TypeError("ids must be a list of ids, got a string. For one pass [id].")
+        names = list(dict.fromkeys(text_of_id(name, "ids") for name in ids))
+        removed = 0
+        for start in range(0, len(names), BATCH):
+            there = list(self.store.texts(names[start : start + BATCH]))
+            if there:
+                self.store.delete(there)
+                removed += len(there)
+        return removed
+
+    def _write(
+        self, records: Iterable[str | Mapping[str, Any]], replace: bool, show_progress_bar: bool
+    ) -> Added:
+        if isinstance(records, (str, Mapping)):
+            raise TypeError("records must be a list or an iterator of records. For one pass [record].")
+        parsed = (parse_record(record, position) for position, record in enumerate(records))
+        total = len(records) if isinstance(records, Sized) else None
+        written = present = 0
+        with tqdm(total=total, unit="text", desc="Indexing", disable=not show_progress_bar) as bar:
+            while batch := list(islice(parsed, BATCH)):
+                new = self._new_records(batch, replace)
+                if new:
+                    self._write_batch(new, replace, bar)
+                written += len(new)
+                present += len(batch) - len(new)
+                encoded = sum(record.embedding is None for record in new)
+                bar.update(len(batch) - encoded)  # encoding has counted the others
+        if self.store.description() is not None:
+            self.store.optimize()
+        return Added(written, present)
+
+    def _new_records(self, batch: Sequence[NewRecord], replace: bool) -> list[NewRecord]:
+        """One record for each id of the batch, and only those that are not stored yet; with `replace`, all ids."""
+        unique: dict[str, NewRecord] = {}
+        for record in batch:
+            earlier = unique.get(record.id)
+            if earlier and earlier.text != record.text and not replace:
+                raise _conflict(record.id, "comes twice, with different texts")
+            unique[record.id] = record if replace or not earlier else earlier
+        stored = {} if replace else self.store.texts(list(unique))
+        for name, text in stored.items():
+            if unique[name].text != text:
+                raise _conflict(name, f"is in {self.address} with another text")
+        return [record for name, record in unique.items() if name not in stored]
+
+    def _write_batch(self, records: Sequence[NewRecord], replace: bool, bar: tqdm) -> None:
+        embeddings = self._embed(records, bar)
+        if self.store.description() is None:
+            self.identity = self.identity or Identity(None, None, None, embeddings.shape[1])
+            self.store.create(self.identity._asdict())
+        known = self.store.fields()
+        fields = dict(known)
+        for record in records:
+            for name, value in record.metadata.items():
+                kind = fields.setdefault(name, type(value).__name__)
+                record.metadata[name] = as_field(value, kind, f"{name} of the record {record.id!r}")
+        if len(fields) > len(known):
+            self.store.add_fields({name: kind for name, kind in fields.items() if name not in known})
+        rows = zip(records, embeddings, strict=True)
+        self.store.write(
+            [Record(record.id, record.text, row, record.metadata) for record, row in rows], replace
+        )
+
+    def _embed(self, records: Sequence[NewRecord], bar: tqdm) -> np.ndarray:
+        """(records, dimension) fp32, rows of length 1: those given, and the others encoded."""
+        texts = [record.text for record in records if record.embedding is None]
+        encoded = iter(self._encode(texts, bar) if texts else ())
+        rows = [next(encoded) if record.embedding is None else record.embedding for record in records]
+        width = self.identity.dimension if self.identity else len(rows[0])
+        for record, row in zip(records, rows, strict=True):
+            if len(row) != width:
+                raise InputError(
+                    f"The embedding of the record {record.id!r} has {len(row)} dimensions; {self.address} has {width}."
+                )
+        return unit_rows(np.stack(rows), [f"the record {record.id!r}" for record in records])
+
+    def _encode(self, texts: list[str], bar: tqdm) -> np.ndarray:
+        """(texts, dimension) fp32, not scaled to length 1 yet. The bar counts the texts as they are done."""
+        model, tokenizer = with_kernels(self.pipeline.model), self.pipeline.tokenizer
+        assert self.identity is not None  # the pipeline has checked it
+        rows = embed_window(model, tokenizer, texts, default_batch_tokens(model), bar)
+        return rows[:, : self.identity.dimension].cpu().numpy()
+
+    # ---- Searching ----
+
+    @overload
+    def search(  # type: ignore[overload-overlap] # a string is a sequence of strings too
+        self,
+        queries: str,
+        top_k: int = 3,
+        filter: Mapping[str, Any] | None = None,
+        mode: Mode = "dense",
+        embeddings: np.ndarray | None = None,
+    ) -> list[Hit]: ...
+
+    @overload
+    def search(
+        self,
+        queries: Sequence[str] | None,
+        top_k: int = 3,
+        filter: Mapping[str, Any] | None = None,
+        mode: Mode = "dense",
+        embeddings: np.ndarray | None = None,
+    ) -> list[list[Hit]]: ...
+
+    def search(
+        self,
+        queries: str | Sequence[str] | None,
+        top_k: int = 3,
+        filter: Mapping[str, Any] | None = None,
+        mode: Mode = "dense",
+        embeddings: np.ndarray | None = None,
+    ) -> list[Hit] | list[list[Hit]]:
+        """The `top_k` best records for each query.
+
+        Args:
+            queries: N texts, or one; None where `embeddings` stand for them.
+            top_k: results of a query, if the index has as many.
+            filter: what the metadata must be: `{"section": "vcs"}`, one of several `{"section": ["vcs", "devel"]}`, or in
+                a range `{"year": {">=": 2020, "<": 2025}}`; all entries must hold.
+            mode: `dense` ranks by cosine, `bm25` by the words in common, `hybrid` by the weighted sum of both scores
+                (`ranking.fuse_scores`).
+            embeddings: of the queries, (N, H), in place of encoding them.
+
+        Returns: for one query a list of hits, best first, each with the record's metadata; for a list of queries, or
+        without any, a list of such lists. Scores are cosines, BM25's, or sums of both scaled to 0 .. 1.
+
+        Raises:
+            TypeError: if a query is not a string.
+            InputError: if a query is empty, a number or a filter does not fit, or the index is empty or has no BM25.
+        """
+        texts = _check_search(queries, top_k, mode, embeddings)
+        if self.store.description() is None:
+            raise InputError(f"The index {self.address} is empty. Add records first.")
+        conditions = parse_filter(filter or {}, self.store.fields())
+        if mode == "bm25":
+            found = self.store.bm25(texts, top_k, conditions)
+        elif mode == "dense":
+            found = self.store.dense(self._query_vectors(texts, embeddings), top_k, conditions)
+        else:
+            depth = max(top_k, FUSED)
+            bm25 = self.store.bm25(texts, depth, conditions)
+            dense = self.store.dense(self._query_vectors(texts, embeddings), depth, conditions)
+            found = [fuse_hits(*sides)[:top_k] for sides in zip(bm25, dense, strict=True)]
+        return found[0] if isinstance(queries, str) else found
+
+    def _query_vectors(self, texts: list[str], embeddings: np.ndarray | None) -> np.ndarray:
+        assert self.identity is not None  # the index is not empty
+        if embeddings is None:
+            return self.pipeline.encode(texts, truncate_dim=self.identity.dimension).numpy()
+        rows = np.asarray(embeddings, dtype=np.float32)
+        if rows.ndim != 2 or rows.shape[1] != self.identity.dimension:
+            raise InputError(
+                f"embeddings must be (queries, {self.identity.dimension}) for {self.address}, got {rows.shape}."
+            )
+        return unit_rows(rows, [f"query {position}" for position in range(len(rows))])
+
+
+def fuse_hits(bm25: list[Hit], dense: list[Hit]) -> list[Hit]:
+    """One query's results of both kinds as one ranking, best first."""
+    hits = {hit["id"]: hit for hit in [*bm25, *dense]}
+    sides = ({hit["id"]: hit["score"] for hit in side} for side in (bm25, dense))
+    return [hits[name] | {"score": score} for name, score in fuse_scores(*sides).items()]
+
+
+def _check_search(queries: Any, top_k: int, mode: str, embeddings: np.ndarray | None) -> list[str]:
+    """The queries as a list."""
+    if mode not in get_args(Mode):
+        raise InputError(f"mode must be dense, bm25 or hybrid, got {mode!r}.")
+    if queries is None and (embeddings is None or mode != "dense"):
+        raise InputError("queries may be None only with embeddings, in mode dense.")
+    try:
+        check_top_k(top_k)
+        texts = [] if queries is None else check_queries(queries, "queries")
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    if queries is not None and embeddings is not None and len(embeddings) != len(texts):
+        raise InputError(f"There are {len(embeddings)} embeddings for {len(texts)} queries.")
+    return texts
+
+
+def _name(identity: Identity) -> str:
+    if identity.model is None:
+        return "embeddings that were given"
+    commit = f" at {identity.revision}" if identity.revision else ""
+    return f"{identity.model}{commit} (weights {(identity.weights or '')[:12]})"
+
+
+def _conflict(name: str, problem: str) -> InputError:
+    return InputError(f"The id {name!r} {problem}. Use upsert to replace texts, or other ids.")

@@ -1,0 +1,237 @@
+"""A `SearchIndex` in a folder, kept by LanceDB."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UnreadableError
+from ..extras import import_extra
+from .records import BUILT_IN, COLLECTION, METADATA_KEY, Filter, Hit, Record, as_hit
+
+import_engine = partial(import_extra, extra="index", purpose="an index in a folder")
+
+
+class BusyError(UnreadableError, BlockingIOError):
+    """Another process changed the index at the same moment."""
+
+
+class FolderStore:
+    """A LanceDB table in a folder: files that any number of processes may read and write.
+
+    Every write makes a new version of the table and commits it with one file. A process that is killed leaves the
+    version before.
+
+    Below `ann_threshold` rows, and for rows added since the last `optimize`, the search compares the query with every
+    row. Above, IVF_RQ finds candidates by codes of 4 bits a number (RaBitQ, Gao and Long 2024), which are then ranked by
+    their stored vectors.
+    """
+
+    # Here, comparing a query with every row takes 36 ms of a core at 768 dimensions, and 9 ms with the index; at 10,000
+    # rows 23 ms (docs/decisions.md, D48).
+    ann_threshold = 20_000
+    # Recall 1.0 at 10 on 100,000 rows, of which this probes all (docs/decisions.md, D49). 64 partitions hold 262,144
+    # rows; millions may need more.
+    nprobes = 64
+    refine_factor = 5  # so many times top_k are ranked by their stored vectors
+    # Files of older versions are removed when no running search can still need them.
+    keep_versions = timedelta(minutes=1)
+
+    def __init__(self, address: str) -> None:
+        # It warns of every table that it creates. The variable is read at the import.
+        os.environ.setdefault("LANCEDB_LOG", "error")
+        self.path = Path(address).expanduser()
+        self._lancedb = import_engine("lancedb")
+        self._indexes = import_engine("lancedb.index")
+        self.ann: Any = None  # set by benchmarks only: another LanceDB index in place of IVF_RQ
+        self._table: Any = None
+        if self.path.is_file():
+            raise UnreadableError(f"{self.path} is a file; an index is a folder.")
+        if not self.path.is_dir() or not any(self.path.iterdir()):
+            return
+        files = self.path / f"{COLLECTION}.lance"
+        if not any((files / "_versions").glob("*")):
+            if files.is_dir() and not any((files / "data").glob("*")):
+                return  # killed before anything was written
+            raise UnreadableError(
+                f"{self.path} is no search index, or files of it are missing: there is nothing in "
+                f"{COLLECTION}.lance/_versions. Name another folder, or restore a copy."
+            )
+        with self._errors():
+            self._table = self._connect().open_table(COLLECTION)
+        if METADATA_KEY.encode() not in (self._table.schema.metadata or {}):
+            raise UnreadableError(f"{self.path} was not made by tinybert_hf. Name another folder.")
+
+    def _connect(self) -> Any:
+        # An interval of 0: every call sees what other processes have written.
+        return self._lancedb.connect(self.path, read_consistency_interval=timedelta(0))
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """LanceDB raises ValueError and RuntimeError for what is wrong with files."""
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError) as error:
+            if "commit conflict" in str(error):
+                raise BusyError(
+                    f"Another process changed the index {self.path} at the same moment. Nothing is lost: run the same again."
+                ) from error
+            raise UnreadableError(
+                f"The index {self.path} could not be read or written: {error} If a file is missing or damaged, restore "
+                "a copy of the folder, or remove it and build the index again."
+            ) from error
+
+    def description(self) -> dict[str, Any] | None:
+        if self._table is None:
+            return None
+        return json.loads(self._table.schema.metadata[METADATA_KEY.encode()])
+
+    def create(self, description: dict[str, Any]) -> None:
+        import pyarrow as pa
+
+        schema = pa.schema(
+            [
+                pa.field("id", pa.string(), nullable=False),
+                pa.field("text", pa.string(), nullable=False),
+                pa.field("embedding", pa.list_(pa.float32(), description["dimension"]), nullable=False),
+            ],
+            metadata={METADATA_KEY: json.dumps(description)},
+        )
+        with self._errors():
+            self._table = self._connect().create_table(COLLECTION, schema=schema, exist_ok=True)
+            self._table.create_index("text", config=self._indexes.FTS())
+
+    def fields(self) -> dict[str, str]:
+        if self._table is None:
+            return {}
+        names = {"string": "str", "int64": "int", "double": "float", "bool": "bool"}
+        return {
+            field.name: names[str(field.type)] for field in self._table.schema if field.name not in BUILT_IN
+        }
+
+    def add_fields(self, fields: Mapping[str, str]) -> None:
+        import pyarrow as pa
+
+        types = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+        with self._errors():
+            self._table.add_columns(pa.schema([pa.field(name, types[kind]) for name, kind in fields.items()]))
+
+    def count(self) -> int:
+        if self._table is None:
+            return 0
+        with self._errors():
+            return self._table.count_rows()
+
+    def texts(self, ids: Sequence[str]) -> dict[str, str]:
+        if self._table is None or not ids:
+            return {}
+        with self._errors():
+            rows = self._table.search().where(_sql([("id", "in", list(ids))])).select(["id", "text"])
+            found = rows.limit(None).to_arrow()
+        return dict(zip(found["id"].to_pylist(), found["text"].to_pylist(), strict=True))
+
+    def write(self, records: Sequence[Record], replace: bool) -> None:
+        import pyarrow as pa
+
+        schema = self._table.schema
+        vectors = np.stack([record.embedding for record in records]).astype(np.float32, copy=False)
+        columns: dict[str, Any] = {
+            name: pa.array([record.metadata.get(name) for record in records], schema.field(name).type)
+            for name in self.fields()
+        }
+        columns["id"] = pa.array([record.id for record in records])
+        columns["text"] = pa.array([record.text for record in records])
+        columns["embedding"] = pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1])
+        rows = pa.table([columns[name] for name in schema.names], schema=schema)
+        with self._errors():
+            if not replace:
+                self._table.add(rows)
+                return
+            merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+            merge.execute(rows)
+
+    def delete(self, ids: Sequence[str]) -> None:
+        with self._errors():
+            self._table.delete(_sql([("id", "in", list(ids))]))
+
+    def optimize(self) -> None:
+        """Merge small files, bring the indexes up to date, and make those that are not there yet."""
+        with suppress(BusyError), self._errors():  # if another process does it, that is enough
+            indexed = {column for index in self._table.list_indices() for column in index.columns}
+            if "text" not in indexed:  # killed between making the table and its index
+                self._table.create_index("text", config=self._indexes.FTS())
+            if self._table.count_rows() >= self.ann_threshold and "embedding" not in indexed:
+                self._table.create_index("embedding", config=self.ann or self._rabitq())
+            self._table.optimize(cleanup_older_than=self.keep_versions)
+
+    def _rabitq(self) -> Any:
+        width = self._table.schema.field("embedding").type.list_size
+        if width % 8:  # LanceDB's RaBitQ takes no other width
+            return self._indexes.IvfSq(distance_type="dot")
+        return self._indexes.IvfRq(distance_type="dot", num_bits=4)
+
+    def dense(self, embeddings: np.ndarray, top_k: int, conditions: Filter) -> list[list[Hit]]:
+        fields = self.fields()
+        with self._errors():
+            query = self._table.search(list(embeddings), vector_column_name="embedding").distance_type("dot")
+            query = query.nprobes(self.nprobes).refine_factor(self.refine_factor)
+            rows = self._rows(query, top_k, conditions, [*fields, "_distance"])
+        hits: list[list[Hit]] = [[] for _ in embeddings]
+        for row in rows:
+            hits[row.get("query_index", 0)].append(as_hit(row, 1 - row["_distance"], fields))
+        return hits
+
+    def bm25(self, queries: Sequence[str], top_k: int, conditions: Filter) -> list[list[Hit]]:
+        match = import_engine("lancedb.query").MatchQuery
+        fields = self.fields()
+        hits = []
+        for text in queries:
+            with self._errors():
+                query = self._table.search(match(text, "text"), query_type="fts")
+                rows = self._rows(query, top_k, conditions, [*fields, "_score"])
+            hits.append([as_hit(row, row["_score"], fields) for row in rows])
+        return hits
+
+    def _rows(
+        self, query: Any, top_k: int, conditions: Filter, columns: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """The best rows: their ids, texts and these columns."""
+        if conditions:
+            query = query.where(_sql(conditions), prefilter=True)
+        query = query.select(["id", "text", *columns])
+        return query.limit(top_k).to_arrow().to_pylist()
+
+    def info(self) -> dict[str, Any]:
+        with self._errors():
+            indexes = {index.columns[0]: index for index in self._table.list_indices()}
+        ann = indexes.get("embedding")
+        vector_index = f"{ann.index_type}, {ann.num_unindexed_rows:,} rows outside" if ann else "none: exact"
+        return {
+            "store": f"folder (LanceDB {self._lancedb.__version__})",
+            "vector_index": vector_index,
+            "bm25": "text" in indexes,
+            "bytes": sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file()),
+        }
+
+
+def _sql(conditions: Filter) -> str:
+    """A filter in LanceDB's SQL. Names are checked where a field is made; they stand in backticks for their case."""
+    parts = []
+    for field, operator, value in conditions:
+        if operator == "in":
+            parts.append(f"`{field}` IN ({', '.join(map(_sql_literal, value))})")
+        else:
+            parts.append(f"`{field}` {operator} {_sql_literal(value)}")
+    return " AND ".join(parts)
+
+
+def _sql_literal(value: Any) -> str:
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    return json.dumps(value)  # true and false, numbers

@@ -1,0 +1,262 @@
+"""A `SearchIndex` on a Milvus server or cluster."""
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+
+from ..errors import InputError, UnreadableError
+from ..extras import import_extra
+from .records import BUILT_IN, COLLECTION, METADATA_KEY, Filter, Hit, Record, as_hit
+
+
+class ServerError(UnreadableError, ConnectionError):
+    """The server is away, or refused."""
+
+
+class MilvusStore:
+    """A collection of a Milvus server or cluster.
+
+    Its address is `http(s)://HOST:PORT/COLLECTION?shards=S&replicas=R`. Left out, the collection is `passages`, and shards
+    and replicas are 1. These two matter only when the collection is made.
+    """
+
+    ann_threshold = 20_000  # as a folder's (docs/decisions.md, D48)
+    timeout = 60.0  # seconds for one answer; building an index takes as long as it takes
+    max_bytes = 32 * 2**20  # of one request; the server takes 64 MB
+    max_text_bytes, max_id_bytes = 65_535, 512  # Milvus' own limits
+
+    def __init__(self, address: str, token: str | None) -> None:
+        pymilvus = import_extra("pymilvus", "milvus", "an index on a Milvus server")
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs every error that it raises
+        self._milvus = pymilvus
+        # The index of large collections, and how far a search in it goes (docs/decisions.md, D50). Only benchmarks set
+        # `effort` to something else.
+        self.ann_type, self.ann = "HNSW", {"M": 32, "efConstruction": 200}
+        self.effort = {"ef": 128}
+        parts = urlsplit(address)
+        self.collection = parts.path.strip("/") or COLLECTION
+        if not re.fullmatch(r"[A-Za-z_]\w{0,254}", self.collection, flags=re.ASCII):
+            raise InputError(
+                f"{self.collection!r} in {address} cannot be a collection's name: letters, digits and _."
+            )
+        self.options = {"shards": 1, "replicas": 1}
+        for name, values in parse_qs(parts.query, keep_blank_values=True).items():
+            if name not in self.options or not values[-1].isdecimal() or int(values[-1]) < 1:
+                raise InputError(f"{address}: after the ? may stand shards=NUMBER and replicas=NUMBER.")
+            self.options[name] = int(values[-1])
+        host = parts.netloc if parts.port else f"{parts.netloc}:19530"
+        self.uri = f"{parts.scheme}://{host}"
+        with self._errors():
+            self.client = pymilvus.MilvusClient(uri=self.uri, token=token or "", timeout=10)
+            self.version = self.client.get_server_version()
+            self._properties: dict[str, Any] | None = None
+            self._has_bm25 = False
+            if self.client.has_collection(self.collection, timeout=self.timeout):
+                self._open()
+
+    def _open(self) -> None:
+        described = self.client.describe_collection(self.collection, timeout=self.timeout)
+        stored = described["properties"].get(METADATA_KEY)
+        if stored is None:
+            raise UnreadableError(
+                f"The collection {self.collection} of {self.uri} was not made by tinybert_hf. Name another collection: "
+                f"{self.uri}/NAME."
+            )
+        self._properties = json.loads(stored)
+        self._has_bm25 = bool(described.get("functions"))
+        self._complete()  # a process may have been killed while it made the collection or its index
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except self._milvus.MilvusException as error:
+            raise ServerError(
+                f"The Milvus server {self.uri} is away or refused: {error.message} What it acknowledged is stored. See that "
+                "it runs, that address and token are right, and run the same again."
+            ) from error
+
+    def description(self) -> dict[str, Any] | None:
+        return self._properties and self._properties["description"]
+
+    def create(self, description: dict[str, Any]) -> None:
+        types = self._milvus.DataType
+        schema = self.client.create_schema(auto_id=False, enable_dynamic_field=True)
+        self._has_bm25 = self._server_has_bm25()
+        schema.add_field("id", types.VARCHAR, max_length=self.max_id_bytes, is_primary=True)
+        analyzer = {"enable_analyzer": True} if self._has_bm25 else {}
+        schema.add_field("text", types.VARCHAR, max_length=self.max_text_bytes, **analyzer)
+        schema.add_field("embedding", types.FLOAT_VECTOR, dim=description["dimension"])
+        if self._has_bm25:
+            schema.add_field("bm25", types.SPARSE_FLOAT_VECTOR)
+            schema.add_function(
+                self._milvus.Function(
+                    name="bm25",
+                    function_type=self._milvus.FunctionType.BM25,
+                    input_field_names=["text"],
+                    output_field_names=["bm25"],
+                )
+            )
+        properties = {"description": description, "fields": {}}
+        with self._errors():
+            self.client.create_collection(
+                self.collection,
+                schema=schema,
+                properties={METADATA_KEY: json.dumps(properties)},
+                num_shards=self.options["shards"],
+                consistency_level="Session",  # a client sees what it has written
+                timeout=self.timeout,
+            )
+            self._complete()
+        self._properties = properties
+
+    def _complete(self, embedding_index: str = "FLAT") -> None:
+        """Make the indexes that are missing, and load the collection into the servers' memory."""
+        wanted = {"embedding": (embedding_index, "IP", self.ann if embedding_index != "FLAT" else {})}
+        if self._has_bm25:
+            wanted["bm25"] = ("SPARSE_INVERTED_INDEX", "BM25", {})
+        for field, (kind, metric, parameters) in wanted.items():
+            if not self.client.list_indexes(self.collection, field_name=field):
+                indexes = self.client.prepare_index_params()
+                indexes.add_index(field, index_type=kind, metric_type=metric, params=parameters)
+                self.client.create_index(self.collection, indexes)
+        if "NotLoad" in str(self.client.get_load_state(self.collection)["state"]):
+            self.client.load_collection(self.collection, replica_number=self.options["replicas"])
+
+    def _server_has_bm25(self) -> bool:
+        """Since 2.5. `v2.3.5-lite` and `milvus_lite-3.2.2` are versions too."""
+        found = re.search(r"(\d+)\.(\d+)", self.version)
+        return found is not None and (int(found[1]), int(found[2])) >= (2, 5)
+
+    def fields(self) -> dict[str, str]:
+        return self._properties["fields"] if self._properties else {}
+
+    def add_fields(self, fields: Mapping[str, str]) -> None:
+        assert self._properties is not None
+        self._properties["fields"] |= fields
+        with self._errors():
+            self.client.alter_collection_properties(
+                self.collection, {METADATA_KEY: json.dumps(self._properties)}, timeout=self.timeout
+            )
+
+    def count(self) -> int:
+        if self._properties is None:
+            return 0
+        with self._errors():
+            (row,) = self.client.query(
+                self.collection,
+                output_fields=["count(*)"],
+                consistency_level="Strong",
+                timeout=self.timeout,
+            )
+        return row["count(*)"]
+
+    def texts(self, ids: Sequence[str]) -> dict[str, str]:
+        if self._properties is None or not ids:
+            return {}
+        with self._errors():
+            rows = self.client.query(
+                self.collection,
+                filter=_expression([("id", "in", list(ids))]),
+                output_fields=["id", "text"],
+                consistency_level="Strong",  # sees what another process wrote before it was killed
+                timeout=self.timeout,
+            )
+        return {row["id"]: row["text"] for row in rows}
+
+    def write(self, records: Sequence[Record], replace: bool) -> None:
+        for record in records:
+            for name, limit in (("id", self.max_id_bytes), ("text", self.max_text_bytes)):
+                size = len(getattr(record, name).encode())
+                if size > limit:
+                    raise InputError(
+                        f"The {name} of the record {record.id[:60]!r} has {size:,} bytes; Milvus stores {limit:,} at "
+                        "most. Split the text into passages, or use a folder."
+                    )
+        rows, size = [], 0
+        send = self.client.upsert if replace else self.client.insert
+        with self._errors():
+            for record in records:
+                rows.append(
+                    {**record.metadata, "id": record.id, "text": record.text, "embedding": record.embedding}
+                )
+                size += record.embedding.nbytes + len(record.text.encode())
+                if size >= self.max_bytes:
+                    send(self.collection, rows, timeout=self.timeout)
+                    rows, size = [], 0
+            if rows:
+                send(self.collection, rows, timeout=self.timeout)
+
+    def delete(self, ids: Sequence[str]) -> None:
+        with self._errors():
+            self.client.delete(self.collection, ids=list(ids), timeout=self.timeout)
+
+    def optimize(self) -> None:
+        """From `ann_threshold` rows on, HNSW in place of the exact index; the server keeps it up to date."""
+        if self.count() < self.ann_threshold or self._index_type() != "FLAT":
+            return
+        with self._errors():
+            self.client.flush(self.collection)
+            self.client.release_collection(self.collection)
+            self.client.drop_index(self.collection, "embedding")
+            self._complete(self.ann_type)
+
+    def _index_type(self) -> str:
+        with self._errors():
+            return self.client.describe_index(self.collection, "embedding")["index_type"]
+
+    def dense(self, embeddings: np.ndarray, top_k: int, conditions: Filter) -> list[list[Hit]]:
+        effort = {name: max(value, top_k) for name, value in self.effort.items()}
+        search = {"metric_type": "IP", "params": effort}
+        return self._search(list(embeddings), "embedding", search, top_k, conditions)
+
+    def bm25(self, queries: Sequence[str], top_k: int, conditions: Filter) -> list[list[Hit]]:
+        if not self._has_bm25:
+            raise InputError(
+                f"The index {self.uri}/{self.collection} has no BM25: Milvus has it since 2.5, and this one was made on "
+                f"an older server (it is {self.version} now). Search with mode dense, build the index on a newer "
+                "server, or in a folder."
+            )
+        found = self._search(list(queries), "bm25", {"metric_type": "BM25"}, top_k, conditions)
+        # Milvus' own server gives BM25 as a similarity, milvus-lite as a distance below 0.
+        return [[hit | {"score": abs(hit["score"])} for hit in hits] for hits in found]
+
+    def _search(
+        self, data: list[Any], field: str, parameters: dict[str, Any], top_k: int, conditions: Filter
+    ) -> list[list[Hit]]:
+        fields = self.fields()
+        with self._errors():
+            found = self.client.search(
+                self.collection,
+                data=data,
+                anns_field=field,
+                limit=top_k,
+                search_params=parameters,
+                filter=_expression(conditions),
+                output_fields=["id", "text", *fields],
+                timeout=self.timeout,
+            )
+        return [[as_hit(hit["entity"], hit["distance"], fields) for hit in hits] for hits in found]
+
+    def info(self) -> dict[str, Any]:
+        index_type = self._index_type()
+        return {
+            "store": f"server (Milvus {self.version}, collection {self.collection})",
+            "vector_index": "none: exact" if index_type == "FLAT" else index_type,
+            "bm25": self._has_bm25,
+        }
+
+
+def _expression(conditions: Filter) -> str:
+    """A filter in Milvus' language. Metadata is in the dynamic field, addressed so that no name is a reserved word."""
+    parts = []
+    for field, operator, value in conditions:
+        name = field if field in BUILT_IN else f'$meta["{field}"]'
+        parts.append(f"{name} {operator} {json.dumps(value, ensure_ascii=False)}")
+    return " and ".join(parts)

@@ -1,0 +1,227 @@
+"""A built folder, or the page to search with it, to the Hugging Face Hub in one commit."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_session
+from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import httpx
+
+from ..configuration_tinybert import TinyBertConfig
+from ..errors import InputError
+from .folder import list_files, sha256
+from .model_card import read_json
+from .space import BROWSER_MODEL, SPACE_SETTINGS
+from .verify import HubError, load_back
+
+logger = logging.getLogger(__name__)
+
+SECONDS_OF_SILENCE = 120  # after which a request to the Hub has failed; huggingface_hub itself waits for ever
+
+REMEDIES = {
+    401: "Log in with `hf auth login`, or set HF_TOKEN to a valid token that may write",
+    403: "Use a token that may write and a --repo_id of your own (and --space), or --create_pr for someone else's model",
+    404: "Check --repo_id, --revision and --space, and that your token may see them",
+    412: "Someone else has just changed it: look at their change",
+}
+
+
+class Pushed(NamedTuple):
+    url: str  # of the commit or pull request
+    commit: str
+
+
+def push(
+    folder: Path,
+    repo_id: str,
+    private: bool = False,
+    create_pr: bool = False,
+    revision: str = "main",
+    overwrite_readme: bool = False,
+) -> Pushed:
+    """Put a built folder on the Hub in one commit, and load it back.
+
+    Only files that differ are sent, and without any there is no commit. So the same call is safe after any fault, also
+    where a commit was made and its answer lost. ONNX models of other weights, which the folder does not replace, are
+    deleted in the same commit; all else on the Hub stays.
+
+    Args:
+        folder: from `build_folder`.
+        repo_id: OWNER/NAME; created where it does not exist.
+        private: create it private; an existing public repository is refused.
+        create_pr: open a pull request instead of committing to `revision`.
+        revision: a branch, created where it does not exist, or `refs/pr/N`.
+        overwrite_readme: replace a README.md on the Hub that differs.
+
+    Returns: the address of the commit or pull request, and the commit.
+
+    Raises:
+        HubError: if the Hub refuses or fails, or does not give back the same model.
+        InputError: if the name is taken by another kind of model, or public where private was asked.
+    """
+    api = HfApi()
+    with hub_errors_explained(api.endpoint):
+        api.create_repo(repo_id, private=private or None, exist_ok=True)
+        if not create_pr and revision != "main" and not revision.startswith("refs/"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        info = api.model_info(repo_id, revision=revision)
+        if private and not info.private:
+            raise InputError(
+                f"{repo_id} exists and is public; --private does not hide it. Hide it in its settings on the Hub, choose "
+                "another --repo_id, or leave --private out."
+            )
+        commit, url = info.sha or revision, f"{api.endpoint}/{repo_id}/tree/{info.sha}"
+        files = compare(api, repo_id, commit, folder, list_files(folder))
+        if files.get("config.json"):  # it has another one
+            config = read_json(Path(api.hf_hub_download(repo_id, "config.json", revision=commit)))
+            if config.get("model_type") != TinyBertConfig.model_type:
+                raise InputError(
+                    f"{repo_id} is taken by a {config.get('model_type')} model; choose another --repo_id."
+                )
+        if files.get("README.md") and not overwrite_readme:
+            del files["README.md"]
+            logger.info("The README.md on the Hub differs and stays; pass --overwrite_readme to replace it.")
+        if not files:
+            logger.info("The Hub is up to date: %s", url)
+        elif create_pr and (pull_request := find_pull_request(api, repo_id, folder, files)):
+            url, commit = pull_request
+            logger.info("A pull request with these files is there already: %s", url)
+        else:
+            stale = stale_onnx([sibling.rfilename for sibling in info.siblings or []], folder, files)
+            done = api.create_commit(
+                repo_id,
+                [
+                    *(CommitOperationAdd(file, folder / file) for file in files),
+                    *(CommitOperationDelete(file, is_folder=False) for file in stale),
+                ],
+                commit_message="Publish the model",
+                revision=revision,
+                create_pr=create_pr,
+                parent_commit=commit,
+            )
+            url, commit = done.pr_url or done.commit_url, done.oid
+            logger.info("Pushed %d files in one commit: %s", len(files), url)
+            if stale:
+                deleted = ", ".join(stale)
+                logger.info("Deleted what was made from other weights: %s. --onnx makes new ones.", deleted)
+    load_back(folder, repo_id, commit, api.endpoint)
+    logger.info("Loaded it back from the Hub in a fresh process: its outputs are those of the local folder.")
+    return Pushed(url, commit)
+
+
+def push_space(folder: Path, space_id: str, repo_id: str, commit: str) -> str:
+    """Put a page from `build_space` on the Hub as a static Space, in one commit, and return the Space's address.
+
+    As with `push`, only files that differ are sent, and the same call is safe after any fault.
+
+    Args:
+        space_id: OWNER/NAME; created where it does not exist.
+        repo_id, commit: the model that the page loads.
+
+    Raises:
+        HubError: if the Hub refuses or fails.
+        InputError: if browsers cannot load the model from there, or the Space is another one.
+    """
+    api = HfApi()
+    with hub_errors_explained(api.endpoint, "the page"):
+        model = api.model_info(repo_id, revision=commit)
+        if model.private:
+            raise InputError(f"{repo_id} is private: the visitors of --space could not load it.")
+        if BROWSER_MODEL not in {sibling.rfilename for sibling in model.siblings or []}:
+            raise InputError(f"{repo_id} has no {BROWSER_MODEL}, which the page of --space runs; add --onnx.")
+        api.create_repo(space_id, repo_type="space", space_sdk="static", exist_ok=True)
+        info = api.space_info(space_id)
+        present = {sibling.rfilename for sibling in info.siblings or []}
+        # The Hub puts a page of its own into a new Space; that one is replaced.
+        new = present <= {".gitattributes", "README.md", "index.html", "style.css"}
+        if info.sdk not in (None, "static") or not (new or SPACE_SETTINGS in present):
+            raise InputError(f"{space_id} is taken by another Space; choose another --space.")
+        url = f"{api.endpoint}/spaces/{space_id}"
+        files = compare(api, space_id, info.sha or "main", folder, list_files(folder), "space")
+        if not files:
+            logger.info("The page is up to date: %s", url)
+            return url
+        api.create_commit(
+            space_id,
+            [CommitOperationAdd(file, folder / file) for file in files],
+            commit_message=f"Search with {repo_id}",
+            repo_type="space",
+            parent_commit=info.sha,
+        )
+        logger.info("Pushed the page in one commit: %s", url)
+        return url
+
+
+def stale_onnx(on_the_hub: Iterable[str], folder: Path, changed: Iterable[str]) -> list[str]:
+    """The ONNX files on the Hub that a push of `changed` files from `folder` leaves beside weights of another model."""
+    if not any(file == "config.json" or file.endswith(".safetensors") for file in changed):
+        return []
+    kept = set(list_files(folder))
+    return sorted(file for file in on_the_hub if file.startswith("onnx/") and file not in kept)
+
+
+def compare(
+    api: HfApi, repo_id: str, revision: str, folder: Path, files: Iterable[str], repo_type: str = "model"
+) -> dict[str, bool]:
+    """The files that are not on the Hub as they are in the folder; True where it has one with other content."""
+    files = sorted(files)
+    infos = api.get_paths_info(repo_id, files, revision=revision, repo_type=repo_type)
+    remote = {info.path: info for info in infos if isinstance(info, RepoFile)}
+    return {
+        file: file in remote
+        for file in files
+        if file not in remote or not same_content(remote[file], folder / file)
+    }
+
+
+def same_content(remote: RepoFile, path: Path) -> bool:
+    if remote.lfs:
+        return remote.lfs.sha256 == sha256(path)
+    content = path.read_bytes()
+    return remote.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # git's id of it
+
+
+def find_pull_request(api: HfApi, repo_id: str, folder: Path, files: Iterable[str]) -> tuple[str, str] | None:
+    """Address and commit of a recent pull request with these very files: a call whose answer was lost opened it."""
+    pull_requests = api.list_repo_refs(repo_id, include_pull_requests=True).pull_requests or []
+    for ref in sorted(pull_requests, key=lambda ref: int(ref.name), reverse=True)[:5]:
+        if not compare(api, repo_id, ref.target_commit, folder, files):
+            return f"{api.endpoint}/{repo_id}/discussions/{ref.name}", ref.target_commit
+    return None
+
+
+@contextmanager
+def hub_errors_explained(endpoint: str, sent: str = "the model") -> Iterator[None]:
+    """Turn what a failing or silent Hub, or the way to it, raises into a HubError that says what to do."""
+    session = get_session()  # huggingface_hub has one for the whole process
+    timeout, session.timeout = session.timeout, httpx.Timeout(SECONDS_OF_SILENCE)
+    try:
+        yield
+    except InputError:
+        raise
+    except (httpx.HTTPError, ValueError, RuntimeError, LocalEntryNotFoundError) as error:
+        # huggingface_hub wraps what failed in an upload to LFS, in a download, or in the check of a card.
+        direct = isinstance(error, (httpx.HTTPError, json.JSONDecodeError))
+        cause = error if direct else error.__cause__
+        if not isinstance(cause, (httpx.HTTPError, json.JSONDecodeError)):
+            raise
+        status = getattr(getattr(cause, "response", None), "status_code", 0)
+        if isinstance(error, ValueError) and not direct:
+            reason = " ".join(str(error).split())  # what is wrong in the card
+        else:
+            reason = (
+                getattr(cause, "server_message", None) or f"{type(cause).__name__}: {cause}".splitlines()[0]
+            )
+        fault = "Correct what it names" if 400 <= status < 500 else "Check the network, or wait a few minutes"
+        raise HubError(
+            f"{endpoint} did not take {sent} ({f'{status}, ' if status else ''}{reason}). "
+            f"{REMEDIES.get(status, fault)}, then run the same command again. The local folder is intact."
+        ) from error
+    finally:
+        session.timeout = timeout

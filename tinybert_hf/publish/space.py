@@ -1,0 +1,66 @@
+"""A page that searches with a model, for a static Space: the files of `space/`, which run in the visitor's browser."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from huggingface_hub import HfApi, SpaceCard, SpaceCardData
+
+from ..errors import MissingFileError
+from .folder import check_replaceable, replace_whole
+
+SPACE_FILES = Path(__file__).with_name("space")
+SPACE_SETTINGS = "settings.js"  # the one file of the page that differs from Space to Space
+NPM = "https://cdn.jsdelivr.net/npm"  # the page takes its libraries from here
+TRANSFORMERS_JS = "4.3.1"
+BROWSER_MODEL = "onnx/model_quantized.onnx"  # onnx.INT8_FILE, which only its extra can import
+
+
+def build_space(output_dir: Path, space_id: str, model: Path, pushed_model: tuple[str, str] | None) -> Path:
+    """Write the page that a static Space shows: visitors search their own passages with the model.
+
+    Args:
+        output_dir: replaced where it is the untouched result of an earlier build.
+        space_id: OWNER/NAME; the NAME becomes the title.
+        model: the model's folder, from `build_folder`, with ONNX models.
+        pushed_model: Hub id and commit that the page loads. None for a page to try here, which loads `model` and must be
+            served from a folder above both.
+
+    Returns: `output_dir`, absolute.
+
+    Raises:
+        InputError: if `output_dir` holds a file that no build wrote, or that was edited since.
+        MissingFileError: if `model` must be loaded from here and has no ONNX model.
+    """
+    output_dir = output_dir.expanduser().resolve()
+    check_replaceable(output_dir)
+    if pushed_model:
+        endpoint = HfApi().endpoint
+        name, revision = pushed_model
+        # A commit, not a branch: browsers keep what they loaded by its address.
+        place = {"host": endpoint, "path": "{model}/resolve/{revision}/", "link": f"{endpoint}/{name}"}
+    else:
+        if not (model / BROWSER_MODEL).is_file():
+            raise MissingFileError(f"{model} has no {BROWSER_MODEL}, which the page runs; add --onnx.")
+        above = Path(os.path.relpath(model, output_dir)).parent.as_posix()
+        name, revision = model.name, "main"
+        place = {"host": f"{above}/", "path": "{model}/", "link": f"{above}/{name}/"}
+    settings = {"model": name, "revision": revision, **place, "npm": NPM, "version": TRANSFORMERS_JS}
+    card = SpaceCardData(
+        title=space_id.split("/")[-1],
+        emoji="🔎",
+        colorFrom="blue",
+        colorTo="gray",
+        sdk="static",
+        license="apache-2.0",  # of the page
+        models=[name] if pushed_model else None,
+        short_description="Rank your own passages by meaning, in your browser",
+    )
+    with replace_whole(output_dir) as folder:
+        shutil.copytree(SPACE_FILES, folder, dirs_exist_ok=True)
+        script = f"// Written by push_to_hub.py --space.\nexport const settings = {json.dumps(settings, indent=2)};\n"
+        (folder / SPACE_SETTINGS).write_text(script, encoding="utf-8")
+        text = f"---\n{card}\n---\n\nA page to search with [{name}]({place['link']}): the model runs in the browser.\n"
+        SpaceCard(text).save(folder / "README.md")
+    return output_dir

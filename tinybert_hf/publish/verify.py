@@ -1,0 +1,57 @@
+"""Whether a pushed model is the local one: it is loaded from the Hub again, as a stranger would."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ..errors import UnreadableError
+from ..modeling_tinybert import TinyBertModel
+from .model_card import PASSAGES, read_json
+from .space import BROWSER_MODEL
+
+STRANGER = Path(__file__).with_name("stranger.py")
+
+
+class HubError(UnreadableError):
+    """The model is not on the Hub, or not as it should be; the message says why and what to do."""
+
+
+def load_back(folder: Path, repo_id: str, revision: str, endpoint: str) -> None:
+    """Load the model from the Hub, past all caches, and compare its output on a sentence with the folder's.
+
+    Where the folder has ONNX models, those on the Hub are run too.
+
+    Raises: HubError: if one does not load, an output differs by more than 1e-6, or an ONNX model's by more than the
+        export allows.
+    """
+    encodes = TinyBertModel.__name__ in read_json(folder / "config.json")["architectures"]
+    auto_class = "AutoModel" if encodes else "AutoModelForSequenceClassification"
+    onnx_files = {}
+    if (folder / BROWSER_MODEL).is_file():
+        from ..onnx import LOWEST_COSINE
+
+        onnx_files = LOWEST_COSINE
+    # The export has compared the ONNX models on this sentence.
+    arguments = [repo_id, revision, str(folder.resolve()), auto_class, PASSAGES[0], json.dumps(onnx_files)]
+    with TemporaryDirectory() as scratch:
+        caches = {"HF_HUB_CACHE": f"{scratch}/hub", "HF_MODULES_CACHE": f"{scratch}/modules"}
+        # Python would also import from the folder of the script.
+        settings = {"HF_ENDPOINT": endpoint, "PYTHONSAFEPATH": "1"}
+        done = subprocess.run(
+            [sys.executable, STRANGER, *arguments],
+            env=os.environ | caches | settings,
+            cwd=scratch,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        raise HubError(
+            f"The files are on the Hub, but {repo_id} at {revision} does not load as the local model: {reason}. Run the "
+            "same command again; if it stays so, do not use the copy on the Hub."
+        )

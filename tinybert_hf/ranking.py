@@ -1,0 +1,125 @@
+"""The best documents of a query: by meaning (embeddings), by words (BM25), and by both.
+
+Shapes: Q queries, B of them in a block, D documents.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from .extras import import_extra
+
+FUSED = 100  # best of each ranking that a fusion sees
+BM25_WEIGHT, DENSE_WEIGHT = 0.3, 0.7  # of the scores in a fusion, measured (docs/decisions.md)
+TOP_K = FUSED  # documents ranked for each query
+SCORES_TOGETHER = 2**26  # scores that are in memory together: 256 MB in fp32
+
+Run = dict[str, dict[str, float]]  # query id -> document id -> score, best first
+Score = Callable[
+    [slice], Tensor
+]  # which queries -> (B, D) their scores with every document, a tensor of its own
+
+
+def query_blocks(num_queries: int, num_documents: int, most: int | None = None) -> Iterator[slice]:
+    """The queries in blocks whose scores with all documents fit into memory, of at most `most` queries.
+
+    >>> [(block.start, block.stop) for block in query_blocks(5, num_documents=SCORES_TOGETHER // 2)]
+    [(0, 2), (2, 4), (4, 5)]
+    """
+    size = max(1, SCORES_TOGETHER // max(1, num_documents))
+    size = min(size, most or size)
+    for start in range(0, num_queries, size):
+        yield slice(start, min(start + size, num_queries))
+
+
+def rank(query_ids: Sequence[str], document_ids: Sequence[str], score: Score) -> Run:
+    """The `TOP_K` best documents of each query.
+
+    Memory: at most `SCORES_TOGETHER` scores (or those of one query), however many queries there are.
+
+    Args:
+        query_ids: Q ids.
+        document_ids: D ids.
+        score: is called with a few queries at a time.
+
+    >>> queries, documents = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8], [0.8, 0.6]])
+    >>> rank(["q"], ["a", "b"], by_dot_product(queries, documents))["q"].keys()
+    dict_keys(['b', 'a'])
+    """
+    run: Run = {}
+    for block in query_blocks(len(query_ids), len(document_ids)):
+        best = score(block).topk(min(TOP_K, len(document_ids)))
+        rows = zip(query_ids[block], best.indices.tolist(), best.values.tolist(), strict=True)
+        for query_id, indices, values in rows:
+            run[query_id] = {document_ids[i]: value for i, value in zip(indices, values, strict=True)}
+    return run
+
+
+def by_dot_product(query_embeddings: Tensor, document_embeddings: Tensor) -> Score:
+    """Score (Q, H) against (D, H): cosine similarities, where the rows have length 1."""
+    return lambda block: query_embeddings[block] @ document_embeddings.T
+
+
+class Bm25:
+    """BM25 over documents: `bm25s` with its defaults (Lucene's formula, k1 1.5, b 0.75, English stop words)."""
+
+    def __init__(self, documents: Sequence[str]) -> None:
+        self.bm25s = import_extra("bm25s")
+        self.num_documents = len(documents)
+        self.index = self.bm25s.BM25()
+        self.index.index(self.bm25s.tokenize(list(documents), show_progress=False), show_progress=False)
+
+    def rank(self, queries: Mapping[str, str], document_ids: Sequence[str]) -> Run:
+        """The `TOP_K` best documents of each query (id -> text); those without a word of it are left out."""
+        documents, scores = self.index.retrieve(
+            self.bm25s.tokenize(list(queries.values()), show_progress=False),
+            k=min(TOP_K, self.num_documents),
+            show_progress=False,
+        )
+        # bm25s fills up with documents that share no word with the query; they score 0.
+        return {
+            query_id: {document_ids[i]: float(s) for i, s in zip(indices, values, strict=True) if s > 0}
+            for query_id, indices, values in zip(queries, documents, scores, strict=True)
+        }
+
+    def score(self, queries: Sequence[str]) -> Score:
+        """All scores of these queries; 0 where they have no word in common."""
+        words = self.bm25s.tokenize(list(queries), return_ids=False, show_progress=False)
+
+        def score(block: slice) -> Tensor:
+            scores = torch.zeros(block.stop - block.start, self.num_documents)
+            for row, query in enumerate(words[block]):
+                if query:  # without a word but stop words it finds nothing
+                    scores[row] = torch.from_numpy(self.index.get_scores(query))
+            return scores
+
+        return score
+
+
+def fuse_scores(bm25: Mapping[str, float], dense: Mapping[str, float]) -> dict[str, float]:
+    """One query's results by words and by meaning as one ranking, best first: document id -> score of 0 to 1.
+
+    The weighted sum of both scores, each scaled to 0 .. 1 over what it found (a convex combination, Bruch et al. 2023,
+    arXiv:2210.11934). A document that one of them did not find has 0 of it. This is better than reciprocal ranks and
+    than equal weights (docs/decisions.md).
+
+    >>> fuse_scores({"a": 9.0, "b": 3.0}, {"b": 0.5, "c": 0.1})
+    {'b': 0.7, 'a': 0.3, 'c': 0.0}
+    """
+    scores: dict[str, float] = defaultdict(float)
+    for found, weight in ((bm25, BM25_WEIGHT), (dense, DENSE_WEIGHT)):
+        low, high = min(found.values(), default=0.0), max(found.values(), default=0.0)
+        for document_id, score in found.items():
+            scores[document_id] += weight * ((score - low) / (high - low) if high > low else 1.0)
+    return dict(sorted(scores.items(), key=lambda item: item[1], reverse=True))
+
+
+def fuse_runs(bm25: Run, dense: Run) -> Run:
+    """Both runs as one, each query's results fused as the hybrid search of an index does it."""
+    fused = {
+        query_id: fuse_scores(bm25.get(query_id, {}), dense.get(query_id, {})) for query_id in bm25 | dense
+    }
+    return {query_id: dict(islice(scores.items(), TOP_K)) for query_id, scores in fused.items()}

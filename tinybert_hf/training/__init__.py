@@ -1,0 +1,50 @@
+"""Train both stages, from Python:
+
+from tinybert_hf import RetrievalArguments, train_retrieval
+
+result = train_retrieval(RetrievalArguments(data="faq.csv", model="sentence-transformers/all-MiniLM-L6-v2"))
+result.summary["results"], result.folder
+"""
+
+from typing import TYPE_CHECKING
+
+from .arguments import RetrievalArguments, SentimentArguments, TrainingArguments
+
+if TYPE_CHECKING:
+    from .setup import TrainingResult
+
+__all__ = [
+    "RetrievalArguments",
+    "SentimentArguments",
+    "TrainingArguments",
+    "train_retrieval",
+    "train_sentiment",
+]
+
+# torch is imported when training starts, so that the settings can be read, and `--help` printed, without it.
+
+
+def train_sentiment(arguments: SentimentArguments) -> "TrainingResult":
+    """Stage one: train the encoder, with a classifier on it, to tell classes of texts apart.
+
+    Returns: the summary and the folder of the model.
+
+    Raises: InputError: if something that the user gave does not fit.
+    """
+    from .sentiment import build_stage
+    from .setup import run_stage
+
+    return run_stage(arguments, build_stage)
+
+
+def train_retrieval(arguments: RetrievalArguments) -> "TrainingResult":
+    """Stage two: train the encoder to match a query to its answer, with in-batch negatives.
+
+    Returns: the summary and the folder of the model.
+
+    Raises: InputError: if something that the user gave does not fit.
+    """
+    from .retrieval import build_stage
+    from .setup import run_stage
+
+    return run_stage(arguments, build_stage)

@@ -1,0 +1,235 @@
+"""The settings of a training run, as flags of the commands and as arguments in Python.
+
+Importing this file imports neither torch nor transformers, so that `--help` answers at once.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from cyclopts import Group, Parameter
+
+from ..errors import InputError
+
+DATA = Parameter(group=Group("Data", sort_key=1))
+MODEL = Parameter(group=Group("Model", sort_key=2))
+SCHEDULE = Parameter(group=Group("Schedule", sort_key=3))
+NEGATIVES = Parameter(group=Group("Loss and negatives", sort_key=4))
+MEMORY = Parameter(group=Group("Memory", sort_key=5))
+OUTPUT = Parameter(group=Group("Output", sort_key=6))
+
+# Those of `transformers.get_scheduler` that need no settings of their own.
+Schedule = Literal[
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+]
+
+# In Python, data may also be a `datasets.Dataset`, a pandas frame, or a list of mappings.
+Data = Any
+
+
+@dataclass(kw_only=True)
+class TrainingArguments:
+    """What both stages share. Each stage adds its columns and its defaults."""
+
+    data: Annotated[Data, DATA] = ""
+    """Training data: a Hub id, a file or a folder."""
+    data_config: Annotated[str | None, DATA] = None
+    """Configuration name of a Hub data set."""
+    data_split: Annotated[str, DATA] = "train"
+    """Split to train on."""
+    data_revision: Annotated[str | None, DATA] = None
+    """Commit, tag or branch of a Hub data set."""
+    eval_data: Annotated[Data | None, DATA] = None
+    """Data to measure on. Without it, --data is used."""
+    eval_split: Annotated[str | None, DATA] = None
+    """Split of a Hub data set or a folder to measure on. With none, or with a single file, rows are held out."""
+    eval_size: Annotated[int, DATA] = 1000
+    """Rows to hold out where there is neither --eval_data nor --eval_split."""
+
+    model: Annotated[str | None, MODEL] = None
+    """Model folder or Hub id to start from: one of ours, or any BERT encoder (as
+    sentence-transformers/all-MiniLM-L6-v2). Without it, training starts from random weights."""
+    config_overrides: Annotated[str | None, MODEL] = None
+    """What differs from the default configuration, as name=value,name=value (in a recipe, a mapping). With a BERT as
+    --model: fewer num_hidden_layers or max_position_embeddings, or other dropout."""
+    tokenizer_data: Annotated[list[str] | None, MODEL] = None
+    """Data whose texts a new model's tokenizer learns from. Without it, --data is used."""
+
+    num_train_epochs: Annotated[float, SCHEDULE] = 3.0
+    """Passes over the training data."""
+    max_steps: Annotated[int, SCHEDULE] = -1
+    """Optimizer steps, in place of epochs, where above 0."""
+    per_device_train_batch_size: Annotated[int, SCHEDULE] = 32
+    """Rows of a batch on each process."""
+    gradient_accumulation_steps: Annotated[int, SCHEDULE] = 1
+    """Batches whose gradients are added up before a step."""
+    learning_rate: Annotated[float, SCHEDULE] = 1e-4
+    """Peak of the learning rate."""
+    embedding_learning_rate: Annotated[float | None, SCHEDULE] = None
+    """Peak for the token embedding, of which a step sees few rows. Without it, it is --learning_rate."""
+    lr_scheduler_type: Annotated[Schedule, SCHEDULE] = "linear"
+    """How the learning rate changes after the warm-up."""
+    warmup_ratio: Annotated[float, SCHEDULE] = 0.1
+    """Share of the steps in which the learning rate rises from 0 to its peak."""
+    weight_decay: Annotated[float, SCHEDULE] = 0.01
+    """Weight decay of AdamW. Biases and norms have none."""
+    max_grad_norm: Annotated[float, SCHEDULE] = 1.0
+    """Gradients above this norm are scaled down to it."""
+    save_steps: Annotated[int, SCHEDULE] = 500
+    """Steps between two evaluations. Each saves a checkpoint; the best and the last one are kept."""
+    early_stopping_patience: Annotated[int | None, SCHEDULE] = None
+    """Stop after so many evaluations in a row without a better result. Without it, all steps are made."""
+    seed: Annotated[int, SCHEDULE] = 0
+    """Seed of weights, order, dropout and held-out rows."""
+
+    output_dir: Annotated[str, OUTPUT] = ""
+    """Folder for the model, the checkpoints and the summary."""
+    resume_from_checkpoint: Annotated[str | None, OUTPUT] = None
+    """A checkpoint folder to go on from, or auto: the last one in --output_dir, if there is any."""
+    logging_steps: Annotated[int, OUTPUT] = 10
+    """Steps between two reports of the loss."""
+    report_to: Annotated[str, OUTPUT] = "tensorboard"
+    """A tracker that accelerate knows, or none. Its files go to --output_dir."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, Path):  # as Python has them; the summary takes texts
+                setattr(self, name, str(value))
+        for name in (
+            "eval_size",
+            "per_device_train_batch_size",
+            "gradient_accumulation_steps",
+            "logging_steps",
+            "save_steps",
+            "num_train_epochs",
+            "learning_rate",
+            "max_grad_norm",
+            "early_stopping_patience",
+        ):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise InputError(f"--{name} must be above 0, got {getattr(self, name)}.")
+        if self.lr_scheduler_type not in get_args(Schedule):
+            raise InputError(
+                f"--lr_scheduler_type must be one of {', '.join(get_args(Schedule))}, got {self.lr_scheduler_type!r}."
+            )
+        if not 0 <= self.warmup_ratio <= 1:
+            raise InputError(f"--warmup_ratio must be between 0 and 1, got {self.warmup_ratio}.")
+        if self.model and self.tokenizer_data:
+            raise InputError(
+                f"--tokenizer_data is for the tokenizer of a new model, and --model {self.model} brings its own. "
+                "Leave one of them out."
+            )
+
+    @property
+    def evaluation_source(self) -> tuple[Data, str] | None:
+        """Data and split to measure on; None where rows are to be held out of the training data.
+
+        A single file has one split, which is trained on: measuring on it again would measure nothing.
+        """
+        split = None if self.eval_split == "none" else self.eval_split
+        if self.eval_data is not None:
+            return self.eval_data, split or "train"
+        if split is None or not isinstance(self.data, str) or Path(self.data).expanduser().is_file():
+            return None
+        return self.data, split
+
+
+@dataclass(kw_only=True)
+class SentimentArguments(TrainingArguments):
+    """Stage one. The defaults are the full recipe."""
+
+    data: Annotated[Data, DATA] = "stanfordnlp/sst2"
+    """Training data: a Hub id, a file or a folder."""
+    eval_split: Annotated[str | None, DATA] = "validation"
+    """Split of a Hub data set or a folder to measure on. With none, or with a single file, rows are held out."""
+    text_columns: Annotated[list[str], DATA] = field(default_factory=lambda: ["sentence"])
+    """The column of the text, or the two of a pair."""
+    label_column: Annotated[str, DATA] = "label"
+    """The column of the class."""
+    tokenizer_data: Annotated[list[str] | None, MODEL] = None
+    """Data whose texts a new model's tokenizer learns from. Without it, --data is used. Name stage two's data here too,
+    so that its words are known."""
+    output_dir: Annotated[str, OUTPUT] = "outputs/sentiment"
+    """Folder for the model, the checkpoints and the summary."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.text_columns) not in (1, 2):
+            raise InputError(f"--text_columns takes one column or two, got {' '.join(self.text_columns)}.")
+
+
+@dataclass(kw_only=True)
+class RetrievalArguments(TrainingArguments):
+    """Stage two. The defaults are the full recipe."""
+
+    data: Annotated[Data, DATA] = "sentence-transformers/natural-questions"
+    """Training data: a Hub id, a file or a folder."""
+    query_column: Annotated[str, DATA] = "query"
+    """The column of the query."""
+    answer_column: Annotated[str, DATA] = "answer"
+    """The column of the text that answers it."""
+    documents: Annotated[Data | None, DATA] = None
+    """Texts without queries, in place of --data. Queries are cut from their titles, headings or first sentences, anew in
+    every epoch."""
+    text_column: Annotated[str, DATA] = "text"
+    """With --documents: the column of the text."""
+    title_column: Annotated[str | None, DATA] = None
+    """With --documents: the column of the title, if there is one."""
+
+    temperature: Annotated[float, NEGATIVES] = 0.05
+    """Cosine similarities are divided by it before the softmax."""
+    negative_columns: Annotated[list[str] | None, NEGATIVES] = None
+    """Columns of texts that look like the answer and are not."""
+    mined_negatives: Annotated[int, NEGATIVES] = 0
+    """Negatives for each query that the model finds itself: the wrong answers that it ranks highest. They are found anew
+    in every epoch."""
+    matryoshka_dims: Annotated[list[int] | None, NEGATIVES] = None
+    """Numbers of first dimensions, as 64 128 256, that learn to rank on their own too, so that users may cut the
+    embeddings (Kusupati et al. 2022)."""
+
+    teacher: Annotated[str | None, MODEL] = None
+    """A folder or Hub id of an encoder (any SentenceTransformer or AutoModel). The token embedding of a new model starts
+    from its embeddings of the tokens. They are kept for later runs."""
+    warm_start_epochs: Annotated[float, SCHEDULE] = 0.0
+    """Passes over the data, before the others, that train the token embedding alone, as an encoder without layers. New
+    layers then start as the identity."""
+    warm_start_learning_rate: Annotated[float, SCHEDULE] = 1e-2
+    """Peak for the token embedding during the warm start."""
+    gradient_accumulation_steps: Annotated[int, SCHEDULE] = 1
+    """Batches whose gradients are added up before a step. It does not enlarge the set of negatives: each batch is ranked
+    on its own."""
+
+    activation_budget_tokens: Annotated[int, MEMORY] = 16_384
+    """Activation budget in tokens (about 0.3 MB a token at full size). Texts beyond it are encoded twice (gradient
+    caching). It changes memory and speed, not the gradient."""
+
+    output_dir: Annotated[str, OUTPUT] = "outputs/retrieval"
+    """Folder for the model, the checkpoints and the summary."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.temperature <= 0:
+            raise InputError(f"--temperature must be above 0, got {self.temperature}.")
+        if self.documents is not None and (self.negative_columns or self.mined_negatives):
+            raise InputError(
+                "--documents makes new queries in every epoch, and --negative_columns and --mined_negatives need fixed "
+                "ones. Leave them out."
+            )
+        for name in ("mined_negatives", "warm_start_epochs", "activation_budget_tokens"):
+            if getattr(self, name) < 0:
+                raise InputError(f"--{name} must not be negative, got {getattr(self, name)}.")
+        if self.warm_start_learning_rate <= 0:
+            raise InputError(
+                f"--warm_start_learning_rate must be above 0, got {self.warm_start_learning_rate}."
+            )
+        if self.teacher and (self.model or not self.warm_start_epochs):
+            raise InputError(
+                f"--teacher {self.teacher} has nothing to teach: set --warm_start_epochs for a new model (without --model) to "
+                "begin with its embeddings of the tokens."
+            )

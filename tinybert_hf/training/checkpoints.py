@@ -1,0 +1,76 @@
+"""The folder of a training run: which checkpoints it holds, which one to resume from, and who may write to it."""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from filelock import FileLock, Timeout
+
+from ..errors import InputError, MissingFileError
+from .arguments import TrainingArguments
+
+logger = logging.getLogger(__name__)
+
+STATE_FILE = "training_state.json"
+LOCK_SECONDS = 60  # how long a killed launcher's workers may take to notice and leave
+
+
+def find_checkpoint(arguments: TrainingArguments) -> Path | None:
+    """The checkpoint to resume from; None starts a new run.
+
+    Raises: InputError: if the given folder is no complete checkpoint, or `output_dir` holds a run already and nobody asked
+        to resume it.
+    """
+    output_dir = Path(arguments.output_dir)
+    checkpoints = list_checkpoints(output_dir)
+    wanted = arguments.resume_from_checkpoint
+    if wanted is None:
+        if checkpoints or list(output_dir.glob("*_summary.json")):
+            raise InputError(
+                f"{output_dir} holds a run already. Pass --resume_from_checkpoint auto to continue it, or another "
+                "--output_dir to start a new one."
+            )
+        return None
+    if wanted == "auto":
+        if not checkpoints:
+            logger.info("No checkpoint in %s yet: starting from the beginning.", output_dir)
+            return None
+        return checkpoints[-1]
+    if not Path(wanted, STATE_FILE).is_file():
+        found = ", ".join(str(path) for path in checkpoints) or "none"
+        raise MissingFileError(
+            f"{wanted} is no checkpoint; those in {output_dir}: {found}. Pass one, or auto."
+        )
+    return Path(wanted)
+
+
+def list_checkpoints(output_dir: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    steps = [
+        path for path in output_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()
+    ]
+    return sorted(steps, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
+@contextmanager
+def single_writer(accelerator: Accelerator, output_dir: Path) -> Iterator[None]:
+    """Keep a second run out of `output_dir`; the system frees the lock of a killed one."""
+    lock = FileLock(output_dir / ".lock")
+    if accelerator.is_main_process:
+        try:
+            lock.acquire(timeout=LOCK_SECONDS)
+        except Timeout:
+            raise InputError(f"Another run is writing to {output_dir}; wait for it, or stop it.") from None
+    accelerator.wait_for_everyone()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,208 @@
+"""A step's gradient: through the embeddings of a batch of any size (gradient caching), and over all processes.
+
+Gradient caching (Gao et al. 2021, arXiv:2101.06983) has three steps:
+
+1. Embed all texts, micro-batch by micro-batch. Most of the activations are forgotten.
+2. Take the loss of all embeddings together, and its gradient with respect to each embedding.
+3. Send each micro-batch's part of that gradient back through the encoder. A micro-batch whose activations were forgotten
+   is embedded a second time for it, with the random numbers of the first time.
+
+So the gradient is that of the plain backward pass, dropout included.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+
+MicroBatch = dict[str, Tensor]
+Embed = Callable[[MicroBatch], Tensor]  # (texts, tokens) -> (texts, H)
+
+# The outputs of a pass's linear layers take this part of the memory of its graph at the most. With dropout it is less.
+OUTPUTS_SHARE = 0.5
+
+
+def cached_backward(
+    accelerator: Accelerator,
+    embed: Embed,
+    micro_batches: Sequence[MicroBatch],
+    compute_loss: Callable[[Tensor], Tensor],
+    activation_budget: int,
+) -> Tensor:
+    """Add the gradient of a loss over all texts of a batch to the parameters' gradients, in bounded memory.
+
+    Args:
+        accelerator: scales for mixed precision and accumulation, as `accelerator.backward` does.
+        embed: micro-batch -> (texts, H).
+        micro_batches: each with `input_ids`, (texts, tokens).
+        compute_loss: (all texts, H) fp32 -> mean loss. It may gather over processes.
+        activation_budget: in tokens, padding included: what may be kept from step 1 to step 3, counted in the memory that
+            the activations of a token take. `share_budget` says which micro-batch keeps what.
+
+    Returns: the loss, without graph.
+    """
+    sizes = [batch["input_ids"].numel() for batch in micro_batches]
+    num_forgotten, num_replayed = share_budget(sizes, activation_budget)
+    replayed = [
+        Replayed(embed, batch, accelerator.device, remember_outputs=i >= num_forgotten)
+        for i, batch in enumerate(micro_batches[:num_replayed])
+    ]
+    kept = [Kept(embed, batch) for batch in micro_batches[num_replayed:]]
+
+    # Step 1. Each kind has an autocast context of its own: autocast casts a weight once, and a weight that was cast
+    # without a graph must not meet a pass that needs one.
+    with torch.no_grad(), accelerator.autocast():
+        embeddings = [part.embed() for part in replayed]
+    with accelerator.autocast():
+        embeddings += [part.embed() for part in kept]
+
+    # Step 2.
+    leaf = torch.cat(embeddings).requires_grad_()  # (all texts, H)
+    loss = compute_loss(leaf)
+    loss.backward()
+    assert leaf.grad is not None
+    gradients = leaf.grad.split([len(rows) for rows in embeddings])
+
+    # Step 3. One micro-batch at a time: autograd would add up the sparse gradients of several by copying all rows.
+    for part, gradient in zip(kept, gradients[num_replayed:], strict=True):
+        send_back(accelerator, part.embed_with_graph(), gradient)
+    with accelerator.autocast():
+        for again, gradient in zip(replayed, gradients[:num_replayed], strict=True):
+            send_back(accelerator, again.embed_with_graph(), gradient)
+    return loss.detach()
+
+
+class Kept:
+    """A micro-batch whose graph is kept from step 1 to step 3."""
+
+    def __init__(self, run: Embed, batch: MicroBatch) -> None:
+        self.run, self.batch = run, batch
+        self.embeddings: Tensor | None = None
+
+    def embed(self) -> Tensor:
+        """(texts, H) fp32, without graph."""
+        self.embeddings = self.run(self.batch)
+        return self.embeddings.detach().float()
+
+    def embed_with_graph(self) -> Tensor:
+        """(texts, H) as `embed` made them; may be asked for once."""
+        embeddings, self.embeddings = self.embeddings, None
+        assert embeddings is not None
+        return embeddings
+
+
+class Replayed:
+    """A micro-batch that is embedded again in step 3."""
+
+    def __init__(self, run: Embed, batch: MicroBatch, device: torch.device, remember_outputs: bool) -> None:
+        self.run, self.batch, self.device = run, batch, device
+        self.outputs = SelectiveRecompute() if remember_outputs else nullcontext()
+
+    def embed(self) -> Tensor:
+        """(texts, H) fp32, without graph."""
+        self.random_state = RandomState(self.device)
+        with self.outputs:
+            return self.run(self.batch).float()
+
+    def embed_with_graph(self) -> Tensor:
+        """The same (texts, H), with the random numbers of `embed`."""
+        with self.random_state.replayed(), self.outputs:
+            return self.run(self.batch)
+
+
+def send_back(accelerator: Accelerator, embeddings: Tensor, gradient: Tensor) -> None:
+    """Add to the parameters' gradients what this gradient of the embeddings, (texts, H), makes of them."""
+    with torch.autocast(accelerator.device.type, enabled=False):
+        accelerator.backward((embeddings.float() * gradient).sum())
+
+
+def share_budget(sizes: Sequence[int], activation_budget: int) -> tuple[int, int]:
+    """Decide what each micro-batch keeps from step 1.
+
+    The budget goes first to the outputs of linear layers, which save the most time for their memory, then to whole
+    graphs, starting from the last micro-batch.
+
+    Args:
+        sizes: tokens of each micro-batch.
+        activation_budget: as in `cached_backward`.
+
+    Returns: how many of the first micro-batches keep nothing, and how many do not keep their graph, these included.
+
+    >>> share_budget([50, 40, 30, 20, 10], activation_budget=90)  # outputs of all 150, and the graphs of the last 30
+    (0, 3)
+    """
+    tokens = [sum(sizes[i:]) for i in range(len(sizes) + 1)]  # from the i-th micro-batch on
+    num_forgotten = next(i for i, rest in enumerate(tokens) if OUTPUTS_SHARE * rest <= activation_budget)
+    left = activation_budget - OUTPUTS_SHARE * tokens[num_forgotten]
+    num_replayed = next(i for i, rest in enumerate(tokens) if (1 - OUTPUTS_SHARE) * rest <= left)
+    return num_forgotten, num_replayed
+
+
+class SelectiveRecompute(TorchDispatchMode):
+    """The outputs of the linear layers of a forward pass (Korthikanti et al. 2022, arXiv:2205.05198).
+
+    Entered once, it remembers them. Entered again, it hands them out, and no matrix is multiplied. Autograd sees no
+    difference. Layers must not change these outputs in place.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs: list[Tensor] = []
+        self.replaying = False
+
+    def __torch_dispatch__(
+        self, function: OpOverload, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function.name() not in ("aten::addmm", "mkldnn::_linear_pointwise"):
+            return function(*args, **(kwargs or {}))
+        if self.replaying:
+            return self.outputs.pop(0)
+        self.outputs.append(function(*args, **(kwargs or {})))
+        return self.outputs[-1]
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.replaying = True
+
+
+class RandomState:
+    """The random state of the CPU and of one device, so that what is drawn after it can be drawn again."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.modules = [torch] if device.type == "cpu" else [torch, torch.get_device_module(device)]
+        self.states = [module.get_rng_state() for module in self.modules]
+
+    def restore(self) -> None:
+        for module, state in zip(self.modules, self.states, strict=True):
+            module.set_rng_state(state)
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Inside, the same numbers are drawn again; afterwards it goes on as if nothing had been drawn."""
+        before = RandomState(self.device)
+        self.restore()
+        try:
+            yield
+        finally:
+            before.restore()
+
+
+def average_gradients(accelerator: Accelerator, model: nn.Module) -> None:
+    """Replace every gradient by its mean over the processes, in one collective call a step.
+
+    DistributedDataParallel's hooks would synchronise in every backward pass, of which the processes need not have
+    equally many.
+    """
+    if accelerator.num_processes == 1:
+        return
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flat = accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), reduction="mean")
+    for parameter, mean in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = mean.view_as(parameter)

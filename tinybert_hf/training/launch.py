@@ -1,0 +1,142 @@
+"""What `accelerate launch` leaves undone on a machine without an accelerator.
+
+There (accelerate 1.15) it starts one process whatever `--num_processes` says, gives it one thread unless `--cpu` is
+passed, and does not hand on the SIGTERM it receives. A user who writes `accelerate launch --num_processes 2 script.py`
+means two processes on any machine, so the script makes up for it here. Nor does it set how memory is allocated.
+"""
+
+import ctypes
+import os
+import platform
+import signal
+import sys
+import threading
+from functools import cache
+from typing import Any
+
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.commands.config.config_args import default_config_file
+
+from ..errors import InputError
+
+
+@cache
+def find_launcher() -> psutil.Process | None:
+    """The `accelerate launch` among this process's ancestors."""
+    for process in psutil.Process().parents():
+        try:
+            command = process.cmdline()
+        except psutil.Error:  # another user's process, or one that has just ended: not our launcher
+            continue
+        if "launch" in command and any("accelerate" in os.path.basename(part) for part in command[:2]):
+            return process
+    return None
+
+
+def launcher_option(name: str) -> str | None:
+    """The value that the user passed to `accelerate launch` for an option, if any."""
+    launcher = find_launcher()
+    command = launcher.cmdline() if launcher else []
+    for position, part in enumerate(command):
+        flag, _, value = part.partition("=")
+        if flag.replace("-", "_").strip("_") == name:
+            return value or command[position + 1]
+    return None
+
+
+def precision_was_chosen() -> bool:
+    """Whether ACCELERATE_MIXED_PRECISION=no is the user's word: `accelerate launch` sets it unasked too."""
+    return (
+        find_launcher() is None
+        or launcher_option("mixed_precision") is not None
+        or os.path.isfile(launcher_option("config_file") or default_config_file)
+    )
+
+
+def start_processes() -> None:
+    """Become `torchrun` with the number of processes that `accelerate launch` was asked for but did not start.
+
+    Raises: InputError: if that number stands in accelerate's own configuration file only.
+    """
+    # accelerate sets MASTER_PORT where it was asked for several processes; one that torchrun started has a rank.
+    if find_launcher() is None or "MASTER_PORT" not in os.environ or "LOCAL_RANK" in os.environ:
+        return
+    asked = launcher_option("num_processes")
+    if asked is None:
+        raise InputError("Pass the number of processes as accelerate launch --num_processes N.")
+    if int(asked) > 1:
+        torchrun = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc_per_node={asked}",
+        ]
+        os.execv(sys.executable, [*torchrun, *sys.argv])
+
+
+def use_all_cores(num_local_processes: int) -> None:
+    """Share the processor's cores among the processes of this machine, unless the user set a number of threads."""
+    launcher = find_launcher()
+    chosen = launcher_option("num_cpu_threads_per_process") or (
+        (launcher.environ() if launcher else os.environ).get("OMP_NUM_THREADS")
+    )
+    if not chosen:
+        cores = (
+            len(psutil.Process().cpu_affinity())
+            if hasattr(psutil.Process, "cpu_affinity")
+            else os.cpu_count()
+        )
+        torch.set_num_threads(max(1, (cores or 1) // num_local_processes))
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what this process frees, for its next training step, instead of handing it back to the system.
+
+    A step that keeps its activations frees gigabytes at its end; asking for them again took a tenth to a quarter of
+    the next step.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
+        libc = ctypes.CDLL(None)
+        libc.mallopt(trim_threshold, -1)  # no trimming
+        libc.mallopt(mmap_max, 0)  # memory mapped for one tensor would go back with it
+
+
+class StopSignal:
+    """Remembers that the run was asked to leave (SIGTERM, Ctrl-C, or the death of its launcher).
+
+    A context: signals are handled as before once it is left. Outside the main thread only the launcher is watched.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.launcher = find_launcher()
+        self.handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignal":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.handlers[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, _frame: Any) -> None:
+        if self.number and number == signal.SIGINT:  # the second Ctrl-C does not wait for a checkpoint
+            raise KeyboardInterrupt
+        self.number = number
+
+    def received(self, accelerator: Accelerator) -> bool:
+        """True on every process as soon as one of them was asked."""
+        if (
+            self.launcher and not self.launcher.is_running()
+        ):  # it does not hand signals on: its death is the signal
+            self.number = self.number or signal.SIGTERM
+        if self.number:
+            accelerator.set_trigger()
+        return accelerator.check_trigger()

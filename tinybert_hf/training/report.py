@@ -1,0 +1,86 @@
+"""What a run tells its user: the plan before the first step, the result after the last one."""
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+
+def plan(unit: str, facts: Mapping[str, Any], max_steps: int, rows_per_step: int, epochs: float) -> str:
+    """What will be done, in one line.
+
+    >>> plan("pairs", {"train_rows": 18_000, "eval_rows": 1_000}, 140, 256, 2.0)
+    'Training on 18,000 pairs: 140 steps of 256 pairs, 2 passes over them. Measured on 1,000 other pairs.'
+    """
+    return (
+        f"Training on {facts['train_rows']:,} {unit}: {max_steps:,} steps of {rows_per_step:,} {unit}, "
+        f"{epochs:.3g} pass{'' if epochs == 1 else 'es'} over them. Measured on {facts['eval_rows']:,} other {unit}."
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    >>> duration(40), duration(200), duration(7_400)
+    ('40 seconds', '3 minutes', '2 hours 3 minutes')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    parts = [(hours, "hour"), (minutes, "minute")]
+    return " ".join(f"{number} {name}{'s' * (number != 1)}" for number, name in parts if number)
+
+
+def result_table(systems: Mapping[str, Mapping[str, float]]) -> str:
+    """Measures down, systems across, for a terminal.
+
+    >>> print(result_table({"before": {"nDCG@10": 0.789}, "after": {"nDCG@10": 0.871}, "BM25": {"nDCG@10": 0.767}}))
+               before   after    BM25
+    nDCG@10     0.789   0.871   0.767
+    """
+    measures = list(dict.fromkeys(name for values in systems.values() for name in values))
+    width = max(map(len, measures))
+    lines = [" " * width + "".join(f"{name:>8}" for name in systems)]
+    for measure in measures:
+        cells = (values.get(measure) for values in systems.values())
+        lines.append(f"{measure:{width}}" + "".join(f"{'' if v is None else f'{v:.3f}':>8}" for v in cells))
+    return "\n".join(lines)
+
+
+def next_commands(stage: str, folder: Path) -> str:
+    """What to do with the model of a stage."""
+    commands = {
+        "retrieval": {
+            "Try it": f'tinybert search --model {folder} --query "a question" --chunks passages.txt',
+            "Publish it": f"tinybert publish --model {folder} --repo_id OWNER/NAME",
+            "Index texts": f"tinybert index build --index my.index --model {folder} --data passages.jsonl",
+        },
+        "sentiment": {
+            "Train search with it": f"tinybert train retrieval --model {folder} --data pairs.csv",
+            "Publish it": f"tinybert publish --model {folder} --repo_id OWNER/NAME",
+        },
+    }[stage]
+    width = max(map(len, commands)) + 1
+    return "\n".join(f"{f'{purpose}:':{width}} {command}" for purpose, command in commands.items())
+
+
+def describe_hardware(accelerator: Accelerator) -> dict[str, Any]:
+    """Device, processes, threads and precision of a run."""
+    device = accelerator.device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processor": platform.processor() or platform.machine(),
+        "num_processes": accelerator.num_processes,
+        "threads_per_process": torch.get_num_threads(),
+        "mixed_precision": accelerator.mixed_precision,
+    }
+
+
+def describe_versions() -> dict[str, str]:
+    """Versions of what decides a run's result."""
+    packages = ("torch", "transformers", "tokenizers", "datasets", "accelerate")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}

@@ -1,0 +1,283 @@
+"""Stage two: match a query to its answer, with in-batch negatives.
+
+From rows to a gradient, for a batch of B pairs:
+
+1. `batch`: the B queries, their answers and negatives, sorted by length and split into padded micro-batches.
+2. `backward`: each micro-batch through the encoder, (texts, T) -> (texts, H); the ranking loss of all the embeddings;
+   its gradient back through the encoder (`gradients.cached_backward`).
+"""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ..beir import pairs_as_retrieval
+from ..configuration_tinybert import TinyBertConfig
+from ..data import Split, describe_data
+from ..documents import draw_pair, tokenize_documents
+from ..encoding import encode_by_processes
+from ..errors import InputError
+from ..evaluation import evaluate_pairs
+from ..kernels import CpuKernels
+from ..losses import MultipleNegativesRankingLoss
+from ..measures import ranking_measures
+from ..mine_negatives import mine_by_embeddings
+from ..modeling_tinybert import TinyBertModel
+from ..pipeline_tinybert import length_batches, pad_batch
+from ..ranking import Bm25
+from ..tokenization import tokenize_columns
+from ..words import embed_words, is_words_alone, start_from_tokens, weigh_by_rarity
+from .arguments import RetrievalArguments
+from .gradients import MicroBatch, cached_backward
+from .pairs import load_pairs
+from .sampler import StepSampler, build_sampler
+from .stage import Stage
+from .start import Start, load_start
+from .teacher import embed_tokens
+
+MINING_DEPTH = 30  # mined negatives are drawn among the best of this number
+# Tokens of a micro-batch, padding included.
+MICRO_BATCH_TOKENS_ON_CPU = 2_048
+MICRO_BATCH_TOKENS = 16_384
+
+
+class RetrievalBatch(NamedTuple):
+    """Texts of B rows: B queries, B answers, then the negatives."""
+
+    micro_batches: list[MicroBatch]  # each with `input_ids` and `attention_mask`, (texts, T)
+    order: Tensor  # (texts,): the place of each text in the micro-batches
+    query_ids: Tensor  # (B,) text ids (`data.text_id`)
+    answer_ids: Tensor  # (B x (1 + negatives),), the answers first
+    words_alone: bool  # the layers take no part
+
+
+class RetrievalStage(Stage):
+    """Pairs, and negatives where there are any.
+
+    Args:
+        arguments: of the run.
+        accelerator: of the run.
+        start: what training starts from.
+        data: rows to train on and held-out pairs, as `load_pairs` gives them.
+        sampler: says which epoch a step belongs to.
+        rows: the tokens of the rows to train on.
+        model: the encoder.
+
+    Raises: InputError: if the settings do not fit the encoder.
+    """
+
+    name, unit, best_measure = "retrieval", "pairs", "nDCG@10"
+
+    def __init__(
+        self,
+        arguments: RetrievalArguments,
+        accelerator: Accelerator,
+        start: Start,
+        data: Split,
+        sampler: StepSampler,
+        rows: Dataset,
+        model: TinyBertModel,
+    ) -> None:
+        self.arguments, self.accelerator, self.sampler = arguments, accelerator, sampler
+        self.tokenizer, self.model, self.data, self.rows = start.tokenizer, model, data, rows
+        self.config = model.config
+        self.loss = MultipleNegativesRankingLoss(
+            arguments.temperature, embedding_dims(arguments, self.config)
+        )
+        on_cpu = accelerator.device.type == "cpu"
+        self.micro_batch_tokens = MICRO_BATCH_TOKENS_ON_CPU if on_cpu else MICRO_BATCH_TOKENS
+        self.warm_start_epochs = arguments.warm_start_epochs
+        self.warm_start_learning_rate = arguments.warm_start_learning_rate
+        self.warm_start_steps = round(arguments.warm_start_epochs * sampler.steps_per_epoch)
+        negatives = [f"negative_{i}" for i in range(len(arguments.negative_columns or []))]
+        self.columns = ["query", "answer", *negatives]
+        self.texts_per_row = len(self.columns) + arguments.mined_negatives
+        # Rows of the answers that each query takes wrongly, as of an epoch.
+        self.mined_epoch = -1
+        self.mined_rows = torch.empty(0, arguments.mined_negatives, dtype=torch.long)
+
+    # ---- Rows to tensors ----
+
+    def prepare(self, model: PreTrainedModel, step: int) -> None:
+        """At the first step of each epoch, mine negatives with the model as it is now."""
+        if not self.arguments.mined_negatives or step < self.warm_start_steps:
+            return
+        epoch = (step - self.warm_start_steps) // self.sampler.steps_per_epoch
+        if epoch != self.mined_epoch:
+            self.mined_epoch, self.mined_rows = epoch, self.mine(model, epoch)
+
+    def mine(self, model: PreTrainedModel, epoch: int) -> Tensor:
+        """Rows of wrong answers that the model ranks high, (rows, mined_negatives)."""
+        queries, answers = (
+            encode_by_processes(model, self.tokenizer, self.data.train[name][:], show_progress_bar=True)
+            for name in ("query", "answer")
+        )
+        query_ids, answer_ids = (torch.tensor(self.rows[name][:]) for name in ("query_id", "answer_id"))
+        mined = mine_by_embeddings(
+            queries,
+            answers,
+            query_ids,
+            answer_ids,
+            self.arguments.mined_negatives,
+            depth=max(MINING_DEPTH, self.arguments.mined_negatives),
+            seed=self.arguments.seed + epoch,
+        )
+        return mined.columns
+
+    def batch(self, rows: list[int], step: int) -> RetrievalBatch:
+        """Rows of the training data -> B queries, answers and negatives, in micro-batches of texts of like length."""
+        texts, ids = self.texts(rows, step)
+        warm_start = step < self.warm_start_steps
+        words_alone = warm_start or not self.config.num_hidden_layers
+        if (
+            words_alone
+        ):  # without layers, one pass over the token embedding for the whole batch is the fastest
+            groups = [list(range(len(texts)))]
+        else:
+            groups = length_batches([len(text) for text in texts], self.micro_batch_tokens)
+        pad = self.config.pad_token_id
+        return RetrievalBatch(
+            micro_batches=[pad_batch([texts[i] for i in group], pad) for group in groups],
+            order=torch.tensor([i for group in groups for i in group]).argsort(),
+            query_ids=ids[: len(rows)],
+            answer_ids=ids[len(rows) :],
+            words_alone=words_alone,
+        )
+
+    def texts(self, rows: list[int], step: int) -> tuple[list[list[int]], Tensor]:
+        """Token ids and text ids: the queries of all rows, their answers, then the negatives."""
+        read = self.rows[rows]
+        texts = [ids for name in self.columns for ids in read[name]]
+        ids = torch.tensor([number for name in self.columns for number in read[f"{name}_id"]])
+        if self.arguments.mined_negatives and step >= self.warm_start_steps:
+            mined = self.rows[self.mined_rows[rows].T.flatten().tolist()]
+            texts += mined["answer"]
+            ids = torch.cat((ids, torch.tensor(mined["answer_id"])))
+        return texts, ids
+
+    # ---- Tensors to a gradient ----
+
+    def backward(self, model: nn.Module, batch: RetrievalBatch) -> Tensor:
+        """Add the gradient of the ranking loss over the whole batch."""
+        encoder = self.accelerator.unwrap_model(model)
+        if self.warm_start_steps:
+            encoder.layers.requires_grad_(not batch.words_alone)
+        by_words = batch.words_alone and (encoder.config.num_hidden_layers or is_words_alone(encoder.config))
+
+        def embed(texts: MicroBatch) -> Tensor:
+            return embed_words(encoder, **texts) if by_words else model(**texts).pooler_output
+
+        def compute_loss(embeddings: Tensor) -> Tensor:
+            queries, answers = embeddings[batch.order].tensor_split([len(batch.query_ids)])
+            return self.loss(queries, answers, batch.query_ids, batch.answer_ids)
+
+        # Without layers there are no activations to save.
+        budget = sys.maxsize if batch.words_alone else self.arguments.activation_budget_tokens
+        num_tokens = sum(texts["input_ids"].numel() for texts in batch.micro_batches)
+        with CpuKernels(training=True, num_tokens=num_tokens):
+            return cached_backward(self.accelerator, embed, batch.micro_batches, compute_loss, budget)
+
+    # ---- Measures ----
+
+    def evaluate(self, model: PreTrainedModel) -> dict[str, float]:
+        pairs = self.data.evaluation
+        embed = partial(encode_by_processes, model, self.tokenizer)
+        return evaluate_pairs(pairs["query"][:], pairs["answer"][:], embed, self.arguments.temperature)
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """BM25 on the held-out pairs."""
+        pairs = pairs_as_retrieval(self.data.evaluation["query"][:], self.data.evaluation["answer"][:])
+        run = Bm25(list(pairs.corpus.values())).rank(pairs.queries, list(pairs.corpus))
+        return {"BM25": ranking_measures(pairs.qrels, run, ("nDCG@10", "RR@10"))}
+
+    def facts(self) -> dict[str, Any]:
+        source = self.arguments.data if self.arguments.documents is None else self.arguments.documents
+        return {
+            "data": describe_data(source),
+            "train_rows": len(self.rows),
+            "eval_rows": len(self.data.evaluation),
+        }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"mined_epoch": torch.tensor(self.mined_epoch), "mined_rows": self.mined_rows}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.mined_epoch, self.mined_rows = int(state["mined_epoch"]), state["mined_rows"]
+
+
+class DocumentStage(RetrievalStage):
+    """Documents without queries: each epoch cuts a new query out of every document."""
+
+    unit = "documents"
+
+    def texts(self, rows: list[int], step: int) -> tuple[list[list[int]], Tensor]:
+        epoch = step // self.sampler.steps_per_epoch
+        read = self.rows[rows]
+        documents = [dict(zip(read, values, strict=True)) for values in zip(*read.values(), strict=True)]
+        pairs = [draw_pair(document, self.arguments.seed, epoch) for document in documents]
+        texts = [pair.query for pair in pairs] + [pair.answer for pair in pairs]
+        return texts, torch.tensor(read["text_id"] * 2)
+
+
+def build_stage(
+    arguments: RetrievalArguments, accelerator: Accelerator, checkpoint: Path | None
+) -> RetrievalStage:
+    """Read the data, load what training starts from, and make a stage of both.
+
+    Raises: InputError: if something that the user gave does not fit.
+    """
+    with accelerator.main_process_first():
+        data = load_pairs(arguments)
+    start = load_start(arguments, accelerator, checkpoint, data.train)
+    check_warm_start(arguments, start.config)
+    embedding_dims(arguments, start.config)
+    set_seed(arguments.seed)
+    model = start.load(TinyBertModel)
+    from_documents = arguments.documents is not None
+    with accelerator.main_process_first():
+        tokenize = tokenize_documents if from_documents else tokenize_columns
+        rows = tokenize(data.train, start.tokenizer, start.config.max_position_embeddings)
+        if arguments.teacher and start.random:
+            start_from_tokens(model, embed_tokens(arguments.teacher, start.tokenizer))
+    if arguments.warm_start_epochs and not checkpoint:
+        weigh_by_rarity(model, rows["text" if from_documents else "answer"])
+    sampler = build_sampler(arguments, accelerator, len(rows))
+    stage_class = DocumentStage if from_documents else RetrievalStage
+    return stage_class(arguments, accelerator, start, data, sampler, rows, model)
+
+
+def check_warm_start(arguments: RetrievalArguments, config: TinyBertConfig) -> None:
+    """Raise InputError where the encoder is not the mean of its words when its layers are new."""
+    if not arguments.warm_start_epochs:
+        return
+    if config.pooling != "mean":
+        raise InputError(
+            f"--warm_start_epochs {arguments.warm_start_epochs} trains the mean of token embeddings, and this encoder pools "
+            f"by {config.pooling!r}. Leave the warm start out, or set pooling: mean in --config_overrides."
+        )
+    if config.norm_position != "pre":
+        raise InputError(
+            f"--warm_start_epochs {arguments.warm_start_epochs} trains token embeddings for layers that start as the identity, "
+            f"and those of --model {arguments.model} do not. Leave the warm start out."
+        )
+
+
+def embedding_dims(arguments: RetrievalArguments, config: TinyBertConfig) -> list[int]:
+    """The numbers of first dimensions that are trained: all, and `--matryoshka_dims`.
+
+    Raises: InputError: if the encoder is narrower.
+    """
+    dims = [config.hidden_size, *(arguments.matryoshka_dims or [])]
+    if wrong := [dim for dim in dims if not 1 <= dim <= config.hidden_size]:
+        raise InputError(
+            f"--matryoshka_dims must be from 1 to {config.hidden_size}, the width of the encoder, got {wrong[0]}."
+        )
+    return dims

@@ -1,0 +1,79 @@
+"""Which rows make up which batch: a function of the seed and the step.
+
+So batches are the same for any number of processes, and a run can go on at any step.
+"""
+
+import torch
+from accelerate import Accelerator
+
+from ..errors import InputError
+from .arguments import TrainingArguments
+
+
+class StepSampler:
+    """The rows of each step, for one process.
+
+    Every epoch is a seeded permutation of the rows, cut into optimizer steps of `num_processes` x
+    `gradient_accumulation_steps` x `batch_size` rows. What is left over waits for the next epoch. Process r of W takes
+    the r-th slice of each joint micro-batch, so W processes see together what one process would see with a batch W
+    times as large.
+
+    Raises: InputError: if the data set has fewer rows than one step takes.
+
+    >>> StepSampler(num_rows=5, batch_size=2).micro_batches(step=0)
+    [[4, 0]]
+    >>> joint = StepSampler(num_rows=9, batch_size=4).micro_batches(0)
+    >>> halves = [StepSampler(num_rows=9, batch_size=2, process_index=r, num_processes=2) for r in (0, 1)]
+    >>> [rows for half in halves for rows in half.micro_batches(0)[0]] == joint[0]
+    True
+    """
+
+    def __init__(
+        self,
+        num_rows: int,
+        batch_size: int,
+        gradient_accumulation_steps: int = 1,
+        seed: int = 0,
+        process_index: int = 0,
+        num_processes: int = 1,
+    ) -> None:
+        self.num_rows = num_rows
+        self.batch_size = batch_size
+        self.accumulation = gradient_accumulation_steps
+        self.seed = seed
+        self.process_index = process_index
+        self.num_processes = num_processes
+        self.rows_per_step = batch_size * gradient_accumulation_steps * num_processes
+        self.steps_per_epoch = num_rows // self.rows_per_step
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
+        if not self.steps_per_epoch:
+            raise InputError(
+                f"The training data has {num_rows} rows, one optimizer step takes {self.rows_per_step} "
+                f"({batch_size} x {gradient_accumulation_steps} accumulated x {num_processes} processes). "
+                "Lower --per_device_train_batch_size."
+            )
+
+    def micro_batches(self, step: int) -> list[list[int]]:
+        """Row numbers of this process: `gradient_accumulation_steps` lists of `batch_size`."""
+        first = (step % self.steps_per_epoch) * self.rows_per_step
+        rows = self._permutation(step // self.steps_per_epoch)[first : first + self.rows_per_step]
+        shares = rows.view(self.accumulation, self.num_processes, self.batch_size)
+        return shares[:, self.process_index].tolist()
+
+    def _permutation(self, epoch: int) -> torch.Tensor:
+        if epoch != self._epoch:  # kept: every step of an epoch asks for it
+            generator = torch.Generator().manual_seed(self.seed + epoch)
+            self._epoch, self._order = epoch, torch.randperm(self.num_rows, generator=generator)
+        return self._order
+
+
+def build_sampler(arguments: TrainingArguments, accelerator: Accelerator, num_rows: int) -> StepSampler:
+    """The sampler of this process."""
+    return StepSampler(
+        num_rows,
+        arguments.per_device_train_batch_size,
+        arguments.gradient_accumulation_steps,
+        arguments.seed,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )

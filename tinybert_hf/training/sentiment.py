@@ -1,0 +1,142 @@
+"""Stage one: tell classes of texts, or of pairs of texts, apart."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object, set_seed
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..data import (
+    Split,
+    describe_data,
+    encode_labels,
+    hold_out,
+    label_names,
+    load_data,
+    select_columns,
+)
+from ..kernels import CpuKernels
+from ..measures import classification_measures
+from ..modeling_tinybert import TinyBertForSequenceClassification
+from .arguments import SentimentArguments
+from .sampler import StepSampler, build_sampler
+from .stage import Stage
+from .start import Start, load_start
+
+EVALUATION_BATCH_SIZE = 64
+
+
+class SentimentStage(Stage):
+    """Texts and their classes."""
+
+    name, unit, best_measure = "sentiment", "texts", "accuracy"
+    texts_per_row = 1
+
+    def __init__(
+        self,
+        arguments: SentimentArguments,
+        accelerator: Accelerator,
+        start: Start,
+        data: Split,
+        names: list[str],
+        sampler: StepSampler,
+        model: TinyBertForSequenceClassification,
+    ) -> None:
+        self.arguments, self.accelerator, self.sampler = arguments, accelerator, sampler
+        self.tokenizer, self.model, self.data, self.names = start.tokenizer, model, data, names
+        self.max_length = start.config.max_position_embeddings
+
+    def batch(self, rows: list[int], step: int) -> dict[str, Tensor]:
+        read = [self.data.train[row] for row in rows]
+        return {
+            **tokenize(self.tokenizer, read, self.max_length),
+            "labels": torch.tensor([row["label"] for row in read]),
+        }
+
+    def backward(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        with CpuKernels(training=True, num_tokens=0):
+            loss = model(**batch).loss
+            self.accelerator.backward(loss)
+        return loss.detach()
+
+    @torch.inference_mode()
+    def evaluate(self, model: PreTrainedModel) -> dict[str, float]:
+        """Accuracy and F1, each process classifying its share of the rows."""
+        model.eval()
+        rows = list(self.data.evaluation)
+        predictions: list[int] = []
+        with self.accelerator.split_between_processes(rows) as share:
+            for start in range(0, len(share), EVALUATION_BATCH_SIZE):
+                batch = tokenize(
+                    self.tokenizer, share[start : start + EVALUATION_BATCH_SIZE], self.max_length
+                )
+                inputs = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
+                predictions += model(**inputs).logits.argmax(dim=-1).tolist()
+        # accelerate (1.12 at least) gives a process for which there is no row the last one again: it is cut off.
+        predictions = gather_object(predictions)[: len(rows)]
+        return classification_measures([row["label"] for row in rows], predictions)
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "data": describe_data(self.arguments.data),
+            "train_rows": len(self.data.train),
+            "eval_rows": len(self.data.evaluation),
+            "labels": self.names,
+        }
+
+
+def build_stage(
+    arguments: SentimentArguments, accelerator: Accelerator, checkpoint: Path | None
+) -> SentimentStage:
+    """Read the data, load what training starts from, and make a stage of both.
+
+    Raises: InputError: if something that the user gave does not fit.
+    """
+    with accelerator.main_process_first():
+        data, names = load_examples(arguments)
+    start = load_start(arguments, accelerator, checkpoint, data.train)
+    start.config.num_labels = len(names)
+    start.config.id2label = dict(enumerate(names))
+    start.config.label2id = {name: i for i, name in enumerate(names)}
+    set_seed(arguments.seed)
+    # A classifier of other labels gives its encoder only.
+    model = start.load(TinyBertForSequenceClassification, ignore_mismatched_sizes=True)
+    sampler = build_sampler(arguments, accelerator, len(data.train))
+    return SentimentStage(arguments, accelerator, start, data, names, sampler, model)
+
+
+def load_examples(arguments: SentimentArguments) -> tuple[Split, list[str]]:
+    """Rows with the columns `text`, perhaps `text_pair`, and `label`; and the names of the labels.
+
+    Raises: InputError: if the data cannot be read, lacks a column or a label, or has too few rows.
+    """
+    columns = dict(zip(("text", "text_pair"), arguments.text_columns, strict=False))
+    flags = dict.fromkeys(columns, "text_columns") | {"label": "label_column"}
+    columns["label"] = arguments.label_column
+
+    def read(data: Any, split: str) -> Dataset:
+        rows = load_data(data, arguments.data_config, split, arguments.data_revision)
+        return select_columns(rows, columns, f"{describe_data(data)} ({split})", flags)
+
+    train = read(arguments.data, arguments.data_split)
+    names = label_names(train)
+    train = encode_labels(train, names, describe_data(arguments.data))
+    if source := arguments.evaluation_source:
+        return Split(train, encode_labels(read(*source), names, describe_data(source[0]))), names
+    return hold_out(train, arguments.eval_size, arguments.seed, by=["text"]), names
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]], max_length: int
+) -> dict[str, Tensor]:
+    """Rows to one padded batch; a pair that is too long loses the end of its longer text."""
+    texts = [row["text"] for row in rows]
+    pairs = [row["text_pair"] for row in rows] if "text_pair" in rows[0] else None
+    return dict(
+        tokenizer(texts, pairs, truncation=True, max_length=max_length, padding=True, return_tensors="pt")
+    )

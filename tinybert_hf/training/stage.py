@@ -1,0 +1,59 @@
+"""What a training stage brings to the loop."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .sampler import StepSampler
+
+
+class Stage(ABC):
+    """Data, batches, loss and measures of a stage. It knows nothing of the loop.
+
+    The loop calls `prepare`, then `batch` and `backward` for each micro-batch of a step, and `evaluate` now and then.
+    Everything is a function of the step, so that a run can go on at any of them.
+    """
+
+    name: ClassVar[str]  # of the summary file
+    unit: ClassVar[str]  # what a row is called
+    best_measure: ClassVar[str]  # the higher, the better: by it the best checkpoint is chosen
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    sampler: StepSampler
+    texts_per_row: int
+    # Passes over the data, before the others, that train the token embedding alone, and its peak learning rate then.
+    warm_start_epochs: float = 0.0
+    warm_start_learning_rate: float = 0.0
+
+    def prepare(self, model: PreTrainedModel, step: int) -> None:  # noqa: B027 - most stages have nothing to prepare
+        """Do what the batches of a step need; all processes call it together."""
+
+    @abstractmethod
+    def batch(self, rows: list[int], step: int) -> Any:
+        """Rows of the training data -> tensors, on the CPU."""
+
+    @abstractmethod
+    def backward(self, model: nn.Module, batch: Any) -> Tensor:
+        """Add the batch's gradients to the parameters'; returns the mean loss, without graph."""
+
+    @abstractmethod
+    def evaluate(self, model: PreTrainedModel) -> dict[str, float]:
+        """Measures on the held-out data."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """About the data, for the summary: at least `data`, `train_rows`, `eval_rows`."""
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """What else was measured on the held-out data: system -> measures."""
+        return {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a checkpoint must keep of the stage."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:  # noqa: B027 - as `state_dict`
+        """Go on with what `state_dict` gave."""

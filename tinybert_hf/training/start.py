@@ -1,0 +1,162 @@
+"""Where training begins: a checkpoint, another model, or random weights."""
+
+import copy
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from datasets import Dataset
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+
+from .. import auto  # noqa: F401 - registers the models
+from ..configuration_tinybert import TinyBertConfig
+from ..convert_bert import load_weights, read_config
+from ..data import iterate_texts, load_data
+from ..errors import InputError, UnreadableError, check_hub_id
+from ..modeling_tinybert import TinyBertPreTrainedModel
+from ..tokenization import save_tokenizer, train_tokenizer
+from .arguments import TrainingArguments
+
+logger = logging.getLogger(__name__)
+
+# What --config_overrides may change of a BERT: what no weight depends on, and how much of the encoder is kept.
+OPEN_OF_BERT = {
+    "num_hidden_layers",
+    "max_position_embeddings",
+    "pooling",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+}
+
+
+@dataclass
+class Start:
+    """A configuration, the tokenizer that belongs to it, and weights, if they are not random."""
+
+    config: TinyBertConfig
+    tokenizer: PreTrainedTokenizerBase
+    source: str | None = None  # a folder or Hub id with the weights
+    weights: dict[str, Tensor] | None = None
+
+    @property
+    def random(self) -> bool:
+        return self.source is None and self.weights is None
+
+    def load(self, model_class: type[TinyBertPreTrainedModel], **options: Any) -> TinyBertPreTrainedModel:
+        """The model. What `model_class` has and the weights have not is random. Options as in `from_pretrained`."""
+        if self.random:
+            return model_class(self.config)
+        return model_class.from_pretrained(
+            self.source, config=self.config, state_dict=self.weights, **options
+        )
+
+
+def load_start(
+    arguments: TrainingArguments, accelerator: Accelerator, checkpoint: Path | None, dataset: Dataset
+) -> Start:
+    """The checkpoint, or `--model`, or a new model with random weights.
+
+    A new model's tokenizer learns from `tokenizer_data`, by default from the training texts in `dataset`.
+
+    Raises: InputError: if `--config_overrides` names what the configuration has not; and what `load_encoder` raises.
+    """
+    if checkpoint:
+        return load_encoder(str(checkpoint))
+    if arguments.model:
+        return load_encoder(arguments.model, arguments.config_overrides)
+    config = override_config(TinyBertConfig(), arguments.config_overrides)
+    if accelerator.is_main_process:
+        sources = (
+            [load_data(data) for data in arguments.tokenizer_data] if arguments.tokenizer_data else [dataset]
+        )
+        logger.info("Training the tokenizer.")
+        texts = (text for source in sources for text in iterate_texts(source))
+        tokenizer = train_tokenizer(texts, config.vocab_size, config.max_position_embeddings)
+        save_tokenizer(tokenizer, arguments.output_dir)
+    accelerator.wait_for_everyone()
+    tokenizer = AutoTokenizer.from_pretrained(arguments.output_dir, config=config)
+    config.vocab_size = len(tokenizer)
+    return Start(config, tokenizer)
+
+
+def load_encoder(source: str, overrides: str | None = None) -> Start:
+    """The encoder of a folder or Hub id: a TinyBERT, or a BERT that becomes one, as `overrides` ask.
+
+    Raises:
+        UnreadableError: if there is no such model.
+        InputError: if it is neither, or `overrides` contradict a TinyBERT's configuration or a BERT's weights.
+    """
+    if not Path(source).exists():
+        check_hub_id(source, "model")
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UnreadableError(f"Could not load --model {source}: {error}") from error
+    if config.model_type == "bert":
+        return load_bert(source, config, overrides)
+    if config.model_type != TinyBertConfig.model_type:
+        raise InputError(
+            f"--model {source} is a {config.model_type} model; this script trains tinybert models, and BERT models "
+            "(as sentence-transformers/all-MiniLM-L6-v2), which become such."
+        )
+    own, asked = config.to_dict(), override_config(config, overrides).to_dict()
+    if other := sorted(f"{name}={own[name]}" for name, value in asked.items() if value != own[name]):
+        raise InputError(
+            f"--config_overrides {overrides}: --model {source} is a tinybert model, which brings its own configuration "
+            f"({', '.join(other)}). Leave one of them out."
+        )
+    return Start(config, AutoTokenizer.from_pretrained(source), source)
+
+
+def load_bert(source: str, bert_config: Any, overrides: str | None) -> Start:
+    """A BERT encoder as a TinyBERT that computes the same.
+
+    Args:
+        source: a folder or Hub id; also a SentenceTransformer's.
+        bert_config: its configuration.
+        overrides: as name=value,name=value. Fewer `num_hidden_layers` keep that many layers, evenly spaced from the first
+            to the last; fewer `max_position_embeddings` the first positions.
+
+    Raises: InputError: if an override is not one of `OPEN_OF_BERT` or exceeds what the encoder has; and what
+        `convert_bert.read_config` raises.
+    """
+    whole = read_config(source, bert_config)
+    config = override_config(whole, overrides)
+    changed = {name for name, value in config.to_dict().items() if value != whole.to_dict()[name]}
+    if closed := sorted(changed - OPEN_OF_BERT):
+        raise InputError(
+            f"--config_overrides {overrides}: the weights of --model {source} fix {', '.join(closed)}. "
+            f"Only {', '.join(sorted(OPEN_OF_BERT))} can be changed."
+        )
+    for name, least, most in (
+        ("num_hidden_layers", 1, bert_config.num_hidden_layers),
+        ("max_position_embeddings", 3, bert_config.max_position_embeddings),
+    ):
+        if not least <= getattr(config, name) <= most:
+            raise InputError(
+                f"--config_overrides {overrides}: {name} must be from {least} to {most} for --model {source}."
+            )
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.model_max_length = config.max_position_embeddings
+    weights = load_weights(source, config, bert_config.num_hidden_layers)
+    return Start(config, tokenizer, weights=weights)
+
+
+def override_config(config: TinyBertConfig, overrides: str | None) -> TinyBertConfig:
+    """A copy of `config` with what `--config_overrides` asks, as name=value,name=value.
+
+    Raises: InputError: if a name is unknown, or the values do not fit together.
+    """
+    changed = copy.deepcopy(config)
+    if overrides and not all("=" in part for part in overrides.split(",")):
+        raise InputError(f"--config_overrides {overrides}: expected name=value,name=value.")
+    try:
+        if overrides:
+            changed.update_from_string(overrides)
+        return TinyBertConfig.from_dict(changed.to_dict())  # checks the values together
+    except ValueError as error:
+        raise InputError(f"--config_overrides {overrides}: {error}") from error

@@ -1,0 +1,384 @@
+"""The training loop: step, evaluate, save, go on, summarise. Both stages run it.
+
+A run's folder:
+
+    output_dir/
+      checkpoint-<step>/     a model folder that also holds optimizer, random states, and the run's state and history
+      <model files>          the best checkpoint's, when the run is over
+      <stage>_summary.json   data, settings, versions, hardware, time and results; written last
+
+A checkpoint is written under another name and renamed when it is complete, so a run killed at any moment leaves only
+whole ones. A run that goes on from one ends with the very bytes of an uninterrupted run: the rows of a step are a
+function of the seed and the step, and the random states of every process are part of the checkpoint.
+"""
+
+import json
+import logging
+import shutil
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device, set_seed
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import std
+from tqdm.contrib.logging import logging_redirect_tqdm
+from transformers import PreTrainedModel
+
+from ..data import describe_data
+from ..errors import InputError
+from ..kernels import SparseEmbeddingGradient
+from ..progress import progress_bar
+from ..tokenization import save_tokenizer
+from .arguments import TrainingArguments
+from .checkpoints import STATE_FILE, list_checkpoints, write_json
+from .gradients import average_gradients
+from .launch import StopSignal
+from .optimizer import build_optimizer, build_schedule
+from .report import describe_hardware, describe_versions, duration, next_commands, plan, result_table
+from .sampler import StepSampler
+from .stage import Stage
+
+logger = logging.getLogger(__name__)
+
+MODEL_FILES = ("*.safetensors", "*.json", "*.py")  # of a checkpoint, what makes it a model folder
+STAGE_FILE = "stage.safetensors"  # what the stage keeps; part of a checkpoint, not of a model
+# What may differ between a run and its continuation without changing a single weight.
+MAY_CHANGE_ON_RESUME = {"output_dir", "resume_from_checkpoint", "logging_steps", "report_to"}
+STEPS_BEFORE_AN_ESTIMATE = 3
+SHORT_RUN = 10  # seconds: too short to tell how long it will take
+
+
+@dataclass
+class TrainingState:
+    """What a run remembers besides tensors; saved as JSON in every checkpoint."""
+
+    step: int = 0
+    best_step: int = 0
+    best_value: float = float("-inf")
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    run: dict[str, Any] = field(default_factory=dict)
+    schedule: dict[str, Any] = field(default_factory=dict)
+
+
+class Trainer:
+    """One run of one stage; `train` is its loop."""
+
+    def __init__(
+        self, arguments: TrainingArguments, accelerator: Accelerator, stage: Stage, sampler: StepSampler
+    ) -> None:
+        self.arguments = arguments
+        self.accelerator = accelerator
+        self.stage = stage
+        self.sampler = sampler
+        self.output_dir = Path(arguments.output_dir)
+        self.warm_start_steps = round(stage.warm_start_epochs * sampler.steps_per_epoch)
+        num_steps = max(1, round(arguments.num_train_epochs * sampler.steps_per_epoch))
+        self.max_steps = arguments.max_steps if arguments.max_steps > 0 else self.warm_start_steps + num_steps
+        # Not for evaluation only: this leaves out DistributedDataParallel, whose part `average_gradients` has.
+        self.model = accelerator.prepare_model(stage.model, evaluation_mode=True)
+        self.optimizer = accelerator.prepare_optimizer(build_optimizer(stage.model, arguments))
+        self.embedding_gradient = SparseEmbeddingGradient(self.unwrapped_model.get_input_embeddings())
+        # Not prepared: accelerate's wrapper would step it once for every process.
+        self.schedule = build_schedule(
+            self.optimizer, arguments, self.max_steps, self.warm_start_steps, stage.warm_start_learning_rate
+        )
+        accelerator.register_save_state_pre_hook(self._save_model)
+        accelerator.register_load_state_pre_hook(self._load_model)
+        self.state = TrainingState(run=self._identity())
+        set_seed(arguments.seed, device_specific=True)  # every process draws its own dropout masks
+
+    @property
+    def unwrapped_model(self) -> PreTrainedModel:
+        return self.accelerator.unwrap_model(self.model)
+
+    # ---- The loop ----
+
+    def train(self) -> dict[str, Any]:
+        """Run, or go on after `resume`, to the last step; returns the run's summary."""
+        self.accelerator.init_trackers(self.stage.name, self._settings_for_trackers())
+        facts, epochs = self.stage.facts(), self.max_steps / self.sampler.steps_per_epoch
+        logger.info(plan(self.stage.unit, facts, self.max_steps, self.sampler.rows_per_step, epochs))
+        started = time.perf_counter() - self.state.seconds
+        if not self.state.history:
+            self._evaluate()
+        with (
+            StopSignal() as stop,
+            logging_redirect_tqdm(),
+            progress_bar(
+                total=self.max_steps,
+                initial=self.state.step,
+                desc=f"Training ({self.stage.name})",
+                unit="step",
+                dynamic_ncols=True,
+                disable=not self.accelerator.is_main_process,
+            ) as bar,
+        ):
+            self._loop(bar, stop, started)
+        return self._finish()
+
+    def _loop(self, bar: std.tqdm, stop: StopSignal, started: float) -> None:
+        """Every step from the current one to the last."""
+        losses: list[Tensor] = []
+        window = first = time.perf_counter()
+        first_step = self.state.step
+        while self.state.step < self.max_steps and not self._stopped_early():
+            losses += self._step()
+            self.state.step += 1
+            self.state.seconds = time.perf_counter() - started
+            bar.update()
+            if self.state.step - first_step == STEPS_BEFORE_AN_ESTIMATE:
+                self._estimate((time.perf_counter() - first) / STEPS_BEFORE_AN_ESTIMATE)
+            if self.state.step % self.arguments.logging_steps == 0:
+                self._report(bar, losses, time.perf_counter() - window)
+                losses, window = [], time.perf_counter()
+            last = self.state.step == self.max_steps
+            if last or self.state.step % self.arguments.save_steps == 0:
+                paused = time.perf_counter()
+                self._evaluate()
+                self.state.seconds = time.perf_counter() - started
+                self._save_checkpoint()
+                window += time.perf_counter() - paused  # the texts per second are those of training
+            if stop.received(self.accelerator) and not last:
+                self._leave(stop)
+
+    def _step(self) -> list[Tensor]:
+        """One optimizer step; returns the loss of each of its micro-batches."""
+        step = self.state.step
+        self.stage.prepare(self.unwrapped_model, step)
+        return [self._micro_step(self.stage.batch(rows, step)) for rows in self.sampler.micro_batches(step)]
+
+    def _micro_step(self, batch: Any) -> Tensor:
+        """Forward, backward and, after the last batch of a step, the update; returns the loss without graph."""
+        self.model.train()
+        with self.accelerator.accumulate(self.model):
+            loss = self.stage.backward(self.model, send_to_device(batch, self.accelerator.device))
+            if self.accelerator.sync_gradients:
+                self.embedding_gradient.finish()
+                average_gradients(self.accelerator, self.model)
+                self.accelerator.clip_grad_norm_(self.model.parameters(), self.arguments.max_grad_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            if self.accelerator.sync_gradients:
+                self.embedding_gradient.clear()
+                if not self.accelerator.optimizer_step_was_skipped:
+                    self.schedule.step()
+        return loss
+
+    def _stopped_early(self) -> bool:
+        """Whether as many evaluations as `early_stopping_patience` have brought nothing better."""
+        patience = self.arguments.early_stopping_patience
+        if patience is None or not self.state.best_step:
+            return False
+        steps = [entry["step"] for entry in self.evaluations]
+        return len(steps) - 1 - steps.index(self.state.best_step) >= patience
+
+    # ---- What is measured and told ----
+
+    @property
+    def evaluations(self) -> list[dict[str, float]]:
+        """The entries of the history that hold measures on the held-out data."""
+        return [entry for entry in self.state.history if any(name.startswith("eval_") for name in entry)]
+
+    def _estimate(self, seconds: float) -> None:
+        left = seconds * (self.max_steps - self.state.step)
+        if left > SHORT_RUN:
+            logger.info(
+                "A step takes %.2g seconds: about %s left, without evaluations.", seconds, duration(left)
+            )
+
+    def _report(self, bar: std.tqdm, losses: list[Tensor], seconds: float) -> None:
+        loss = self.accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
+        if loss != loss:
+            raise FloatingPointError(
+                f"The loss is not a number at step {self.state.step}. Lower --learning_rate; the last checkpoint in "
+                f"{self.output_dir} is intact."
+            )
+        texts = self.sampler.batch_size * self.accelerator.num_processes * self.stage.texts_per_row
+        values = {
+            "loss": loss,
+            "learning_rate": self.schedule.get_last_lr()[-1],
+            "texts_per_second": len(losses) * texts / seconds,
+        }
+        bar.set_postfix_str(
+            f"loss {loss:.3f}, lr {values['learning_rate']:.1e}, {values['texts_per_second']:.0f} texts/s",
+            refresh=False,
+        )
+        self._record(values)
+
+    def _record(self, values: dict[str, float]) -> None:
+        self.state.history.append({"step": self.state.step, **values})
+        grouped = {
+            name.replace("eval_", "eval/", 1) if name.startswith("eval_") else f"train/{name}": value
+            for name, value in values.items()
+        }
+        self.accelerator.log(grouped, step=self.state.step)
+
+    def _settings_for_trackers(self) -> dict[str, int | float | str | bool]:
+        """The arguments as trackers take them: numbers stay numbers, all else is text."""
+        return {
+            name: value if isinstance(value, int | float | str | bool) else str(value)
+            for name, value in self._arguments().items()
+        }
+
+    def _evaluate(self) -> None:
+        """Measure on the held-out data, and remember whether this is the best step so far."""
+        measures = self.stage.evaluate(self.unwrapped_model)
+        self._record({f"eval_{name}": value for name, value in measures.items()})
+        logger.info(
+            "step %d: %s",
+            self.state.step,
+            ", ".join(f"{name} {value:.4f}" for name, value in measures.items()),
+        )
+        if self.state.step and measures[self.stage.best_measure] > self.state.best_value:
+            self.state.best_step, self.state.best_value = self.state.step, measures[self.stage.best_measure]
+
+    # ---- Checkpoints ----
+
+    def _save_checkpoint(self) -> None:
+        """Write `checkpoint-<step>` whole or not at all, then drop all but it and the best."""
+        folder = self.output_dir / f"checkpoint-{self.state.step}"
+        if folder.exists():  # the run was resumed from an earlier one; this step's bytes are the same
+            return
+        unfinished = self.output_dir / f"unfinished-{folder.name}"
+        if self.accelerator.is_main_process:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(unfinished))
+        if self.accelerator.is_main_process:
+            save_tokenizer(self.stage.tokenizer, unfinished)
+            save_file(self.stage.state_dict(), unfinished / STAGE_FILE)
+            self.state.schedule = self.schedule.state_dict()
+            write_json(unfinished / STATE_FILE, asdict(self.state))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            unfinished.rename(folder)
+            self._drop_checkpoints()
+        self.accelerator.wait_for_everyone()
+
+    def _drop_checkpoints(self) -> None:
+        kept = {f"checkpoint-{self.state.step}", f"checkpoint-{self.state.best_step}"}
+        for path in list_checkpoints(self.output_dir):
+            if path.name not in kept:
+                shutil.rmtree(path.rename(path.with_name(f"unfinished-{path.name}")))
+
+    def _save_model(self, models: list[nn.Module], weights: list[dict], folder: str) -> None:
+        """accelerate's hook; a checkpoint's weights are those of a model folder, with its code."""
+        weights.clear()
+        if self.accelerator.is_main_process:
+            self.accelerator.unwrap_model(models[0]).save_pretrained(folder)
+
+    def _load_model(self, models: list[nn.Module], folder: str) -> None:
+        """accelerate's hook; the weights were loaded when the model was built from the checkpoint."""
+        models.clear()
+
+    def resume(self, checkpoint: Path) -> None:
+        """Go on where the checkpoint stopped, its model being loaded already.
+
+        Raises: InputError: if an argument, the number of rows or of processes is not that of the checkpoint's run.
+        """
+        saved = TrainingState(**json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")))
+        differences = [
+            f"{name} was {saved.run.get(name)}, now {value}"
+            for name, value in self.state.run.items()
+            if saved.run.get(name) != value
+        ]
+        if differences:
+            raise InputError(
+                f"{checkpoint} belongs to another run: {'; '.join(differences)}. Resume with the same settings, or "
+                f"start a new run from its weights: --model {checkpoint} and another --output_dir."
+            )
+        self.accelerator.load_state(str(checkpoint))
+        self.stage.load_state_dict(load_file(checkpoint / STAGE_FILE))
+        self.schedule.load_state_dict(saved.schedule)
+        self.state = saved
+        logger.info("Resumed %s at step %d of %d.", checkpoint, saved.step, self.max_steps)
+
+    def _leave(self, stop: StopSignal) -> None:
+        """Save and exit with the signal's conventional status."""
+        self._save_checkpoint()
+        logger.warning(
+            "Stopped by a signal; step %d of %d is saved in %s. Continue with --resume_from_checkpoint auto.",
+            self.state.step,
+            self.max_steps,
+            self.output_dir,
+        )
+        self.accelerator.end_training()
+        sys.exit(128 + (stop.number or signal.SIGTERM))
+
+    # ---- The end ----
+
+    def _finish(self) -> dict[str, Any]:
+        """Put the best checkpoint's model into `output_dir`, write the summary, and tell the result."""
+        summary = self._summary()
+        if self.accelerator.is_main_process:
+            best = self.output_dir / f"checkpoint-{self.state.best_step}"
+            for pattern in MODEL_FILES:
+                for path in best.glob(pattern):
+                    if path.name not in (STATE_FILE, STAGE_FILE):
+                        shutil.copyfile(path, self.output_dir / path.name)
+            for path in Path(self.arguments.model or "").glob("*_summary.json"):  # how the start was trained
+                shutil.copyfile(path, self.output_dir / path.name)
+            write_json(self.output_dir / f"{self.stage.name}_summary.json", summary)
+            for path in self.output_dir.glob("unfinished-*"):
+                shutil.rmtree(path)
+            if self.state.step < self.max_steps:
+                logger.info(
+                    "Stopped at step %d: nothing better since step %d.", self.state.step, self.state.best_step
+                )
+            systems = {"before": summary["start"], "after": summary["results"], **summary["baselines"]}
+            logger.info("On the held-out %s:\n%s", self.stage.unit, result_table(systems))
+            logger.info("The model of step %d is in %s.", self.state.best_step, self.output_dir)
+            logger.info("What to do with it:\n%s", next_commands(self.stage.name, self.output_dir))
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+        return summary
+
+    def _arguments(self) -> dict[str, Any]:
+        """The arguments as JSON takes them; data that was given in Python by its kind and size."""
+        values = dict(vars(self.arguments))
+        for name in ("data", "eval_data", "documents"):
+            if values.get(name) is not None:
+                values[name] = describe_data(values[name])
+        return values
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a continuation to be the same run."""
+        arguments = {k: v for k, v in self._arguments().items() if k not in MAY_CHANGE_ON_RESUME}
+        return arguments | {
+            "num_rows": self.sampler.num_rows,
+            "num_processes": self.accelerator.num_processes,
+            "mixed_precision": self.accelerator.mixed_precision,
+        }
+
+    def _summary(self) -> dict[str, Any]:
+        best = next(e for e in reversed(self.evaluations) if e["step"] == self.state.best_step)
+        start, results = (
+            {name.removeprefix("eval_"): value for name, value in entry.items() if name != "step"}
+            for entry in (self.evaluations[0], best)
+        )
+        return {
+            "stage": self.stage.name,
+            "data": self.stage.facts() | {"texts_per_row": self.stage.texts_per_row},
+            "arguments": self._arguments(),
+            "parameters": sum(parameter.numel() for parameter in self.unwrapped_model.parameters()),
+            "steps": self.state.step,
+            "epochs": round(self.state.step / self.sampler.steps_per_epoch, 2),
+            "rows_per_step": self.sampler.rows_per_step,
+            "seconds": round(self.state.seconds, 1),
+            "best_step": self.state.best_step,
+            "start": start,
+            "results": results,
+            "baselines": self.stage.baselines(),
+            "history": self.state.history,
+            "hardware": describe_hardware(self.accelerator),
+            "versions": describe_versions(),
+        }

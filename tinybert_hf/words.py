@@ -1,0 +1,67 @@
+"""An encoder without layers: a text is the mean of its words' embeddings.
+
+It ranks thousands of texts a second on one core. A pre-norm encoder whose new layers are still the identity computes the
+same, so its words can be trained alone before the layers.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from .configuration_tinybert import TinyBertConfig
+from .kernels import mean_of_words
+from .modeling_tinybert import TinyBertModel, mean_over_tokens
+
+
+def is_words_alone(config: TinyBertConfig) -> bool:
+    """Whether `embed_words` computes what a model of this configuration computes."""
+    return not config.num_hidden_layers and config.norm_position == "pre" and config.pooling == "mean"
+
+
+def embed_words(model: TinyBertModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """(B, T) ids, padded on the right -> (B, H): the mean over a text's tokens of what the first block sees."""
+    embeddings = model.embeddings
+    if model.training and embeddings.dropout.p:
+        return mean_over_tokens(embeddings(input_ids, None, None, None), attention_mask)
+    words = mean_of_words(embeddings.word_embeddings, input_ids, attention_mask)
+    pooled = words * embeddings.scale + embeddings.token_type_embeddings.weight[0]
+    if embeddings.positions is not None:
+        lengths = attention_mask.sum(dim=1).clamp(min=1)
+        pooled = pooled + embeddings.positions.cumsum(dim=0)[lengths - 1] / lengths[:, None]
+    return pooled
+
+
+@torch.no_grad()
+def start_from_tokens(model: TinyBertModel, token_embeddings: Tensor) -> None:
+    """Put a teacher's embeddings of the tokens into the first dimensions of the model's; the others stay random.
+
+    They are scaled to the variance of the others, so that each dimension counts alike.
+
+    Args:
+        model: of V tokens and H dimensions.
+        token_embeddings: (V, any width), the most important dimensions first (`teacher.embed_tokens`). Dimensions beyond
+            H are cut.
+    """
+    embeddings = model.get_input_embeddings().weight
+    learned = token_embeddings[:, : embeddings.shape[1]]
+    embeddings[:, : learned.shape[1]] = (learned * (embeddings.std() / learned.std())).to(embeddings)
+
+
+@torch.no_grad()
+def weigh_by_rarity(model: TinyBertModel, texts: Iterable[list[int]]) -> None:
+    """Scale each token embedding by its inverse document frequency, as BM25 has it.
+
+    Training then starts from a rare-word search, and rare words that few batches contain still count.
+
+    Args:
+        texts: token ids of each text.
+    """
+    embeddings = model.get_input_embeddings().weight
+    counts = torch.zeros(len(embeddings))
+    num_texts = 0
+    for tokens in texts:
+        counts[list(set(tokens))] += 1
+        num_texts += 1
+    rarity = torch.log1p((num_texts - counts + 0.5) / (counts + 0.5))
+    embeddings.mul_((rarity / rarity[counts > 0].mean())[:, None].to(embeddings))
