@@ -1,4 +1,4 @@
-"""The demo page in headless Chromium, served on loopback: for tests/test_space.py, and for the pictures in docs/.
+"""The demo page in headless Chromium, served on loopback: for tests/publish/test_space.py, and for the pictures in docs/.
 
     python tests/browser.py outputs/published docs/demo      # docs/demo.png and docs/demo-phone.png
 
@@ -23,7 +23,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
-import tinybert_hf.hub
+from tinybert_hf.publish import space
 
 INTEROP = Path(__file__).parents[1] / ".interop"
 DESKTOP, PHONE = (1280, 860), (360, 740)  # CSS pixels
@@ -127,11 +127,11 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="a folder built with push_to_hub.py --onnx")
     parser.add_argument("pictures", help="where they go, without -phone.png and .png")
     arguments = parser.parse_args()
-    tinybert_hf.hub.NPM = "/npm"
+    space.NPM = "/npm"
     with TemporaryDirectory() as scratch:
         site = Path(scratch).resolve()
         (site / "tinybert").symlink_to(arguments.model.resolve())
-        page = tinybert_hf.hub.build_space(site / "page", "tester/demo", site / "tinybert", None)
+        page = space.build_space(site / "page", "tester/demo", site / "tinybert", None)
         with serve(site) as address, chromium() as driver:
             for size, suffix in ((DESKTOP, ""), (PHONE, "-phone")):
                 set_viewport(driver, size, scale=1.5)

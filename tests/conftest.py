@@ -6,14 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 from loopback_hub import LoopbackHub
-from transformers import PreTrainedTokenizerBase
+from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from tinybert_hf import TinyBertConfig, TinyBertForSequenceClassification, TinyBertModel
 from tinybert_hf.tokenization import save_tokenizer, train_tokenizer
+
+pytest_plugins = ["publishing"]  # its fixtures
 
 logging.disable_progress_bar()
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime would report to its makers
@@ -75,6 +79,44 @@ def classifier_folder(config: TinyBertConfig, tokenizer: PreTrainedTokenizerBase
     TinyBertForSequenceClassification(config).save_pretrained(folder)
     save_tokenizer(tokenizer, folder)
     return folder
+
+
+@pytest.fixture
+def accelerator() -> Iterator[Accelerator]:
+    yield Accelerator(cpu=True)
+    forget_accelerator()
+
+
+def forget_accelerator() -> None:
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+
+
+@pytest.fixture
+def bert(tokenizer: PreTrainedTokenizerBase) -> BertModel:
+    """Another project's encoder, with random weights, those of the norms too, so that a forgotten one shows."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=40,
+        pad_token_id=3,
+    )
+    model = BertModel(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+@pytest.fixture
+def bert_folder(bert: BertModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
+    bert.save_pretrained(tmp_path / "bert")
+    save_tokenizer(tokenizer, tmp_path / "bert")
+    return tmp_path / "bert"
 
 
 @pytest.fixture

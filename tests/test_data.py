@@ -10,18 +10,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from tinybert_hf.data import (
+    describe_data,
     encode_labels,
     hold_out,
+    import_extra,
     iterate_texts,
     label_names,
     load_data,
     select_columns,
+    take_rows,
     text_id,
 )
+from tinybert_hf.errors import InputError, MissingExtraError, MissingFileError
 
 ROWS = [
     {"sentence": 'good, "very" good', "stars": 5},
@@ -72,7 +77,7 @@ def test_a_folder_has_a_split_for_each_file(tmp_path: Path) -> None:
     write_jsonl(folder / "validation.jsonl", ROWS[:1])
     assert load_data(str(folder)).to_list() == ROWS
     assert load_data(str(folder), split="validation").to_list() == ROWS[:1]
-    with pytest.raises(ValueError, match=r"Could not read the data set .*split=test.*Unknown split \"test\""):
+    with pytest.raises(InputError, match=r"Could not read the data set .*split=test.*Unknown split \"test\""):
         load_data(str(folder), split="test")
 
 
@@ -81,7 +86,7 @@ def test_a_file_that_is_not_there_is_named(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=f"{name} does not exist .looked in {tmp_path}"):
+    with pytest.raises(MissingFileError, match=f"{name} does not exist .looked in {tmp_path}"):
         load_data(name)
 
 
@@ -89,7 +94,7 @@ def test_a_hub_id_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
-        ValueError,
+        InputError,
         match=r"Could not read the data set nobody/nothing \(config=plain, split=train, revision=v1\)",
     ):
         load_data("nobody/nothing", config="plain", revision="v1")
@@ -97,14 +102,14 @@ def test_a_hub_id_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_folder_without_data_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"empty.* doesn't contain any data files"):
+    with pytest.raises(MissingFileError, match=r"empty.* doesn't contain any data files"):
         load_data(str(tmp_path / "empty"))
 
 
 def test_an_unknown_kind_of_file_is_named_with_the_known_ones(tmp_path: Path) -> None:
     path = tmp_path / "rows.xlsx"
     path.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"rows\.xlsx is none of \.csv, \.tsv, \.json, \.jsonl, \.parquet"):
+    with pytest.raises(InputError, match=r"rows\.xlsx is none of \.csv, \.tsv, \.json, \.jsonl, \.parquet"):
         load_data(str(path))
 
 
@@ -113,8 +118,75 @@ def test_an_unknown_kind_of_file_is_named_with_the_known_ones(tmp_path: Path) ->
 )
 def test_a_file_that_cannot_be_read_is_named(name: str, content: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match=f"Could not read the data set .*{name}"):
+    with pytest.raises(InputError, match=f"Could not read the data set .*{name}"):
         load_data(str(tmp_path / name))
+
+
+def test_a_word_that_can_be_no_hub_id_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tinybert_hf.data.load_dataset", None)  # nobody is asked
+    with pytest.raises(
+        MissingFileError, match=r"There is no data set 'pairs': no such file or folder here \(in .*OWNER/NAME"
+    ):
+        load_data("pairs")
+
+
+def test_a_path_may_be_given_as_one(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    assert load_data(tmp_path / "rows.jsonl").to_list() == ROWS
+    with pytest.raises(MissingFileError, match=r"missing\.csv does not exist"):
+        load_data(tmp_path / "missing.csv")
+
+
+# ---- What a notebook holds ----
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param(ROWS, id="list"),
+        pytest.param(tuple(ROWS), id="tuple"),
+        pytest.param(Dataset.from_list(ROWS), id="data set"),
+        pytest.param(pd.DataFrame(ROWS), id="frame"),
+        pytest.param(
+            pd.DataFrame(ROWS, index=[7, 8, 9])[lambda frame: frame.stars > 0], id="frame with an index"
+        ),
+    ],
+)
+def test_rows_in_memory_are_the_rows_of_a_file(rows: Any, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    columns = {"text": "sentence", "label": "stars"}
+    from_file = select_columns(load_data(str(tmp_path / "rows.jsonl")), columns, "rows", FLAGS)
+    from_memory = select_columns(load_data(rows, split="validation", revision="v1"), columns, "rows", FLAGS)
+    assert from_memory.to_list() == from_file.to_list()
+    assert from_memory.features == from_file.features
+    assert load_data(rows).column_names == ["sentence", "stars"], "no column of an index"
+    assert list(iterate_texts(load_data(rows))) == [row["sentence"] for row in ROWS]
+
+
+@pytest.mark.parametrize("rows", [[], None, 3, ["a", "b"], [{"a": 1}, "b"], {"a": [1, 2]}, iter([{"a": 1}])])
+def test_what_holds_no_rows_is_named(rows: Any) -> None:
+    with pytest.raises(InputError, match=f"a list of mappings that is not empty, got {type(rows).__name__}"):
+        take_rows(rows)
+
+
+def test_data_is_called_by_its_name_or_by_its_kind_and_size() -> None:
+    assert describe_data("stanfordnlp/sst2") == "stanfordnlp/sst2"
+    assert describe_data(Path("a/b.csv")) == str(Path("a/b.csv"))
+    assert describe_data(ROWS * 1000) == "list of 3,000 rows"
+    assert describe_data(pd.DataFrame(ROWS)) == "DataFrame of 3 rows"
+    assert describe_data(Dataset.from_list(ROWS)) == "Dataset of 3 rows"
+
+
+def test_a_missing_extra_is_named_with_its_command() -> None:
+    with pytest.raises(
+        MissingExtraError, match=r"no_such_library.*; searching needs it: pip install 'tinybert_hf\[index\]'"
+    ) as caught:
+        import_extra("no_such_library", "index", "searching")
+    assert isinstance(caught.value, ModuleNotFoundError)
+    assert import_extra("json") is json
 
 
 # ---- Columns ----
@@ -135,7 +207,7 @@ def test_a_column_may_keep_its_name_and_two_may_swap() -> None:
 
 
 def test_a_missing_column_names_those_there_are_and_the_flag() -> None:
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(InputError) as error:
         select_columns(Dataset.from_list(ROWS), {"text": "review"}, "rows.csv", FLAGS)
     assert str(error.value) == (
         "rows.csv has no column 'review'; it has sentence, stars. Pass --text_column with one of these."
@@ -161,7 +233,7 @@ def test_nothing_is_logged_where_nothing_was_dropped(caplog: pytest.LogCaptureFi
 @pytest.mark.parametrize("texts", [[], ["", " "]])
 def test_no_row_with_text_is_an_error(texts: list[str]) -> None:
     dataset = Dataset.from_dict({"sentence": texts}, Features({"sentence": Value("string")}))
-    with pytest.raises(ValueError, match=rf"rows has no row with text in sentence \(of {len(texts)} rows\)"):
+    with pytest.raises(InputError, match=rf"rows has no row with text in sentence \(of {len(texts)} rows\)"):
         select_columns(dataset, {"text": "sentence"}, "rows", FLAGS)
 
 
@@ -212,14 +284,14 @@ def test_labels_take_the_ids_of_the_model_not_of_the_data() -> None:
 def test_an_unknown_label_is_named(values: list, feature: Any, unknown: str) -> None:
     dataset = labelled(values, feature)
     with pytest.raises(
-        ValueError, match=rf"rows has labels unknown to the model: {unknown}; .*negative, positive"
+        InputError, match=rf"rows has labels unknown to the model: {unknown}; .*negative, positive"
     ):
         encode_labels(dataset, ["negative", "positive"], "rows")
 
 
 def test_one_class_is_an_error() -> None:
     dataset = labelled(["good", "good"], Value("string"))
-    with pytest.raises(ValueError, match="rows has the label good only"):
+    with pytest.raises(InputError, match="rows has the label good only"):
         encode_labels(dataset, label_names(dataset), "rows")
 
 
@@ -257,7 +329,7 @@ def test_the_seed_chooses_the_rows() -> None:
 
 def test_holding_out_more_than_half_is_an_error() -> None:
     dataset = Dataset.from_dict({"text": ["a", "b", "c"]})
-    with pytest.raises(ValueError, match=r"Cannot hold out 2 of 3 rows.*--eval_size"):
+    with pytest.raises(InputError, match=r"Cannot hold out 2 of 3 rows.*--eval_size"):
         hold_out(dataset, size=2, seed=0, by=["text"])
 
 
@@ -267,6 +339,13 @@ def test_holding_out_more_than_half_is_an_error() -> None:
 def test_every_string_column_is_read_row_by_row() -> None:
     dataset = Dataset.from_dict({"query": ["a", "b"], "label": [0, 1], "answer": ["c", None]})
     assert list(iterate_texts(dataset)) == ["a", "c", "b"]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_the_texts_of_every_kind_of_file_are_read(name: str, tmp_path: Path) -> None:
+    """Some readers make other strings of them (large_string)."""
+    WRITERS[name](tmp_path / name)
+    assert list(iterate_texts(load_data(str(tmp_path / name)))) == [row["sentence"] for row in ROWS]
 
 
 def test_text_ids_are_equal_for_equal_texts_on_every_process() -> None:

@@ -18,6 +18,7 @@ from tinybert_hf.documents import (
     split_sections,
     tokenize_documents,
 )
+from tinybert_hf.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 FLAGS = {"text": "document_column", "title": "title_column"}
@@ -64,14 +65,14 @@ def test_headings_without_text_are_no_documents() -> None:
 
 
 def test_a_missing_column_is_named() -> None:
-    with pytest.raises(ValueError, match=r"notes has no column 'name'; it has text\. Pass --title_column"):
+    with pytest.raises(InputError, match=r"notes has no column 'name'; it has text\. Pass --title_column"):
         read([{"text": "a"}], text="text", title="name")
 
 
 def test_the_fixed_pairs_leave_out_single_sentences() -> None:
     pairs = pairs_from_documents(read([{"text": "Edit text. Fast."}, {"text": "Alone."}]))
     assert list(pairs) == [{"query": "Edit text.", "answer": "Fast."}]
-    with pytest.raises(ValueError, match="None of 1 documents has a second sentence"):
+    with pytest.raises(InputError, match="None of 1 documents has a second sentence"):
         pairs_from_documents(read([{"text": "Alone."}]))
 
 
@@ -90,7 +91,7 @@ def test_the_tokens_are_those_of_the_whole_text(tokenizer: PreTrainedTokenizerBa
 
 
 def test_documents_without_enough_tokens_are_refused(tokenizer: PreTrainedTokenizerBase) -> None:
-    with pytest.raises(ValueError, match="None of 1 documents has 8 tokens"):
+    with pytest.raises(InputError, match="None of 1 documents has 8 tokens"):
         tokenize_documents(read([{"text": "Music."}]), tokenizer, max_length=32)
 
 

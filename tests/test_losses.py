@@ -9,12 +9,7 @@ import torch.distributed
 from torch import Tensor, nn
 from two_processes import run_two_processes
 
-from tinybert_hf.losses import (
-    MultipleNegativesRankingLoss,
-    distillation_loss,
-    false_negatives,
-    ranking_loss,
-)
+from tinybert_hf.losses import MultipleNegativesRankingLoss, false_negatives, ranking_loss
 
 
 def test_equal_embeddings_score_at_chance() -> None:
@@ -95,15 +90,10 @@ def test_the_loss_of_several_widths_is_the_mean_of_theirs() -> None:
         torch.arange(5),
         torch.arange(5),
     )
-    teacher = torch.randn(5, 6).softmax(dim=-1), torch.randn(5, 6).softmax(dim=-1)
     parts = [(queries[:, :dim], answers[:, :dim]) for dim in (2, 8)]
     losses = [MultipleNegativesRankingLoss()(*part, query_ids, answer_ids) for part in parts]
     loss = MultipleNegativesRankingLoss(dims=[2, 8])(queries, answers, query_ids, answer_ids)
     torch.testing.assert_close(loss, torch.stack(losses).mean())
-    losses = [distillation_loss(*part, *teacher, 0.1) for part in parts]
-    torch.testing.assert_close(
-        distillation_loss(queries, answers, *teacher, 0.1, dims=[2, 8]), torch.stack(losses).mean()
-    )
 
 
 def test_a_temperature_of_zero_is_refused() -> None:

@@ -1,25 +1,27 @@
 """Mined negatives: the hardest that are safe to call wrong."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from retrieval_setup import save_sentence_transformer
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from torch import Tensor
-from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from tinybert_hf import mine_negatives as module
+from tinybert_hf import ranking
 from tinybert_hf.data import load_data
+from tinybert_hf.encoding import load_search_pipeline
 from tinybert_hf.mine_negatives import (
-    MiningArguments,
     Negatives,
     mine_by_embeddings,
     mine_data,
     mine_negatives,
+    write_pairs,
 )
-from train_retrieval import RetrievalArguments, load_pairs
+from tinybert_hf.training.arguments import RetrievalArguments
+from tinybert_hf.training.retrieval import load_pairs
 
 PAIRS = [
     ("music player", "play music from the command line"),
@@ -46,8 +48,8 @@ def test_the_best_below_the_margin_are_taken_in_the_order_of_their_scores() -> N
     # 0.95 x 0.8 = 0.76: candidate 1 is above it, candidate 2 is not.
     mined = mine([[0.8, 0.77, 0.75, 0.1, 0.7]], 2)
     assert mined.columns.tolist() == [[2, 4]]
-    assert mined.too_close.tolist() == [1]
-    assert mined.drawn.tolist() == [0]
+    assert mined.num_filtered.tolist() == [1]
+    assert mined.num_random.tolist() == [0]
 
 
 def test_without_a_margin_only_higher_scores_are_left_out() -> None:
@@ -87,12 +89,12 @@ def test_blocks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> Non
         "answer_ids": torch.randint(40, (50,), generator=generator),
     }
     whole = mine(scores.tolist(), 4, **ids, candidate_ids=torch.arange(40))
-    monkeypatch.setattr(module, "QUERY_BLOCK", 7)
+    monkeypatch.setattr(module, "MOST_TOGETHER", 7)
     parts = mine(scores.tolist(), 4, **ids, candidate_ids=torch.arange(40))
-    ranked = whole.drawn == 0  # what is drawn at random depends on the block
+    ranked = whole.num_random == 0  # what is drawn at random depends on the block
     assert ranked.sum() > 20, "this test would be vacuous"
     assert torch.equal(whole.columns[ranked], parts.columns[ranked])
-    assert torch.equal(whole.too_close, parts.too_close)
+    assert torch.equal(whole.num_filtered, parts.num_filtered)
     # The same, pair by pair.
     for row in range(50):
         same_query = ids["query_ids"] == ids["query_ids"][row]
@@ -103,7 +105,20 @@ def test_blocks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> Non
         assert parts.columns[row, : len(best)].tolist() == best
         assert not set(parts.columns[row].tolist()) & right
         assert len(set(parts.columns[row].tolist())) == 4
-        assert int(parts.drawn[row]) == 4 - len(best)
+        assert int(parts.num_random[row]) == 4 - len(best)
+
+
+def test_many_candidates_are_scored_for_fewer_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, sizes = torch.rand(50, 40, generator=torch.Generator().manual_seed(0)), []
+
+    def score(rows: slice) -> Tensor:
+        sizes.append(scores[rows].numel())
+        return scores[rows].clone()
+
+    ids = torch.arange(50) % 40
+    monkeypatch.setattr(ranking, "SCORES_TOGETHER", 400)
+    mine_negatives(score, torch.arange(50), ids, torch.arange(40), num_negatives=1)
+    assert sizes == [400] * 5
 
 
 def test_what_the_ranking_did_not_find_is_drawn_at_random_and_counted() -> None:
@@ -111,7 +126,7 @@ def test_what_the_ranking_did_not_find_is_drawn_at_random_and_counted() -> None:
     drawn = {tuple(mine(scores, 3, lowest_score=0.0, seed=seed).columns[0].tolist()) for seed in range(5)}
     assert all(columns[0] == 1 and len(set(columns) - {0, 1}) == 2 for columns in drawn)
     assert len(drawn) > 1
-    assert mine(scores, 3, lowest_score=0.0).drawn.tolist() == [2]
+    assert mine(scores, 3, lowest_score=0.0).num_random.tolist() == [2]
 
 
 def test_texts_above_the_margin_are_drawn_only_where_nothing_else_is_left() -> None:
@@ -167,11 +182,11 @@ def pairs(tmp_path: Path) -> Path:
 
 
 def test_bm25_finds_the_answer_with_the_same_word_and_draws_the_rest(pairs: Path) -> None:
-    rows, mined = mine_data(MiningArguments(str(pairs), "x.jsonl.gz", num_negatives=2))
+    rows, mined = mine_data(str(pairs), num_negatives=2)
     assert rows.column_names == ["query", "answer", "negative_0", "negative_1"]
     by_query = {row["query"]: row for row in rows}
     assert by_query["music library"]["negative_0"] != by_query["music library"]["negative_1"]
-    assert mined.drawn.sum() > 0
+    assert mined.num_random.sum() > 0
     for row in rows:
         assert row["answer"] not in (row["negative_0"], row["negative_1"])
 
@@ -181,24 +196,14 @@ def test_texts_of_the_corpus_are_candidates_and_equal_ones_are_not(pairs: Path, 
     (tmp_path / "corpus.jsonl").write_text(
         "".join(f'{{"text": "{text}"}}\n' for text in [music, f" {PAIRS[0][1]} ", music])
     )
-    arguments = MiningArguments(
-        str(pairs), "x.jsonl", corpus=str(tmp_path / "corpus.jsonl"), num_negatives=1, margin=0.0
-    )
-    rows, _ = mine_data(arguments)
+    rows, _ = mine_data(str(pairs), corpus=str(tmp_path / "corpus.jsonl"), num_negatives=1, margin=0.0)
     row = next(row for row in rows if row["query"] == "music player")
     assert row["negative_0"] == music
 
 
 @pytest.fixture
 def teacher_folder(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
-    """A SentenceTransformer with random weights."""
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path / "bert")
-    tokenizer.save_pretrained(tmp_path / "bert")
-    SentenceTransformer(modules=[Transformer(str(tmp_path / "bert")), Pooling(16)]).save(
-        str(tmp_path / "teacher")
-    )
-    return tmp_path / "teacher"
+    return save_sentence_transformer(tmp_path / "teacher", tokenizer)
 
 
 @pytest.mark.parametrize("kind", ["model", "teacher"])
@@ -206,8 +211,7 @@ def test_a_model_mines_what_its_own_scores_say(
     kind: str, pairs: Path, model_folder: Path, teacher_folder: Path
 ) -> None:
     folder = model_folder if kind == "model" else teacher_folder
-    ranking = {kind: str(folder)}
-    rows, mined = mine_data(MiningArguments(str(pairs), "x.jsonl", num_negatives=1, margin=0.0, **ranking))
+    rows, mined = mine_data(str(pairs), num_negatives=1, margin=0.0, **{kind: str(folder)})
     texts = [answer for _, answer in PAIRS]
     scores = encode_alone(kind, folder, [query for query, _ in PAIRS]) @ encode_alone(kind, folder, texts).T
     checked = 0
@@ -216,7 +220,7 @@ def test_a_model_mines_what_its_own_scores_say(
         if allowed:
             assert row["negative_0"] == texts[max(allowed, key=lambda j: scores[i, j].item())]
             checked += 1
-        assert mined.drawn[i] == (not allowed)
+        assert mined.num_random[i] == (not allowed)
     assert checked, "this test would be vacuous"
 
 
@@ -225,39 +229,27 @@ def encode_alone(kind: str, folder: Path, texts: list[str]) -> Tensor:
         return SentenceTransformer(str(folder)).encode(
             texts, convert_to_tensor=True, normalize_embeddings=True
         )
-    return module.load_search_pipeline(str(folder)).encode(texts)
+    return load_search_pipeline(str(folder)).encode(texts)
+
+
+def test_two_rankings_are_refused(pairs: Path) -> None:
+    with pytest.raises(ValueError, match="pass one of them"):
+        mine_data(str(pairs), model="m", teacher="t")
 
 
 @pytest.mark.parametrize("name", ["mined.jsonl", "mined.jsonl.gz", "mined.parquet"])
-def test_the_command_writes_what_training_reads(
-    name: str, pairs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_written_is_what_training_reads(name: str, pairs: Path) -> None:
     out = pairs.parent / "new" / name
-    flags = ["--data", str(pairs), "--output_file", str(out), "--num_negatives", "2"]
-    monkeypatch.setattr(sys, "argv", ["mine_negatives", *flags])
-    module.main()
-    printed = capsys.readouterr().out
-    assert f"5 rows with 2 negatives each, by BM25: {out}" in printed
-    assert "Drawn at random, because the ranking found too few:" in printed
+    rows, _ = mine_data(str(pairs), num_negatives=2)
+    write_pairs(rows, out)
     columns = ["negative_0", "negative_1"]
-    assert printed.strip().endswith(f"--negative_columns {' '.join(columns)}")
     data = load_pairs(RetrievalArguments(data=str(out), eval_size=1, negative_columns=columns))
     assert data.train.column_names == ["query", "answer", *columns]
-    assert sorted(load_data(str(out))["query"]) == sorted(query for query, _ in PAIRS)
+    assert load_data(str(out)).to_list() == rows.to_list()
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--output_file", "mined.txt"], "--output_file must end in"),
-        (["--output_file", "mined.jsonl", "--model", "m", "--teacher", "t"], "pass one of them"),
-        (["--output_file", "mined.jsonl", "--teacher", "/no/where"], "Could not load the teacher /no/where"),
-        (["--output_file", "mined.jsonl", "--query_column", "q"], "no column 'q'; it has query, answer"),
-    ],
-)
-def test_the_command_ends_with_a_message(
-    flags: list[str], message: str, pairs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["mine_negatives", "--data", str(pairs), *flags])
-    with pytest.raises(SystemExit, match=message):
-        module.main()
+def test_a_file_of_another_kind_is_not_written(pairs: Path) -> None:
+    rows, _ = mine_data(str(pairs), num_negatives=1)
+    with pytest.raises(ValueError, match=r"--output_file must end in .*, got .*mined\.txt"):
+        write_pairs(rows, pairs.parent / "new" / "mined.txt")
+    assert not (pairs.parent / "new").exists()

@@ -5,7 +5,6 @@ python -m pytest tests/test_modeling_tinybert.py -q
 
 import json
 import math
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ from transformers import PreTrainedTokenizerBase
 
 from tinybert_hf import TinyBertConfig, TinyBertForSequenceClassification, TinyBertModel, encode
 from tinybert_hf.configuration_tinybert import AUTO_MAP
-from tinybert_hf.modeling_tinybert import Dropout, PackedWeights, can_pack
 
 LENGTHS = (9, 4, 1)
 CODE_FILES = {"configuration_tinybert.py", "modeling_tinybert.py", "pipeline_tinybert.py"}
@@ -212,109 +210,6 @@ def test_dropout_is_active_in_training_only(model: TinyBertModel, batch: dict[st
     assert not torch.equal(model(**batch).pooler_output, model(**batch).pooler_output)
 
 
-@pytest.mark.parametrize("probability", [0.1, 0.5])
-def test_dropout_drops_its_share_and_keeps_the_mean(probability: float) -> None:
-    torch.manual_seed(0)
-    dropout = Dropout(probability)
-    ones = torch.ones(1000, 1001)
-    dropped = dropout(ones)
-    assert (dropped == 0).float().mean().item() == pytest.approx(probability, abs=0.002)
-    assert dropped.mean().item() == pytest.approx(1, abs=0.005)
-    assert dropped.unique().numel() == 2
-    # Neighbours, who share a 64-bit number, and rows are dropped independently of each other.
-    zero = (dropped == 0).float()
-    for other in (zero.roll(1, dims=1), zero.roll(4, dims=1), zero.roll(1, dims=0)):
-        assert (zero * other).mean().item() == pytest.approx(probability**2, abs=0.002)
-    torch.manual_seed(0)
-    assert torch.equal(dropout(ones), dropped)
-    assert torch.equal(dropout.eval()(ones), ones)
-
-
-def test_dropouts_gradient_is_its_mask() -> None:
-    values = torch.randn(7, 5, requires_grad=True)
-    dropped = Dropout(0.5)(values)
-    dropped.sum().backward()
-    assert values.grad is not None and (values.grad == 0).any() and (values.grad == 2).any()
-    torch.testing.assert_close(values.detach() * values.grad, dropped.detach())
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_packed_weights_change_neither_embedding_nor_gradient(
-    model: TinyBertModel, batch: dict[str, Tensor], dtype: torch.dtype
-) -> None:
-    def run(packed: PackedWeights | None) -> tuple[Tensor, dict[str, Tensor]]:
-        model.zero_grad()
-        with packed or nullcontext(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            for _ in range(2):
-                output = model(**batch).pooler_output.float()
-                output.sum().backward()
-        return output.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-
-    packed = PackedWeights()
-    output, gradients = run(packed)
-    expected, expected_gradients = run(None)
-    error = 1e-5 if dtype == torch.float32 else 2e-2
-    assert (output - expected).norm() < error * expected.norm()
-    assert gradients.keys() == expected_gradients.keys()
-    for name, gradient in expected_gradients.items():
-        assert gradients[name].dtype == torch.float32
-        assert (gradients[name] - gradient).norm() <= error * gradient.norm(), name
-    linears = sum(isinstance(module, torch.nn.Linear) for module in model.modules())
-    assert len(packed.packed) == (2 * linears if can_pack(dtype) else 0), "each once, and once transposed"
-
-
-def test_packed_weights_refuse_inputs_of_another_type_as_torch_does(model: TinyBertModel) -> None:
-    inputs = torch.ones(2, 3, model.config.hidden_size, dtype=torch.bfloat16)
-    with PackedWeights(), pytest.raises(RuntimeError, match="same dtype"):
-        model.layers[0].mlp.up(inputs)
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
-@pytest.mark.parametrize("norm_position", ["pre", "post"])
-@pytest.mark.parametrize("num_hidden_layers", [0, 2])
-def test_the_pooled_output_alone_is_the_same(
-    config: TinyBertConfig,
-    batch: dict[str, Tensor],
-    num_hidden_layers: int,
-    norm_position: str,
-    pooling: str,
-    attention: str,
-) -> None:
-    config.pooling, config.norm_position, config.num_hidden_layers = pooling, norm_position, num_hidden_layers
-    model = with_attention(TinyBertModel(config).eval(), attention)
-    randomize(model)
-    expected = model(**batch)
-    actual = model(**batch, pooled_only=True)
-    torch.testing.assert_close(actual.pooler_output, expected.pooler_output, rtol=1e-5, atol=1e-5)
-    assert actual.last_hidden_state is None
-    texts = {name: batch[name] for name in ("input_ids", "attention_mask")}  # what training and encoding pass
-    torch.testing.assert_close(
-        model(**texts, pooled_only=True).pooler_output, model(**texts).pooler_output, rtol=1e-5, atol=1e-5
-    )
-    alone = {name: tensor[:1] for name, tensor in batch.items()} | {"attention_mask": None}  # no mask at all
-    torch.testing.assert_close(
-        model(**alone, pooled_only=True).pooler_output, expected.pooler_output[:1], rtol=1e-5, atol=1e-5
-    )
-
-
-def test_a_new_encoder_is_the_mean_of_its_token_embeddings(
-    config: TinyBertConfig, batch: dict[str, Tensor]
-) -> None:
-    config.residual_initializer_range = 0.0
-    config.pooling = "mean"
-    texts = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    for positions in ("sinusoidal", "rotary"):
-        config.position_embedding_type = positions
-        model = TinyBertModel(config).eval()
-        expected = model.embed_words(**texts)
-        torch.testing.assert_close(model(**texts).pooler_output, expected, rtol=1e-5, atol=1e-5)
-        model.layers = torch.nn.ModuleList()
-        for pooled_only in (False, True):
-            actual = model(**texts, pooled_only=pooled_only).pooler_output
-            torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
-
-
 def test_rotary_positions_see_distances_only(config: TinyBertConfig, batch: dict[str, Tensor]) -> None:
     config.position_embedding_type = "rotary"
     model = TinyBertModel(config).eval()
@@ -330,23 +225,8 @@ def test_rotary_positions_see_distances_only(config: TinyBertConfig, batch: dict
         stretched = model(**batch, position_ids=positions * 2).last_hidden_state
         assert (stretched - expected).abs().max() > 1e-2
         model.config.pooling = "cls"
-        pooled = model(**batch, pooled_only=True).pooler_output
+        pooled = model(**batch, position_ids=positions + 7).pooler_output
         torch.testing.assert_close(pooled, expected[:, 0], rtol=1e-4, atol=1e-4)
-
-
-def test_hidden_states_asked_for_are_whole(model: TinyBertModel, batch: dict[str, Tensor]) -> None:
-    states = model(**batch, pooled_only=True, output_hidden_states=True).hidden_states
-    assert states[-1].shape == states[0].shape
-
-
-def test_the_pooled_outputs_gradients_are_the_same(model: TinyBertModel, batch: dict[str, Tensor]) -> None:
-    gradients = []
-    for pooled_only in (False, True):
-        model.zero_grad()
-        (model(**batch, pooled_only=pooled_only).pooler_output ** 2).sum().backward()
-        gradients.append({name: p.grad for name, p in model.named_parameters()})
-    for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("position_embedding_type", ["sinusoidal", "rotary", "learned"])
@@ -422,6 +302,13 @@ def test_eager_attention_weights_sum_to_one_over_the_tokens(
         torch.testing.assert_close(weights.sum(dim=-1), torch.ones(3, 4, 9))
         assert (weights[1, :, :, LENGTHS[1] :] == 0).all()
         assert weights.std() > 0.1  # not merely uniform
+
+
+@pytest.mark.parametrize("implementation", ["flash_attention_2", "flex_attention"])
+def test_attention_that_was_never_tried_is_refused(config: TinyBertConfig, implementation: str) -> None:
+    """Nobody has measured it with this model; transformers knows by what the class claims."""
+    with pytest.raises(ValueError, match="TinyBertModel does not support"):
+        TinyBertModel._from_config(config, attn_implementation=implementation)
 
 
 def test_attentions_asked_of_sdpa_are_an_error(model: TinyBertModel, batch: dict[str, Tensor]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tinybert_hf.evaluation import load_beir
+from tinybert_hf.beir import load_beir
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from tinybert_hf.data import load_data, text_id
+from tinybert_hf.errors import InputError
 from tinybert_hf.tokenization import (
     SPECIAL_TOKENS,
     save_tokenizer,
@@ -108,14 +109,14 @@ def test_training_keeps_the_frequent_words_whole() -> None:
 
 @pytest.mark.parametrize("texts", [[], [""], [" ", "\n\t"]])
 def test_texts_without_a_word_are_an_error(texts: list[str]) -> None:
-    with pytest.raises(ValueError, match="hold no word"):
+    with pytest.raises(InputError, match="hold no word"):
         train_tokenizer(texts)
 
 
 def test_special_tokens_elsewhere_are_an_error() -> None:
     vocabulary = {token: i for i, token in enumerate(reversed(SPECIAL_TOKENS))}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    with pytest.raises(ValueError, match=r"at ids \[3, 2, 1, 0\]; the model expects 0, 1, 2, 3"):
+    with pytest.raises(InputError, match=r"at ids \[3, 2, 1, 0\]; the model expects 0, 1, 2, 3"):
         wrap_tokenizer(tokenizer, model_max_length=32)
 
 

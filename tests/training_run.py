@@ -1,17 +1,27 @@
-"""Start a training script in a process that has its imports behind it, so that killing it ten times is cheap."""
+"""Start a training in a process that has its imports behind it, so that killing it ten times is cheap."""
 
 import multiprocessing
 import os
 import random
 import socket
 import sys
-from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from tinybert_hf.cli import main
+
 ROOT = Path(__file__).parent.parent
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["train_retrieval", "train_sentiment"])
+context.set_forkserver_preload(
+    ["tinybert_hf.training.retrieval", "tinybert_hf.training.sentiment", "tinybert_hf.cli"]
+)
+
+# A model that trains in moments, as --config_overrides.
+TINY = (
+    "vocab_size=300,hidden_size=32,num_hidden_layers=1,residual_initializer_range=0.1,"
+    "num_attention_heads=4,intermediate_size=64,max_position_embeddings=32"
+)
+NO_DROPOUT = "hidden_dropout_prob=0,attention_probs_dropout_prob=0"
 
 WORDS = [
     "fast",
@@ -44,18 +54,18 @@ def write_pairs(path: Path, rows: int, seed: int) -> Path:
     return path
 
 
-def run_script(script: str, arguments: list[str], log: Path, environment: dict[str, str]) -> None:
-    """In the child: what `python script.py arguments` does."""
+def run_command(argv: list[str], log: Path, environment: dict[str, str]) -> None:
+    """In the child: what `tinybert ...` does."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.environ.update(environment)
-    sys.argv = [f"{script}.py", *arguments]
-    import_module(script).main()
+    sys.argv = ["tinybert", *argv]
+    main(argv)
 
 
-def start(script: str, arguments: list[str], log: Path, num_processes: int = 1) -> list[BaseProcess]:
-    """Start one process, or several that know each other as torchrun's do."""
+def start(stage: str, arguments: list[str], log: Path, num_processes: int = 1) -> list[BaseProcess]:
+    """Start `tinybert train STAGE ...` as one process, or as several that know each other as torchrun's do."""
     environments: list[dict[str, str]] = [{}]
     if num_processes > 1:
         with socket.socket() as free:
@@ -65,7 +75,7 @@ def start(script: str, arguments: list[str], log: Path, num_processes: int = 1) 
         size = {"WORLD_SIZE": str(num_processes), "LOCAL_WORLD_SIZE": str(num_processes)}
         environments = [address | size | {"RANK": rank, "LOCAL_RANK": rank} for rank in ranks]
     processes = [
-        context.Process(target=run_script, args=(script, arguments, log, environment))
+        context.Process(target=run_command, args=(["train", stage, *arguments], log, environment))
         for environment in environments
     ]
     for process in processes:
@@ -81,5 +91,6 @@ def finish(processes: list[BaseProcess], log: Path) -> None:
     assert codes == [0] * len(codes), f"{codes}\n{log.read_text()}"
 
 
-def train(script: str, arguments: list[str], log: Path, num_processes: int = 1) -> None:
-    finish(start(script, arguments, log, num_processes), log)
+def train(stage: str, arguments: list[str], log: Path, num_processes: int = 1) -> None:
+    """Run `tinybert train STAGE ...` to its end."""
+    finish(start(stage, arguments, log, num_processes), log)

@@ -1,8 +1,8 @@
 """The page that a Space shows, in headless Chromium: what visitors see when all is well, and when it is not.
 
-    make interop; python -m pytest tests/test_space.py -q
+    make interop; python -m pytest tests/publish/test_space.py -q
 
-Publishing it is in tests/test_hub.py.
+Publishing it is in tests/publish/test_push_space.py.
 """
 
 import re
@@ -15,19 +15,21 @@ import browser
 import pytest
 import torch
 from loopback_hub import LoopbackHub
+from publishing import REPO, Command
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from test_hub import REPO, Command, command, contents, online  # noqa: F401 - fixtures
 from transformers import AutoTokenizer
 
-import tinybert_hf.hub
+import tinybert_hf.publish.space
 from tinybert_hf import TinyBertConfig, TinyBertModel, encode
-from tinybert_hf.hub import SPACE_FILES, build_folder, build_space
 from tinybert_hf.losses import ranking_loss
 from tinybert_hf.onnx import OnnxEncoder
+from tinybert_hf.publish.folder import build_folder
+from tinybert_hf.publish.space import SPACE_FILES, build_space
 from tinybert_hf.tokenization import save_tokenizer, train_tokenizer
 
+pytestmark = pytest.mark.interop
 SPACE = "tester/demo"
 READY = r" in \d+ ms"
 
@@ -103,7 +105,7 @@ def site(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     """The address of the page as `--output_dir` builds it, with its model beside it."""
     folder = tmp_path_factory.mktemp("site")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tinybert_hf.hub, "NPM", "/npm")
+        patch.setattr(tinybert_hf.publish.space, "NPM", "/npm")
         model = build_folder(trained, folder / "model", "model", onnx=True)
         for name in ("page", "broken"):
             build_space(folder / name, SPACE, model, None)
@@ -162,8 +164,8 @@ def before_the_page(driver: webdriver.Chrome, script: str) -> Any:
 
 def test_a_published_page_ranks_as_the_package_does(
     trained: Path,
-    online: LoopbackHub,  # noqa: F811
-    command: Command,  # noqa: F811
+    online: LoopbackHub,
+    command: Command,
     tmp_path: Path,
     chromium: webdriver.Chrome,
     monkeypatch: pytest.MonkeyPatch,
@@ -171,7 +173,7 @@ def test_a_published_page_ranks_as_the_package_does(
     """The page of the Space, the model of the Hub and the libraries of the CDN, each of an origin of its own."""
     (tmp_path / "space").mkdir()
     with browser.serve(tmp_path) as cdn, browser.serve(tmp_path / "space") as address:
-        monkeypatch.setattr(tinybert_hf.hub, "NPM", f"{cdn}/npm")
+        monkeypatch.setattr(tinybert_hf.publish.space, "NPM", f"{cdn}/npm")
         printed = command("--model", trained, "--repo_id", REPO, "--onnx", "--space", SPACE)
         assert f"Pushed the page in one commit: {online.url}/spaces/{SPACE}" in printed
         for files, folder in (

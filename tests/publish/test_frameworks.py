@@ -1,6 +1,6 @@
 """The card's snippets for frameworks that build on sentence-transformers, each in a process of its own.
 
-    make interop; python -m pytest tests/test_frameworks.py -q
+    make interop; python -m pytest tests/publish/test_frameworks.py -q
 
 They ask for another huggingface_hub than this package, so they have a virtual environment of their own.
 """
@@ -13,13 +13,14 @@ import pytest
 import torch
 from fresh_process import run
 from loopback_hub import LoopbackHub
-from test_hub import REPO, ROOT, contents
+from publishing import REPO, ROOT, contents
 from transformers import AutoTokenizer
 
 from tinybert_hf import TinyBertModel, encode
-from tinybert_hf.hub import build_folder
-from tinybert_hf.model_card import PASSAGES, QUERY
+from tinybert_hf.publish.folder import build_folder
+from tinybert_hf.publish.model_card import PASSAGES, QUERY
 
+pytestmark = pytest.mark.interop
 PYTHON = ROOT / ".interop-frameworks" / "bin" / "python"
 
 

@@ -12,7 +12,8 @@ from loopback_hub import LoopbackHub
 from training_run import ROOT, start, train
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from train_sentiment import SentimentArguments, load_examples
+from tinybert_hf import SentimentArguments
+from tinybert_hf.training.sentiment import load_examples
 
 TINY = (
     "vocab_size=300,hidden_size=32,num_hidden_layers=1,residual_initializer_range=0.1,"
@@ -40,7 +41,7 @@ def flags(reviews: Path, *more: str) -> list[str]:
 
 
 def test_labelled_sentences_of_a_file_are_learned(reviews: Path) -> None:
-    train("train_sentiment", flags(reviews), reviews.parent / "log")
+    train("sentiment", flags(reviews), reviews.parent / "log")
     out = reviews.parent / "out"
     summary = json.loads((out / "sentiment_summary.json").read_text())
     assert summary["results"]["accuracy"] == summary["results"]["f1_macro"] == 1.0
@@ -56,7 +57,7 @@ def test_labelled_sentences_of_a_file_are_learned(reviews: Path) -> None:
 
 
 def test_stage_two_starts_from_the_encoder_of_stage_one(reviews: Path) -> None:
-    train("train_sentiment", flags(reviews, "--max_steps", "2"), reviews.parent / "log")
+    train("sentiment", flags(reviews, "--max_steps", "2"), reviews.parent / "log")
     pairs = reviews.parent / "pairs.csv"
     pairs.write_text(
         "query,answer\n"
@@ -65,7 +66,7 @@ def test_stage_two_starts_from_the_encoder_of_stage_one(reviews: Path) -> None:
     out = str(reviews.parent / "retrieval")
     shared = ["--data", str(pairs), "--eval_data", str(pairs), "--report_to", "none", "--max_steps", "1"]
     start_ = ["--model", str(reviews.parent / "out"), "--learning_rate", "1e-9", "--output_dir", out]
-    train("train_retrieval", [*shared, *start_], reviews.parent / "log2")
+    train("retrieval", [*shared, *start_], reviews.parent / "log2")
     from safetensors.torch import load_file
 
     before = load_file(reviews.parent / "out" / "model.safetensors")
@@ -87,7 +88,7 @@ def test_stage_two_starts_from_the_encoder_of_stage_one(reviews: Path) -> None:
     ],
 )
 def test_bad_input_ends_with_a_message(reviews: Path, more: list[str], message: str) -> None:
-    (process,) = start("train_sentiment", flags(reviews, *more), reviews.parent / "log")
+    (process,) = start("sentiment", flags(reviews, *more), reviews.parent / "log")
     process.join()
     output = (reviews.parent / "log").read_text()
     assert (process.exitcode, "Traceback" in output) == (1, False), output
@@ -130,25 +131,15 @@ def test_both_stages_train_on_the_hubs_data_sets(hub: LoopbackHub, tmp_path: Pat
     hub.add_repo("dataset", "sentence-transformers/natural-questions", hub_datasets.natural_questions(pairs))
     shared = ["--max_steps", "2", "--per_device_train_batch_size", "8"]
     sentiment, retrieval = str(tmp_path / "sentiment"), str(tmp_path / "retrieval")
-    recipe = "recipes/full_sentiment.yaml"
-    launch(
-        hub,
-        tmp_path,
-        "train_sentiment.py",
-        recipe,
-        "--config_overrides",
-        TINY,
-        "--output_dir",
-        sentiment,
-        *shared,
-    )
+    first = ["--config_overrides", TINY, "--output_dir", sentiment, *shared]
+    launch(hub, tmp_path, "train_sentiment.py", "full", *first)
     more = ["--model", sentiment, "--eval_size", "40", "--output_dir", retrieval, *shared]
-    launch(hub, tmp_path, "train_retrieval.py", "recipes/full_retrieval.yaml", *more)
-    first = json.loads((tmp_path / "sentiment" / "sentiment_summary.json").read_text())
-    second = json.loads((tmp_path / "retrieval" / "retrieval_summary.json").read_text())
-    assert first["data"]["labels"] == ["negative", "positive"]
-    assert (first["data"]["train_rows"], first["data"]["eval_rows"]) == (40, 10)
-    assert (second["data"]["train_rows"], second["data"]["eval_rows"]) == (60, 40)
+    launch(hub, tmp_path, "train_retrieval.py", "full", *more)
+    one = json.loads((tmp_path / "sentiment" / "sentiment_summary.json").read_text())
+    two = json.loads((tmp_path / "retrieval" / "retrieval_summary.json").read_text())
+    assert one["data"]["labels"] == ["negative", "positive"]
+    assert (one["data"]["train_rows"], one["data"]["eval_rows"]) == (40, 10)
+    assert (two["data"]["train_rows"], two["data"]["eval_rows"]) == (60, 40)
 
 
 def test_natural_language_inference_pairs_train_too(hub: LoopbackHub, tmp_path: Path) -> None:

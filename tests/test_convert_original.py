@@ -1,6 +1,6 @@
 """A converted checkpoint computes what the original project computes, which is written out here a second time.
 
-python -m pytest tests/test_convert_checkpoint.py -q
+python -m pytest tests/test_convert_original.py -q
 """
 
 import math
@@ -20,7 +20,8 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from tinybert_hf import TinyBertModel
-from tinybert_hf.convert_checkpoint import convert_checkpoint, convert_weights, load_state_dict
+from tinybert_hf.convert_original import convert_checkpoint, convert_state_dict, load_state_dict
+from tinybert_hf.errors import InputError, UnreadableError
 
 SMALL = {"vocab_size": 120, "hidden": 24, "layers": 2, "intermediate": 40, "positions": 16}
 FULL = {"vocab_size": 500, "hidden": 768, "layers": 8, "intermediate": 1600, "positions": 350}
@@ -135,7 +136,7 @@ def original(tmp_path: Path) -> tuple[Path, Path]:
 
 def run_converter(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "tinybert_hf.convert_checkpoint", *map(str, arguments)],
+        [sys.executable, "-m", "tinybert_hf", "convert", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
@@ -159,23 +160,23 @@ def test_the_converted_model_computes_the_original_embeddings(sizes: dict[str, A
     assert (ids == PAD).any()
     with torch.no_grad():
         expected = original_embeddings(state_dict, ids, segments, heads)
-        model = convert_weights(state_dict, num_attention_heads=heads)
+        model = convert_state_dict(state_dict, num_attention_heads=heads)
         ours = model(ids, attention_mask=(ids != PAD).long(), token_type_ids=segments).pooler_output
     assert ((ours - expected).norm(dim=-1) / expected.norm(dim=-1)).max() < 1e-5
-    alone = convert_weights(state_dict, num_attention_heads=heads)(
+    alone = convert_state_dict(state_dict, num_attention_heads=heads)(
         ids[2:, :3], token_type_ids=segments[2:, :3]
     )
     assert (alone.pooler_output - expected[2:]).norm() / expected[2:].norm() < 1e-5
 
 
 def test_every_size_but_the_heads_is_read_from_the_tensors() -> None:
-    config = convert_weights(original_state_dict(**SMALL)).config
+    config = convert_state_dict(original_state_dict(**SMALL)).config
     assert (config.vocab_size, config.hidden_size, config.num_hidden_layers) == (120, 24, 2)
     assert (config.intermediate_size, config.max_position_embeddings, config.type_vocab_size) == (40, 16, 2)
     assert (config.num_attention_heads, config.pooling) == (12, "cls")
     assert config.position_embedding_type == "sinusoidal"
-    with pytest.raises(ValueError, match=r"hidden_size=24 .* num_attention_heads=7"):
-        convert_weights(original_state_dict(**SMALL), num_attention_heads=7)
+    with pytest.raises(InputError, match=r"hidden_size=24 .* num_attention_heads=7"):
+        convert_state_dict(original_state_dict(**SMALL), num_attention_heads=7)
 
 
 # ---- The folder ----
@@ -187,7 +188,7 @@ def test_the_command_makes_a_folder_that_a_stranger_loads(
     folder = tmp_path / "converted"
     done = run_converter(*original, folder, "--num_attention_heads", "4")
     assert done.returncode == 0, done.stderr
-    assert "Left out of the conversion: classifier." in done.stdout
+    assert "Left out of the conversion: classifier." in done.stderr
     assert "2 layers of 24, 4 heads, 120 tokens, context 16" in done.stdout
 
     printed = run_python(
@@ -251,7 +252,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(container: str
     else:
         torch.save(content, checkpoint, _use_new_zipfile_serialization=container == "zip")
     with pytest.raises(
-        ValueError, match=r"model\.pt is refused: .*(posix\.system|no file of tensors)"
+        InputError, match=r"model\.pt is refused: .*(posix\.system|no file of tensors)"
     ) as error:
         load_state_dict(checkpoint)
     assert "Nothing in it was run" in str(error.value)
@@ -280,7 +281,7 @@ def test_the_command_refuses_a_hostile_pickle_with_a_message(
 @pytest.mark.parametrize("content", [b"", b"hello world", b'{"model": 1}'])
 def test_a_file_that_is_no_checkpoint_is_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(content)
-    with pytest.raises(ValueError, match=r"model\.pt is refused: it is no file of tensors"):
+    with pytest.raises(InputError, match=r"model\.pt is refused: it is no file of tensors"):
         load_state_dict(tmp_path / "model.pt")
 
 
@@ -294,7 +295,7 @@ def test_a_file_that_is_no_checkpoint_is_named(content: bytes, tmp_path: Path) -
 )
 def test_a_checkpoint_of_another_layout_is_named(content: Any, message: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "model.pt")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         load_state_dict(tmp_path / "model.pt")
 
 
@@ -305,8 +306,8 @@ def test_missing_unexpected_and_misshapen_tensors_are_named() -> None:
     )
     state_dict["encoder.encoders.1.feedfwd.linear_2.bias"] = torch.zeros(5)
     state_dict["encoder.encoders.1.residual.0.norm.alpha"] = torch.zeros(2)
-    with pytest.raises(ValueError) as error:
-        convert_weights(state_dict)
+    with pytest.raises(InputError) as error:
+        convert_state_dict(state_dict)
     message = str(error.value)
     assert "missing: encoder.encoders.0.attention.q.weight;" in message
     assert "unexpected: encoder.encoders.0.attention.query.weight;" in message
@@ -326,15 +327,15 @@ def test_missing_unexpected_and_misshapen_tensors_are_named() -> None:
 def test_a_tensor_that_tells_a_size_is_named_where_it_is_missing(name: str) -> None:
     state_dict = original_state_dict(**SMALL)
     del state_dict[name]
-    with pytest.raises(ValueError, match=name):
-        convert_weights(state_dict)
+    with pytest.raises(InputError, match=name):
+        convert_state_dict(state_dict)
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(original: tuple[Path, Path], tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="mine exists and is not an empty folder"):
+    with pytest.raises(UnreadableError, match="mine exists and is not an empty folder"):
         convert_checkpoint(*original, folder)
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 
@@ -342,21 +343,22 @@ def test_a_folder_that_is_not_empty_is_left_alone(original: tuple[Path, Path], t
 def test_a_tokenizer_larger_than_the_model_is_refused(original: tuple[Path, Path], tmp_path: Path) -> None:
     checkpoint, tokenizer = original
     original_tokenizer(vocab_size=121).save(str(tokenizer))
-    with pytest.raises(ValueError, match=r"has 121 tokens, but .* has embeddings for 120"):
+    with pytest.raises(InputError, match=r"has 121 tokens, but .* has embeddings for 120"):
         convert_checkpoint(checkpoint, tokenizer, tmp_path / "converted")
     assert not (tmp_path / "converted").exists()
 
 
 def test_a_file_that_is_no_tokenizer_is_named(original: tuple[Path, Path], tmp_path: Path) -> None:
     checkpoint, tokenizer = original
-    tokenizer.write_text('{"version": "1.0"}')
-    with pytest.raises(ValueError, match=r"tokenizer-wiki\.json is no file of the tokenizers library"):
-        convert_checkpoint(checkpoint, tokenizer, tmp_path / "converted")
+    for content in (b'{"version": "1.0"}', b"\xff\xfe"):
+        tokenizer.write_bytes(content)
+        with pytest.raises(InputError, match=r"tokenizer-wiki\.json is no file of the tokenizers library"):
+            convert_checkpoint(checkpoint, tokenizer, tmp_path / "converted")
 
 
 def test_the_converted_model_trains_from_the_folder(original: tuple[Path, Path], tmp_path: Path) -> None:
     convert_checkpoint(*original, tmp_path / "converted")
     loaded = TinyBertModel.from_pretrained(tmp_path / "converted")
-    for name, tensor in convert_weights(original_state_dict(**SMALL)).state_dict().items():
+    for name, tensor in convert_state_dict(original_state_dict(**SMALL)).state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
         assert tensor.is_contiguous(), name

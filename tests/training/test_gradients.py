@@ -1,11 +1,10 @@
 """Gradient caching has the gradient of the plain backward pass: with dropout, in parts, in bf16, on two processes.
 
-python -m pytest tests/test_gradients.py -q
+python -m pytest tests/training/test_gradients.py -q
 """
 
 import weakref
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,23 +13,23 @@ import pytest
 import torch
 import torch.distributed
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState
+from conftest import forget_accelerator
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from two_processes import run_two_processes
 
 from tinybert_hf import TinyBertConfig, TinyBertModel
-from tinybert_hf.gradients import (
+from tinybert_hf.kernels import LEAST_TOKENS_TO_PACK, CpuKernels, SparseEmbeddingGradient, can_pack
+from tinybert_hf.losses import MultipleNegativesRankingLoss
+from tinybert_hf.pipeline_tinybert import pad_batch
+from tinybert_hf.training.gradients import (
     OUTPUTS_SHARE,
-    LinearOutputs,
-    RowGradients,
+    RandomState,
+    SelectiveRecompute,
     average_gradients,
     cached_backward,
-    share_memory,
+    share_budget,
 )
-from tinybert_hf.losses import MultipleNegativesRankingLoss
-from tinybert_hf.modeling_tinybert import PackedWeights, can_pack
-from tinybert_hf.pipeline_tinybert import pad_batch
 
 ALL = 10**6  # tokens: every graph is kept
 REMEMBERED = 110  # tokens: of every micro-batch below, the linear layers' outputs are
@@ -80,61 +79,64 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 
 
 def cached(
-    accelerator: Accelerator, model: nn.Module, graph_tokens: int, seed: int = 2
+    accelerator: Accelerator, model: nn.Module, activation_budget: int, seed: int = 2
 ) -> tuple[Tensor, Any]:
     """Loss and gradients of three micro-batches of 18 texts, through `cached_backward`."""
     prepared = accelerator.prepare_model(model, evaluation_mode=True)
     torch.manual_seed(seed)
     loss = cached_backward(
         accelerator,
-        lambda texts: prepared(**texts, pooled_only=True).pooler_output,
+        lambda texts: prepared(**texts).pooler_output,
         micro_batches([4, 5, 9]),
         batch_loss,
-        graph_tokens,
+        activation_budget,
     )
     return loss, gradients(model)
 
 
 def plain(model: nn.Module, seed: int = 2) -> tuple[Tensor, Any]:
     torch.manual_seed(seed)
-    parts = [model(**texts, pooled_only=True).pooler_output for texts in micro_batches([4, 5, 9])]
+    parts = [model(**texts).pooler_output for texts in micro_batches([4, 5, 9])]
     loss = batch_loss(torch.cat(parts))
     loss.backward()
     return loss.detach(), gradients(model)
 
 
-@pytest.fixture
-def accelerator() -> Iterator[Accelerator]:
-    yield Accelerator(cpu=True)
-    forget_accelerator()
+PLAIN, UNPACKED, PACKED = "plain torch", "kernels", "kernels with packed weights"
 
 
-def forget_accelerator() -> None:
-    for state in (AcceleratorState, GradientState, PartialState):
-        state._reset_state()
+def kernels(kind: str, dtype: torch.dtype = torch.float32) -> CpuKernels | nullcontext[None]:
+    """With what the linear layers, the dropout and the attention of a step are computed."""
+    if kind == PACKED and not can_pack(dtype):
+        pytest.skip(f"this processor or this torch has no packed weights of {dtype}")
+    tokens = {UNPACKED: 0, PACKED: LEAST_TOKENS_TO_PACK}
+    return nullcontext() if kind == PLAIN else CpuKernels(training=True, num_tokens=tokens[kind])
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", [PLAIN, UNPACKED, PACKED])
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-@pytest.mark.parametrize("graph_tokens", [0, 60, 180, ALL])
+@pytest.mark.parametrize("activation_budget", [0, 60, 180, ALL])
 def test_the_gradient_is_the_plain_one_with_dropout(
-    accelerator: Accelerator, graph_tokens: int, pooling: str, packed: bool
+    accelerator: Accelerator, activation_budget: int, pooling: str, kind: str
 ) -> None:
     model = build_model(pooling=pooling)
     calls: list[bool] = []
     model.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
-    with PackedWeights() if packed else nullcontext():
-        loss, actual = cached(accelerator, model, graph_tokens)
+    with kernels(kind):
+        loss, actual = cached(accelerator, model, activation_budget)
     twice = [False] * 3 + [True] * 3
-    assert calls == {0: twice, 60: twice, 180: [False] * 2 + [True] * 3, ALL: [True] * 3}[graph_tokens]
-    expected_loss, expected = plain(build_model(pooling=pooling))
+    assert calls == {0: twice, 60: twice, 180: [False] * 2 + [True] * 3, ALL: [True] * 3}[activation_budget]
+    with kernels(kind):
+        expected_loss, expected = plain(build_model(pooling=pooling))
     torch.testing.assert_close(loss, expected_loss)
     assert actual.keys() == expected.keys() == dict(model.named_parameters()).keys()
     for name, gradient in expected.items():
         torch.testing.assert_close(
             actual[name], gradient, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
         )
-    assert plain(build_model(), seed=3)[0] != expected_loss, "this test would be vacuous: no dropout"
+    with kernels(kind):
+        other_loss, _ = plain(build_model(pooling=pooling), seed=3)
+    assert other_loss != expected_loss, "this test would be vacuous: no dropout"
 
 
 def test_the_random_numbers_after_a_step_do_not_depend_on_what_was_replayed(accelerator: Accelerator) -> None:
@@ -144,27 +146,30 @@ def test_the_random_numbers_after_a_step_do_not_depend_on_what_was_replayed(acce
     assert torch.equal(torch.rand(4), after_replay)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("graph_tokens", [0, REMEMBERED])
-def test_in_bf16_the_gradient_is_the_plain_one_of_bf16(graph_tokens: int, packed: bool) -> None:
+@pytest.mark.parametrize("kind", [PLAIN, UNPACKED, PACKED])
+@pytest.mark.parametrize("activation_budget", [0, REMEMBERED])
+def test_in_bf16_the_gradient_is_the_plain_one_of_bf16(activation_budget: int, kind: str) -> None:
+    chosen = kernels(kind, torch.bfloat16)
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")
     try:
         model = build_model()
-        with PackedWeights() if packed else nullcontext():
-            loss, actual = cached(accelerator, model, graph_tokens)
+        with chosen:
+            loss, actual = cached(accelerator, model, activation_budget)
         reference = build_model()
-        with torch.autocast("cpu", torch.bfloat16):
+        with kernels(kind, torch.bfloat16), torch.autocast("cpu", torch.bfloat16):
             torch.manual_seed(2)
-            parts = [reference(**texts, pooled_only=True).pooler_output for texts in micro_batches([4, 5, 9])]
+            parts = [reference(**texts).pooler_output for texts in micro_batches([4, 5, 9])]
         expected_loss = batch_loss(torch.cat(parts).float())
-        expected_loss.backward()
+        with kernels(kind, torch.bfloat16):
+            expected_loss.backward()
     finally:
         forget_accelerator()
     torch.testing.assert_close(loss, expected_loss.detach(), rtol=1e-3, atol=0)
     for name, gradient in gradients(reference).items():
         error = (actual[name] - gradient).norm() / gradient.norm()
         assert error < 0.02, f"{name}: {error}"
-    exact = plain(build_model())[1]["layers.0.mlp.up.weight"]
+    with kernels(PLAIN if kind == PLAIN else UNPACKED):
+        exact = plain(build_model())[1]["layers.0.mlp.up.weight"]
     assert (actual["layers.0.mlp.up.weight"] - exact).norm() / exact.norm() > 1e-4, (
         "vacuous: nothing was rounded"
     )
@@ -178,10 +183,10 @@ def test_accumulation_divides_each_batch(accelerator: Accelerator) -> None:
         torch.testing.assert_close(4 * quarter[name], gradient)
 
 
-def test_row_gradients_are_those_of_the_whole_table(accelerator: Accelerator) -> None:
+def test_sparse_gradients_are_those_of_the_whole_table(accelerator: Accelerator) -> None:
     _, expected = cached(accelerator, build_model(), 0)
     model = build_model()
-    rows = RowGradients(model.get_input_embeddings())
+    rows = SparseEmbeddingGradient(model.get_input_embeddings())
     for _ in range(2):  # the second step must not see the first one's
         cached(accelerator, model, 0)
         rows.finish()
@@ -191,8 +196,9 @@ def test_row_gradients_are_those_of_the_whole_table(accelerator: Accelerator) ->
         rows.clear()
 
 
-def flops(accelerator: Accelerator, graph_tokens: int, packed: bool) -> tuple[int, int]:
+def flops(accelerator: Accelerator, activation_budget: int, kind: str) -> tuple[int, int]:
     """FLOPs of the linear layers' kernel, and of other products of two matrices."""
+    packed = kind == PACKED
     kernel = torch.ops.mkldnn._linear_pointwise if packed else torch.ops.aten.addmm
 
     def pointwise_flops(states: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
@@ -200,23 +206,43 @@ def flops(accelerator: Accelerator, graph_tokens: int, packed: bool) -> tuple[in
 
     with (
         FlopCounterMode(display=False, custom_mapping={kernel: pointwise_flops} if packed else {}) as counter,
-        PackedWeights() if packed else nullcontext(),
+        kernels(kind),
     ):
-        cached(accelerator, build_model(), graph_tokens)
+        cached(accelerator, build_model(), activation_budget)
     counts = counter.get_flop_counts()["Global"]
     return counts[kernel], counts[torch.ops.aten.mm]
 
 
-@pytest.mark.parametrize("packed", [False, True] if can_pack(torch.float32) else [False])
+@pytest.mark.parametrize("kind", [PLAIN, UNPACKED, PACKED])
 def test_linear_layers_compute_once_where_their_outputs_are_remembered(
-    accelerator: Accelerator, packed: bool
+    accelerator: Accelerator, kind: str
 ) -> None:
-    forward, backward = flops(accelerator, ALL, packed=False)
-    inputs = forward if packed else 0  # the gradients of the inputs are products with packed weights too
+    kernels(kind)
+    forward, backward = flops(accelerator, ALL, PLAIN)
+    # The gradients of the inputs are products with packed weights too.
+    inputs = forward if kind == PACKED else 0
     once = forward + inputs, backward - inputs
-    assert flops(accelerator, ALL, packed) == once
-    assert flops(accelerator, REMEMBERED, packed) == once
-    assert flops(accelerator, 0, packed) == (once[0] + forward, once[1])
+    assert flops(accelerator, ALL, kind) == once
+    assert flops(accelerator, REMEMBERED, kind) == once
+    assert flops(accelerator, 0, kind) == (once[0] + forward, once[1])
+
+
+def test_the_random_state_goes_on_as_if_nothing_had_been_replayed() -> None:
+    state = RandomState(torch.device("cpu"))
+    first = torch.rand(3)
+    torch.rand(3)
+    after = RandomState(torch.device("cpu"))
+    with state.replayed():
+        assert torch.equal(torch.rand(3), first)
+    second = torch.rand(3)
+    after.restore()
+    assert torch.equal(torch.rand(3), second)
+    with pytest.raises(ZeroDivisionError), state.replayed():
+        raise ZeroDivisionError
+    third = torch.rand(3)
+    after.restore()
+    torch.rand(3)
+    assert torch.equal(torch.rand(3), third), "after an error too"
 
 
 # ---- Memory ----
@@ -252,7 +278,7 @@ class Activations:
 
 @pytest.mark.parametrize("batch_size", [256, 4096])
 def test_a_batch_of_any_size_takes_the_memory_of_64(accelerator: Accelerator, batch_size: int) -> None:
-    def peak(batch_size: int, graph_tokens: int) -> int:
+    def peak(batch_size: int, activation_budget: int) -> int:
         model = build_model()
         texts = torch.randint(4, 50, (2 * batch_size, 16)).tolist()
         ids = torch.arange(2 * batch_size).tensor_split([batch_size])
@@ -260,12 +286,12 @@ def test_a_batch_of_any_size_takes_the_memory_of_64(accelerator: Accelerator, ba
         with torch.autograd.graph.saved_tensors_hooks(activations.pack, lambda saved: saved.tensor):
             cached_backward(
                 accelerator,
-                lambda texts: model(**texts, pooled_only=True).pooler_output,
+                lambda texts: model(**texts).pooler_output,
                 [pad_batch(texts[i : i + 128], 3) for i in range(0, len(texts), 128)],
                 lambda embeddings: MultipleNegativesRankingLoss()(
                     *embeddings.tensor_split([batch_size]), *ids
                 ),
-                graph_tokens,
+                activation_budget,
             )
         assert activations.now == 0
         return activations.peak
@@ -276,15 +302,15 @@ def test_a_batch_of_any_size_takes_the_memory_of_64(accelerator: Accelerator, ba
 
 def test_what_is_kept_takes_no_more_than_allowed() -> None:
     sizes = [50, 40, 30, 20, 10]
-    for graph_tokens in range(sum(sizes) + 1):
-        forgotten, replayed = share_memory(sizes, graph_tokens)
+    for activation_budget in range(sum(sizes) + 1):
+        forgotten, replayed = share_budget(sizes, activation_budget)
         assert forgotten <= replayed
         remembered, kept = sum(sizes[forgotten:replayed]), sum(sizes[replayed:])
-        assert OUTPUTS_SHARE * remembered + kept <= graph_tokens
-    assert share_memory(sizes, 0) == (5, 5)
-    assert share_memory(sizes, 75) == (0, 5), "outputs of all 150 tokens"
-    assert share_memory(sizes, 90) == (0, 3), "and 30 tokens whole"
-    assert share_memory(sizes, 150) == (0, 0)
+        assert OUTPUTS_SHARE * remembered + kept <= activation_budget
+    assert share_budget(sizes, 0) == (5, 5)
+    assert share_budget(sizes, 75) == (0, 5), "outputs of all 150 tokens"
+    assert share_budget(sizes, 90) == (0, 3), "and 30 tokens whole"
+    assert share_budget(sizes, 150) == (0, 0)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
@@ -300,13 +326,14 @@ def test_outputs_of_linear_layers_take_their_share_of_a_graph_at_most(dropout: f
     def sizes(num_texts: int) -> Tensor:
         """Bytes of what autograd saves, weights included, and of the outputs."""
         texts = torch.randint(4, 100, (num_texts, 64))
-        outputs, activations = LinearOutputs(), Activations()
+        outputs, activations = SelectiveRecompute(), Activations()
         with (
+            kernels(UNPACKED),
             outputs,
             torch.autocast("cpu", torch.bfloat16),
             torch.autograd.graph.saved_tensors_hooks(activations.pack, lambda saved: saved.tensor),
         ):
-            kept = model(texts, pooled_only=True).pooler_output
+            kept = model(texts).pooler_output
         assert kept.requires_grad
         return torch.tensor([activations.peak, sum(output.nbytes for output in outputs.outputs)])
 
@@ -334,7 +361,7 @@ def worker(rank: int, folder: str) -> None:
         lambda texts: model(**texts).pooler_output,
         micro_batches(groups, seed=10 + rank),
         batch_loss,
-        graph_tokens=30,
+        activation_budget=30,
     )
     average_gradients(accelerator, model)
     torch.save((loss, gradients(model), collectives), f"{folder}/{rank}.pt")

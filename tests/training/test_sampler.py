@@ -4,12 +4,12 @@ from itertools import chain
 
 import pytest
 
-from tinybert_hf.batching import StepSampler
+from tinybert_hf.training.sampler import StepSampler
 
 
 def batches(sampler: StepSampler, start_step: int = 0, max_steps: int = 6) -> list[list[int]]:
-    sampler.start_step, sampler.max_steps = start_step, max_steps
-    return list(sampler)
+    """The micro-batches of these steps, one after the other."""
+    return list(chain(*map(sampler.micro_batches, range(start_step, max_steps))))
 
 
 def test_an_epoch_uses_every_row_once() -> None:
@@ -21,10 +21,21 @@ def test_an_epoch_uses_every_row_once() -> None:
 
 
 def test_starting_late_gives_the_same_batches() -> None:
-    sampler = StepSampler(num_rows=13, batch_size=2, gradient_accumulation_steps=2)
-    whole = batches(sampler, max_steps=8)
+    def sampler() -> StepSampler:
+        return StepSampler(num_rows=13, batch_size=2, gradient_accumulation_steps=2)
+
+    whole = batches(sampler(), max_steps=8)
+    assert len(whole) == 16
     for step in range(8):
-        assert batches(sampler, start_step=step, max_steps=8) == whole[2 * step :]
+        assert batches(sampler(), start_step=step, max_steps=8) == whole[2 * step :]
+
+
+def test_a_step_is_a_function_of_its_number_in_any_order() -> None:
+    sampler = StepSampler(num_rows=13, batch_size=4)
+    forwards = [sampler.micro_batches(step) for step in range(9)]
+    backwards = [sampler.micro_batches(step) for step in reversed(range(9))]
+    assert backwards[::-1] == forwards
+    assert len({tuple(rows) for (rows,) in forwards}) == 9, "this test would be vacuous: all steps are alike"
 
 
 def test_processes_share_the_joint_batch_of_one_process() -> None:

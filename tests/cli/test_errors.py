@@ -1,0 +1,149 @@
+"""What a user can mend is one line and a status; a bug keeps its traceback.
+
+python -m pytest tests/cli/test_errors.py -q
+"""
+
+import errno
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from command_line import tinybert
+
+from tinybert_hf.cli import search
+from tinybert_hf.errors import InputError, UnreadableError
+
+SEARCH = ["search", "--model", "m", "--query", "q", "--chunks", "-"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["train", "retrieval", "--query_colum", "x"],
+            "Unknown option: --query_colum. Did you mean --query_column? See: tinybert train retrieval --help",
+        ),
+        (
+            ["tran"],
+            'Unknown command "tran". Did you mean "train"? Available commands: train, evaluate, mine, publish, search, '
+            "index, convert, recipes. See: tinybert --help",
+        ),
+        (
+            ["index", "serch"],
+            'Unknown command "serch". Did you mean "search"? Available commands: build, add, search, info. See: tinybert '
+            "index --help",
+        ),
+        (["search", "--model", "m", "--query", "q"], "--chunks is missing. See: tinybert search --help"),
+        (
+            ["search", "--model", "m", "--query", "q", "--chunk", "c"],
+            "--chunks is missing. Did you mean --chunks instead of --chunk? See: tinybert search --help",
+        ),
+        (["search", "--model"], "--model needs a value. See: tinybert search --help"),
+        (["train", "retrieval", "--matryoshka_dims"], "--matryoshka_dims needs a value. See: tinybert train"),
+        ([*SEARCH, "more"], "Nothing is expected at 'more'. See: tinybert search --help"),
+        ([*SEARCH, "--top_k", "many"], 'Invalid value for --top_k: unable to convert "many" into int. See:'),
+        (
+            ["index", "search", "--index", "i", "--query", "q", "--mode", "hybird"],
+            'Invalid value "hybird" for --mode. Choose from: "dense", "bm25", "hybrid". Did you mean "hybrid"? See:',
+        ),
+        (["convert", "model.pt", "tokenizer.json"], "OUT is missing. See: tinybert convert --help"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_with_the_help_to_read(arguments: list[str], message: str) -> None:
+    done = tinybert(*arguments)
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith(f"error: {message}")
+    assert done.err.count("\n") == 1 and done.err.endswith("--help\n")
+
+
+def ends_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
+    """Status and message of a command that raises this."""
+
+    def read_chunks(path: str) -> list[str]:
+        raise error
+
+    monkeypatch.setattr(search, "read_chunks", read_chunks)
+    done = tinybert(*SEARCH)
+    assert done.out == ""
+    return done.status, done.err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (InputError("It has no column 'a'."), 1, "error: It has no column 'a'.\n"),
+        (UnreadableError("one\n  line\n"), 1, "error: one line\n"),
+        (KeyboardInterrupt(), 130, "Interrupted.\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "out.json"),
+            1,
+            "error: [Errno 28] No space left on device: 'out.json'\n",
+        ),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(
+    error: BaseException, status: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ends_with(error, monkeypatch) == (status, message)
+
+
+@pytest.mark.parametrize(
+    "bug", [ValueError("not enough values to unpack"), OSError("of a library"), ModuleNotFoundError("yaml")]
+)
+def test_a_bug_keeps_its_traceback(bug: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(type(bug), match=str(bug)):
+        ends_with(bug, monkeypatch)
+
+
+def shell(command: str) -> subprocess.CompletedProcess[str]:
+    """A command line with `tinybert` for this Python's."""
+    command = f'tinybert() {{ "{sys.executable}" -m tinybert_hf "$@"; }}; {command}'
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run(
+        ["bash", "-c", command], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    done = shell("tinybert recipes full | true; exit ${PIPESTATUS[0]}")
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is always full is needed")
+def test_a_full_disk_is_one_line() -> None:
+    done = shell("tinybert recipes > /dev/full")
+    assert (done.returncode, done.stderr) == (1, "error: [Errno 28] No space left on device\n")
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tinybert_hf", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == tinybert("--version").out == f"{version('tinybert_hf')}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "library", "extra"),
+    [
+        ("train retrieval --data d.csv", "datasets", "train"),
+        ("train sentiment --data d.csv", "datasets", "train"),
+        ("evaluate --model m --data d", "datasets", "train"),
+        ("mine --data d.csv --output_file o.jsonl", "datasets", "train"),
+        ("publish --model m --output_dir o", "jinja2", "publish"),
+        ("index build --index i --model m --data d.jsonl", "datasets", "index"),
+        ("index search --index i --query q", "datasets", "index"),
+    ],
+)
+def test_a_library_that_is_not_installed_is_named_with_its_extra(
+    command: str, library: str, extra: str, tmp_path: Path
+) -> None:
+    code = f"import sys; sys.modules[{library!r}] = None; from tinybert_hf.cli import main; main({command.split()!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert done.stderr.endswith(f"pip install 'tinybert_hf[{extra}]'\n")

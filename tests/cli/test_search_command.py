@@ -1,0 +1,168 @@
+"""The search command prints a ranking, and says in one line what was wrong with its input.
+
+python -m pytest tests/cli/test_search_command.py -q
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from command_line import tinybert, tinybert_process
+from conftest import TEXTS
+from fresh_process import NO_NETWORK, run_python
+from training_run import ROOT
+from transformers import DistilBertConfig, PreTrainedTokenizerBase
+
+from tinybert_hf import encoding
+from tinybert_hf.cli.search import read_chunks
+from tinybert_hf.encoding import load_search_pipeline
+from tinybert_hf.tokenization import save_tokenizer
+
+QUERY = "play some music"
+
+
+@pytest.fixture
+def chunks_file(tmp_path: Path) -> Path:
+    path = tmp_path / "chunks.txt"
+    path.write_text("\n\n".join(f"  {text}\t" for text in TEXTS) + "\n", encoding="utf-8")
+    return path
+
+
+# ---- In a process of its own ----
+
+
+def test_the_command_prints_a_readable_ranking(model_folder: Path, chunks_file: Path, tmp_path: Path) -> None:
+    flags = ["--model", model_folder, "--query", QUERY, "--chunks", chunks_file, "--top_k", "2"]
+    done = tinybert_process("search", *flags, home=tmp_path)
+    assert (done.status, done.err) == (0, "")
+    expected = load_search_pipeline(model_folder)(QUERY, TEXTS, top_k=2)
+    assert done.out.splitlines() == [
+        f"  {rank}. {result['score']:.3f}  {result['text']}" for rank, result in enumerate(expected, start=1)
+    ]
+
+
+def test_json_from_standard_input_is_the_ranking_of_the_pipeline(model_folder: Path, tmp_path: Path) -> None:
+    texts = [*TEXTS, "Ärchive läsen ☃"]
+    flags = ["--model", model_folder, "--query", QUERY, "--chunks", "-", "--top_k", "100", "--json"]
+    done = tinybert_process("search", *flags, home=tmp_path, stdin="\n".join(texts))
+    assert (done.status, done.err) == (0, "")
+    expected = load_search_pipeline(model_folder)(QUERY, texts, top_k=100)
+    # Another process may round otherwise in the last place.
+    assert json.loads(done.out) == [a | {"score": pytest.approx(a["score"], abs=1e-6)} for a in expected]
+    assert "Ärchive läsen ☃" in done.out
+
+
+def test_a_model_that_is_not_there_is_a_message(chunks_file: Path, tmp_path: Path) -> None:
+    missing = tmp_path / "no-model"
+    flags = ["--model", missing, "--query", QUERY, "--chunks", chunks_file]
+    done = tinybert_process("search", *flags, home=tmp_path)
+    assert (done.status, done.out) == (1, "")
+    assert done.err.startswith("error: ") and str(missing) in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_a_search_imports_nothing_that_it_does_not_need(
+    model_folder: Path, chunks_file: Path, tmp_path: Path
+) -> None:
+    """Those among the installed packages that take long to import; scipy and accelerate come with transformers."""
+    unneeded = {
+        "bm25s",
+        "datasets",
+        "ir_measures",
+        "pandas",
+        "pyarrow",
+        "sklearn",
+        "tensorboard",
+        "torchvision",
+    }
+    flags = ["--model", str(model_folder), "--query", QUERY, "--chunks", str(chunks_file)]
+    printed = run_python(
+        f"""
+        import sys
+        from tinybert_hf.cli import main
+        main(["search", *{flags!r}])
+        print(*sys.modules, sep="\\n")
+        """,
+        home=tmp_path,
+        env=os.environ | NO_NETWORK | {"HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        without_package=False,
+    )
+    assert "transformers" in printed.splitlines()
+    assert not unneeded & set(printed.splitlines())
+
+
+# ---- In this process ----
+
+
+def test_a_model_of_another_kind_is_a_message(
+    chunks_file: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    folder = tmp_path / "distilbert"
+    DistilBertConfig(vocab_size=8, dim=8, n_heads=1).save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
+    done = tinybert("search", "--model", folder, "--query", QUERY, "--chunks", chunks_file)
+    assert done.status == 1
+    assert done.err.startswith(
+        f"error: Could not load the model {folder} from this folder: it is a distilbert model, "
+    )
+    assert done.err.endswith("search needs a tinybert or a BERT model.\n")
+
+
+def test_a_file_that_is_not_there_is_a_message(model_folder: Path, tmp_path: Path) -> None:
+    missing = tmp_path / "chunks.txt"
+    done = tinybert("search", "--model", model_folder, "--query", QUERY, "--chunks", missing)
+    assert done == (1, "", f"error: [Errno 2] No such file or directory: '{missing}'\n")
+
+
+@pytest.mark.parametrize("content", ["", "\n  \n\t\n"])
+def test_a_file_without_text_is_a_message(model_folder: Path, tmp_path: Path, content: str) -> None:
+    path = tmp_path / "chunks.txt"
+    path.write_text(content)
+    flags = ["--model", model_folder, "--query", QUERY, "--chunks"]
+    done = tinybert("search", *flags, path)
+    assert (done.status, done.out) == (1, "")
+    assert done.err.startswith("error: There are no chunks to search.")
+    assert tinybert("search", *flags, "-", stdin=content) == done
+
+
+def test_a_file_that_is_no_text_is_a_message(model_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "chunks.bin"
+    path.write_bytes(b"\xff\xfe\x00binary")
+    done = tinybert("search", "--model", model_folder, "--query", QUERY, "--chunks", path)
+    assert (done.status, done.out) == (1, "")
+    assert done.err.startswith(f"error: --chunks {path} is no UTF-8 text: ")
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (("--query", " "), "error: query is empty: ' '"),
+        (("--query", QUERY, "--top_k", "0"), "error: top_k must be a positive integer, got 0"),
+    ],
+)
+def test_a_wrong_value_is_a_message(
+    model_folder: Path, chunks_file: Path, flags: tuple[str, ...], message: str
+) -> None:
+    done = tinybert("search", "--model", model_folder, "--chunks", chunks_file, *flags)
+    assert (done.status, done.out) == (1, "")
+    assert done.err.startswith(message)
+
+
+def test_a_query_may_begin_with_a_dash(model_folder: Path, chunks_file: Path) -> None:
+    done = tinybert("search", "--model", model_folder, "--chunks", chunks_file, "--query", "-5 degrees")
+    assert done.status == 0
+
+
+def test_a_score_that_is_no_number_is_never_json(
+    model_folder: Path, chunks_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = [{"index": 0, "score": float("nan"), "text": "a"}]
+    monkeypatch.setattr(encoding, "load_search_pipeline", lambda model: lambda *arguments: results)
+    done = tinybert("search", "--model", "m", "--query", QUERY, "--chunks", chunks_file, "--json")
+    assert (done.status, done.out) == (1, "")
+    assert done.err == "error: A result is not a number. The model's weights must be damaged.\n"
+
+
+def test_chunks_are_the_lines_that_are_not_blank(chunks_file: Path) -> None:
+    assert read_chunks(str(chunks_file)) == TEXTS

@@ -1,0 +1,59 @@
+"""The verification of a push, for real: the model is loaded from the Hub in a process without the package.
+
+python -m pytest tests/publish/test_verify.py -q
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from loopback_hub import LoopbackHub
+from publishing import REPO, contents
+from safetensors.torch import load_file, save_file
+
+from tinybert_hf import TinyBertConfig, TinyBertModel
+from tinybert_hf.publish.folder import build_folder
+from tinybert_hf.publish.space import BROWSER_MODEL
+from tinybert_hf.publish.verify import HubError, load_back
+
+
+def test_a_copy_on_the_hub_that_is_not_the_local_model_is_found_out(
+    encoder: Path, tmp_path: Path, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real verification, of weights that changed by a thousandth and of a folder without its code."""
+    folder = build_folder(encoder, tmp_path / "published", REPO)
+    for name, value in hub.env(tmp_path / "home").items():
+        monkeypatch.setenv(name, value)
+    files = contents(folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["embeddings.word_embeddings.weight"] += 1e-3
+    save_file(weights, tmp_path / "other.safetensors", metadata={"format": "pt"})
+    files["model.safetensors"] = (tmp_path / "other.safetensors").read_bytes()
+    commit = hub.add_repo("model", REPO, files)
+    with pytest.raises(HubError, match="an output differs by"):
+        load_back(folder, REPO, commit, hub.url)
+    del files["modeling_tinybert.py"]
+    commit = hub.add_repo("model", REPO, files)
+    with pytest.raises(HubError, match=r"modeling_tinybert\.py"):
+        load_back(folder, REPO, commit, hub.url)
+
+
+def test_onnx_models_on_the_hub_are_compared_with_the_model(
+    encoder: Path, tmp_path: Path, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real verification, of ONNX models as they should be, of another model, and cut off."""
+    for name, value in hub.env(tmp_path / "home").items():
+        monkeypatch.setenv(name, value)
+    folder = build_folder(encoder, tmp_path / "published", REPO, onnx=True)
+    files = contents(folder)
+    load_back(folder, REPO, hub.add_repo("model", REPO, files), hub.url)
+    torch.manual_seed(1)
+    TinyBertModel(TinyBertConfig.from_pretrained(encoder)).save_pretrained(encoder)
+    other = contents(build_folder(encoder, tmp_path / "other", REPO, onnx=True))
+    for content, message in (
+        (other[BROWSER_MODEL], r"model_quantized\.onnx has a cosine of .* 0\.99 is expected"),
+        (files[BROWSER_MODEL][:1000], "InvalidProtobuf"),
+    ):
+        commit = hub.add_repo("model", REPO, files | {BROWSER_MODEL: content})
+        with pytest.raises(HubError, match=message):
+            load_back(folder, REPO, commit, hub.url)

@@ -1,0 +1,84 @@
+"""What a run tells its user."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from tinybert_hf.cli import app
+from tinybert_hf.training.report import (
+    describe_hardware,
+    describe_versions,
+    duration,
+    next_commands,
+    plan,
+    result_table,
+)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.4, "0 seconds"),
+        (89, "89 seconds"),
+        (90, "2 minutes"),
+        (149, "2 minutes"),
+        (3_600, "1 hour"),
+        (3_660, "1 hour 1 minute"),
+        (7_200 + 120, "2 hours 2 minutes"),
+        (90_000, "25 hours"),
+    ],
+)
+def test_a_duration_is_told_in_whole_parts(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_the_plan_counts_rows_and_passes() -> None:
+    facts = {"train_rows": 1_234, "eval_rows": 50}
+    assert plan("documents", facts, max_steps=1_000, rows_per_step=8, epochs=1.0) == (
+        "Training on 1,234 documents: 1,000 steps of 8 documents, 1 pass over them. Measured on 50 other documents."
+    )
+    assert "0.25 passes over them" in plan("pairs", facts, max_steps=10, rows_per_step=8, epochs=0.25)
+
+
+def test_a_measure_that_a_system_has_not_stays_blank() -> None:
+    table = result_table(
+        {
+            "before": {"loss": 3.25, "nDCG@10": 0.5},
+            "after": {"loss": 1, "nDCG@10": 0.75},
+            "BM25": {"nDCG@10": 0.625},
+        }
+    )
+    assert table.splitlines() == [
+        "         before   after    BM25",
+        "loss      3.250   1.000        ",
+        "nDCG@10   0.500   0.750   0.625",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stage", "commands"),
+    [
+        ("retrieval", ["tinybert search", "tinybert publish", "tinybert index build"]),
+        ("sentiment", ["tinybert train retrieval", "tinybert publish"]),
+    ],
+)
+def test_the_next_commands_name_the_folder_and_know_their_flags(stage: str, commands: list[str]) -> None:
+    lines = next_commands(stage, Path("outputs/mine")).splitlines()
+    assert len({line.index("tinybert") for line in lines}) == 1, "in one column"
+    for line, command in zip(lines, commands, strict=True):
+        purpose, _, said = line.partition(":")
+        assert purpose and said.strip().startswith(f"{command} ") and "--model outputs/mine" in said
+        app.parse_args(shlex.split(said)[1:], exit_on_error=False, print_error=False)
+    assert len(lines) == len(commands)
+
+
+def test_hardware_and_versions_are_those_of_this_process(accelerator: Accelerator) -> None:
+    hardware = describe_hardware(accelerator)
+    assert (hardware["device"], hardware["num_processes"]) == ("cpu", 1)
+    assert hardware["threads_per_process"] == torch.get_num_threads()
+    versions = describe_versions()
+    assert versions["torch"].startswith(torch.__version__.split("+")[0])
+    assert set(versions) == {"python", "torch", "transformers", "tokenizers", "datasets", "accelerate"}
