@@ -2,7 +2,7 @@
 
     python -m benchmarks.cold_start --size full
 
-- ours: `python -m tinybert_hf.search` with one query and a few chunks;
+- ours: `tinybert search` with one query and a few chunks;
 - the floor: a process that imports torch and transformers and reads the same weights, and answers nothing;
 - the floor of transformers: the same, but it loads the weights as a `BertModel` of transformers, and the tokenizer, as a
   process must that uses any model of that library;
@@ -84,7 +84,7 @@ def measure_cold_start(arguments: ColdStartBenchmark, scratch: Path) -> tuple[li
     python = [sys.executable, "-c"]
     search = ["--model", folder, "--query", QUERY, "--chunks", str(chunks)]
     commands = {
-        "ours: python -m tinybert_hf.search": [sys.executable, "-m", "tinybert_hf.search", *search],
+        "ours: tinybert search": [sys.executable, "-m", "tinybert_hf", "search", *search],
         "import torch, transformers; read the weights": [*python, FLOOR, folder],
         "import torch, transformers; load them as a BertModel": [*python, LOAD, f"{folder}/bert"],
         "sentence-transformers: load, encode, print": [*python, THEIRS, folder, QUERY, str(chunks)],

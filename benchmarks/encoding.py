@@ -89,12 +89,12 @@ def minilm(folder: str, batch_size: int) -> Encode:
 def int8(folder: str) -> Encode:
     from tinybert_hf.onnx import OnnxEncoder
 
-    return partial(encode, OnnxEncoder(folder), AutoTokenizer.from_pretrained(folder))  # type: ignore[arg-type]
+    return partial(encode, OnnxEncoder(folder), AutoTokenizer.from_pretrained(folder))
 
 
 def publish(folder: str, output_dir: Path) -> str:
     """The folder as it is published, ONNX models in it, and its weights as a `BertModel` where it has them."""
-    from tinybert_hf.hub import build_folder
+    from tinybert_hf.publish.folder import build_folder
 
     published = build_folder(Path(folder), output_dir, "the benchmark's model", onnx=True)
     if Path(folder, "bert").exists():

@@ -221,7 +221,7 @@ def run_faiss(kind: str, scratch: Path, size: int, dimension: int, tenth: np.nda
 def run_folder(kind: str, scratch: Path, size: int, dimension: int, tenth: np.ndarray) -> dict[str, Any]:
     with TemporaryDirectory(dir=scratch) as folder:
         index = SearchIndex(Path(folder) / "index")
-        home: Any = index.home
+        home: Any = index.store
         if kind == "IVF_FLAT":
             from lancedb.index import IvfFlat
 
@@ -247,7 +247,7 @@ def run_folder(kind: str, scratch: Path, size: int, dimension: int, tenth: np.nd
 def run_milvus(kind: str, scratch: Path, size: int, dimension: int, tenth: np.ndarray) -> dict[str, Any]:
     with milvus(scratch) as (address, process, folder):
         index = SearchIndex(address)
-        home: Any = index.home
+        home: Any = index.store
         home.ann_threshold = sys.maxsize if kind == "exact" else 0
         if kind == "IVF_SQ8":
             home.ann_type, home.ann = "IVF_SQ8", {"nlist": 1024}
@@ -355,7 +355,7 @@ def kill_and_resume(address: str, scratch: Path, size: int, dimension: int) -> l
     )
     started = time.perf_counter()
     found = sum(
-        len(index.home.texts([str(i) for i in range(start, min(start + PART // 5, size))]))
+        len(index.store.texts([str(i) for i in range(start, min(start + PART // 5, size))]))
         for start in range(0, size, PART // 5)
     )
     if not len(index) == found == size:

@@ -11,8 +11,7 @@ token of a text of T tokens takes, in each of the L layers, 2 FLOPs for each wei
 
 and 2 x 2 T H for its products with the T keys and the T values. A training step counts three times that: the backward
 pass has two products for each of the forward pass. What is computed beyond it (padding, a second forward pass for cached
-gradients, dropout, softmax, the optimizer) takes time and counts nothing; what the program leaves out because the
-embedding does not need it (most of the last layer with `cls` pooling) counts as if it were done.
+gradients, dropout, softmax, the optimizer) takes time and counts nothing; what the program leaves out counts as if it were done.
 """
 
 import json
@@ -42,8 +41,8 @@ from benchmarks.measure import (
 )
 from benchmarks.training_runs import Job, train_ours
 from tinybert_hf import TinyBertConfig
-from tinybert_hf.modeling_tinybert import packed_weights
-from train_retrieval import RetrievalArguments
+from tinybert_hf.kernels import CpuKernels
+from tinybert_hf.training import RetrievalArguments
 
 SHAPES = [(n, n, n) for n in (512, 1024, 2048, 4096)] + [
     (rows, width, columns)
@@ -84,8 +83,8 @@ def matmul_rates(precision: str, seconds: float) -> dict[str, float]:
             "nn.Linear": partial(linear, states),
         }
         for way, multiply in ways.items():
-            # 4,096: the weights of few rows are to be packed too, to know the highest rate
-            with torch.inference_mode(), packed_weights(4096, device):
+            # 4,096 tokens: weights of fewer rows are packed too, to know the highest rate
+            with torch.inference_mode(), CpuKernels(training=False, num_tokens=4096):
                 multiply()
                 best, end = float("inf"), time.perf_counter() + seconds / len(SHAPES) / len(ways)
                 while best == float("inf") or time.perf_counter() < end:
@@ -128,7 +127,7 @@ def rate(point: Point, folder: str, precision: str, scratch: Path) -> float:
     rows = [{"query": f"{text}", "answer": texts[-1 - i]} for i, text in enumerate(texts[:pairs])]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     job = Job(folder, str(data), pairs, 1, precision)
-    return 3 * flops / train_ours(job, RetrievalArguments().graph_tokens)["seconds"] / 1e9
+    return 3 * flops / train_ours(job, RetrievalArguments().activation_budget_tokens)["seconds"] / 1e9
 
 
 @dataclass

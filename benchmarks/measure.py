@@ -97,7 +97,7 @@ def make_model(size: str, folder: Path, overrides: dict[str, Any] | None = None)
 
     In its folder `bert` are the same weights as transformers' `BertModel`, from which it was converted.
     """
-    from tinybert_hf.training import load_encoder  # here, as the runs that are measured need none of it
+    from tinybert_hf.training.start import load_encoder  # here, as the runs that are measured need none of it
 
     config = TinyBertConfig(**(SIZES[size] | (overrides or {})))
     tokenizer = train_tokenizer(

@@ -4,8 +4,8 @@
 
 The peer has the model's configuration, tokenizer and batch size, the weights that the model began with (random ones drawn
 as ours are), the same precision, the same loss in both directions, and for its training steps all the seconds of the
-model's summary, those of mining, evaluation and teacher included. Its learning rate falls linearly to 0; it gets the whole
-time at each of `--learning_rates`. Then `tinybert_hf.evaluation` ranks the test set with all of them. Train the model on as
+model's summary, those of mining and evaluation included. Its learning rate falls linearly to 0; it gets the whole
+time at each of `--learning_rates`. Then `tinybert evaluate` ranks the test set with all of them. Train the model on as
 many threads as this command has.
 """
 
@@ -22,18 +22,18 @@ from transformers import AutoConfig, AutoTokenizer, HfArgumentParser
 from benchmarks.measure import load_sentence_transformer
 from benchmarks.training_runs import DIRECTIONS
 from tinybert_hf import TinyBertModel
-from tinybert_hf.arguments import errors_as_messages
-from tinybert_hf.evaluation import EvaluationArguments, evaluate_model, result_table
+from tinybert_hf.evaluation import evaluate_model, result_table
 from tinybert_hf.tokenization import save_tokenizer
-from tinybert_hf.training import Start, load_encoder
-from train_retrieval import RetrievalArguments, load_pairs
+from tinybert_hf.training import RetrievalArguments
+from tinybert_hf.training.pairs import load_pairs
+from tinybert_hf.training.start import Start, load_encoder
 
 
 @dataclass
 class QualityArguments:
     """The model to compete with, and where to measure."""
 
-    model: str = field(metadata={"help": "A folder that train_retrieval.py wrote."})
+    model: str = field(metadata={"help": "A folder that `tinybert train retrieval` wrote."})
     test: str = field(metadata={"help": "A folder in BEIR layout, or the Hub id of such a data set."})
     learning_rates: list[float] = field(
         default_factory=lambda: [1e-3, 1e-2], metadata={"help": "Of the peer, one run for each."}
@@ -47,7 +47,7 @@ def train_peer(summary: dict[str, Any], model: str, learning_rate: float, output
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
     from transformers import TrainerCallback
 
-    seconds = summary["seconds"] + summary["data"].get("teacher_seconds", 0)
+    seconds = summary["seconds"]
     ours = RetrievalArguments(**summary["arguments"])
     torch.manual_seed(ours.seed)
     start = (
@@ -105,7 +105,7 @@ def train_peer(summary: dict[str, Any], model: str, learning_rate: float, output
 
 def main() -> None:
     (arguments,) = HfArgumentParser(QualityArguments, description=__doc__).parse_args_into_dataclasses()
-    with errors_as_messages(), TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder:
         summary = json.loads(Path(arguments.model, "retrieval_summary.json").read_text(encoding="utf-8"))
         if documents := summary["arguments"]["documents"]:
             raise ValueError(
@@ -117,9 +117,7 @@ def main() -> None:
             train_peer(summary, arguments.model, rate, peer)
             for rate, peer in zip(arguments.learning_rates, peers, strict=True)
         ]
-        result = evaluate_model(
-            EvaluationArguments(arguments.model, arguments.test, baselines=[str(peer) for peer in peers])
-        )
+        result = evaluate_model(arguments.model, arguments.test, baselines=[str(peer) for peer in peers])
     result["steps"] = {"model": summary["steps"]} | {
         peer.name: n for peer, n in zip(peers, steps, strict=True)
     }

@@ -4,7 +4,7 @@
     python -m benchmarks.training --size full --batch_sizes 64 256 --pairs_per_run 256
 
 Both sides start from the same weights and take the same rows in the same batches, with dropout 0.1, fused AdamW, the same
-schedule and a temperature of 0.05. Ours is `train_retrieval.py`'s trainer; theirs SentenceTransformerTrainer, once with
+schedule and a temperature of 0.05. Ours is the trainer of `tinybert train retrieval`; theirs SentenceTransformerTrainer, once with
 transformers' `BertModel`, which computes the same and is what one trains with that library, once with our encoder's own
 code, and with
 
@@ -37,7 +37,7 @@ from benchmarks.measure import (
     table,
 )
 from benchmarks.training_runs import Job, Peer, train_ours, train_theirs
-from train_retrieval import RetrievalArguments
+from tinybert_hf.training import RetrievalArguments
 
 CACHED = [Peer("BertModel"), Peer("our encoder"), Peer("our encoder", longest_first=True)]
 
@@ -60,8 +60,8 @@ class TrainingBenchmark(BenchmarkArguments):
     tuning_pairs: int = field(
         default=128, metadata={"help": "Pairs of the one batch on which each mini-batch setting is tried."}
     )
-    graph_tokens: list[int] = field(
-        default_factory=lambda: [RetrievalArguments().graph_tokens, 0],
+    activation_budget_tokens: list[int] = field(
+        default_factory=lambda: [RetrievalArguments().activation_budget_tokens, 0],
         metadata={"help": "A row of ours for each; the first is what the others are compared with."},
     )
     data: str = field(default=DATA, metadata={"help": "Pairs with the columns query and answer."})
@@ -96,8 +96,8 @@ def measure_training(arguments: TrainingBenchmark, scratch: Path) -> tuple[list[
             steps = max(1, arguments.pairs_per_run // batch_size)
             job = Job(folder, arguments.data, batch_size, steps, precision)
             sides = {
-                f"ours, --graph_tokens {tokens}": partial(alone, train_ours, job, tokens)
-                for tokens in arguments.graph_tokens
+                f"ours, --activation_budget_tokens {tokens}": partial(alone, train_ours, job, tokens)
+                for tokens in arguments.activation_budget_tokens
             } | {f"sentence-transformers, {peer}": partial(alone, train_theirs, job, peer) for peer in peers}
             results = alternate(sides, arguments.repeats)
             numbers[f"{precision}, batch {batch_size}"] = results

@@ -8,12 +8,15 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from datasets import Dataset
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 
 from benchmarks.measure import load_sentence_transformer, peak_mib
-from tinybert_hf.batching import StepSampler
-from tinybert_hf.training import build_accelerator
-from train_retrieval import RetrievalArguments, build_trainer, load_pairs
+from tinybert_hf.training import RetrievalArguments
+from tinybert_hf.training.pairs import load_pairs
+from tinybert_hf.training.retrieval import build_stage
+from tinybert_hf.training.sampler import StepSampler
+from tinybert_hf.training.setup import build_accelerator
+from tinybert_hf.training.trainer import Trainer
 
 LEARNING_RATE = 1e-4
 
@@ -52,7 +55,7 @@ class Job(NamedTuple):
     steps: int
     precision: str
 
-    def arguments(self, output_dir: str, graph_tokens: int) -> RetrievalArguments:
+    def arguments(self, output_dir: str, activation_budget: int) -> RetrievalArguments:
         return RetrievalArguments(
             data=self.data,
             eval_data=self.data,
@@ -60,7 +63,7 @@ class Job(NamedTuple):
             output_dir=output_dir,
             max_steps=1 + self.steps,
             per_device_train_batch_size=self.batch_size,
-            graph_tokens=graph_tokens,
+            activation_budget_tokens=activation_budget,
             learning_rate=LEARNING_RATE,
             warmup_ratio=0.0,
             logging_steps=1,
@@ -70,7 +73,7 @@ class Job(NamedTuple):
     def batches(self, num_rows: int) -> list[list[int]]:
         """A batch to warm up, as memory costs much when it is used for the first time, then the timed ones: which rows those
         are depends on their number alone."""
-        order = next(iter(StepSampler(num_rows, num_rows)))
+        (order,) = StepSampler(num_rows, num_rows).micro_batches(0)
         timed = [order[i * self.batch_size :][: self.batch_size] for i in range(self.steps)]
         return [order[-self.batch_size :], *timed]
 
@@ -91,33 +94,44 @@ class FixedBatches(Sampler[list[int]]):
             yield batch
 
 
-def train_ours(job: Job, graph_tokens: int) -> dict[str, Any]:
+class FixedSteps(StepSampler):
+    """Steps of the given batches; remembers when each was asked for."""
+
+    def __init__(self, batches: list[list[int]], num_rows: int) -> None:
+        super().__init__(num_rows, len(batches[0]))
+        self.batches = batches
+        self.times: list[float] = []
+
+    def micro_batches(self, step: int) -> list[list[int]]:
+        self.times.append(time.perf_counter())
+        return [self.batches[step]]
+
+
+def train_ours(job: Job, activation_budget: int) -> dict[str, Any]:
     """Seconds of the timed steps, peak memory up to their end, and the loss of every step."""
     os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if job.precision == "bf16" else "no"
     with TemporaryDirectory() as output_dir:
-        arguments = job.arguments(output_dir, graph_tokens)
-        trainer = build_trainer(arguments, build_accelerator(arguments), None)
+        arguments = job.arguments(output_dir, activation_budget)
+        accelerator = build_accelerator(arguments)
+        stage = build_stage(arguments, accelerator, None)
         rows = load_pairs(arguments).train
-        batches = FixedBatches(job.batches(len(rows)))
-        trainer.loader = DataLoader(
-            trainer.loader.dataset, batch_sampler=batches, collate_fn=trainer.stage.collate
-        )
+        steps = FixedSteps(job.batches(len(rows)), len(rows))
         ends: list[tuple[float, float]] = []
 
         def evaluate(model: Any) -> dict[str, float]:  # the loop's first call after the last step
             ends.append((time.perf_counter(), peak_mib()))
-            return {trainer.stage.best_measure: 0.0}
+            return {stage.best_measure: 0.0}
 
-        trainer.stage.evaluate = evaluate
-        summary = trainer.train()
+        stage.evaluate = evaluate  # type: ignore[method-assign]  # it is not timed
+        summary = Trainer(arguments, accelerator, stage, steps).train()
     end, peak = ends[-1]
     started = time.perf_counter()
-    timed = rows.select([i for batch in batches.batches[1:] for i in batch])
+    timed = rows.select([i for batch in steps.batches[1:] for i in batch])
     for name in timed.column_names:
-        trainer.tokenizer(timed[name][:], truncation=True)
+        stage.tokenizer(timed[name][:], truncation=True)
     tokenising = time.perf_counter() - started
     losses = [entry["loss"] for entry in summary["history"] if "loss" in entry]
-    return {"seconds": end - batches.times[1] + tokenising, "peak_mib": peak, "losses": losses}
+    return {"seconds": end - steps.times[1] + tokenising, "peak_mib": peak, "losses": losses}
 
 
 def train_theirs(job: Job, peer: Peer) -> dict[str, Any]:
