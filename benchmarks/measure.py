@@ -71,9 +71,7 @@ class BenchmarkArguments:
         default="full", metadata={"help": "8 layers x 768, 2 x 256, or 2 x 32 to try the command."}
     )
     threads: int = field(default=0, metadata={"help": "Of every run; 0: one for each core it may use."})
-    repeats: int = field(
-        default=3, metadata={"help": "Runs of each side, in alternation; the median counts."}
-    )
+    repeats: int = field(default=3, metadata={"help": "Runs of each side, in alternation; the median counts."})
     output_file: str | None = field(default=None, metadata={"help": "Where to keep all numbers, as JSON."})
 
     def __post_init__(self) -> None:
@@ -100,9 +98,7 @@ def make_model(size: str, folder: Path, overrides: dict[str, Any] | None = None)
     from tinybert_hf.training.start import load_encoder  # here, as the runs that are measured need none of it
 
     config = TinyBertConfig(**(SIZES[size] | (overrides or {})))
-    tokenizer = train_tokenizer(
-        iterate_texts(load_data(DATA)), config.vocab_size, config.max_position_embeddings
-    )
+    tokenizer = train_tokenizer(iterate_texts(load_data(DATA)), config.vocab_size, config.max_position_embeddings)
     torch.manual_seed(0)
     bert = BertModel(BertConfig(**{name: getattr(config, name) for name in SHARED}))
     bert.save_pretrained(folder / "bert")
@@ -118,9 +114,7 @@ def load_sentence_transformer(folder: str, dtype: torch.dtype = torch.float32) -
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
     trust: dict[str, Any] = {"trust_remote_code": True}
-    encoder = Transformer(
-        folder, model_kwargs=trust | {"dtype": dtype}, config_kwargs=trust, processor_kwargs=trust
-    )
+    encoder = Transformer(folder, model_kwargs=trust | {"dtype": dtype}, config_kwargs=trust, processor_kwargs=trust)
     pooling = getattr(encoder.config, "pooling", "mean")
     return SentenceTransformer(
         modules=[encoder, Pooling(encoder.config.hidden_size, pooling_mode=pooling)],
@@ -237,10 +231,7 @@ def describe_machine(threads: int) -> dict[str, str]:
         "bf16 in hardware": "yes" if bf16_in_hardware() else "no",
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "versions": ", ".join(
-            [
-                f"Python {platform.python_version()}",
-                *(f"{package} {version(package)}" for package in PACKAGES),
-            ]
+            [f"Python {platform.python_version()}", *(f"{package} {version(package)}" for package in PACKAGES)]
         ),
     }
 

@@ -118,9 +118,7 @@ def main() -> None:
             for rate, peer in zip(arguments.learning_rates, peers, strict=True)
         ]
         result = evaluate_model(arguments.model, arguments.test, baselines=[str(peer) for peer in peers])
-    result["steps"] = {"model": summary["steps"]} | {
-        peer.name: n for peer, n in zip(peers, steps, strict=True)
-    }
+    result["steps"] = {"model": summary["steps"]} | {peer.name: n for peer, n in zip(peers, steps, strict=True)}
     print(result_table(result))
     print("Steps:", ", ".join(f"{name} {n:,}" for name, n in result["steps"].items()))
     if arguments.output_file:

@@ -46,9 +46,7 @@ def read_result(path: Path) -> dict[str, Any]:
     result = json.loads(path.read_text(encoding="utf-8"))
     if set(result) != set(NAMES):
         odd = sorted(set(result) ^ set(NAMES))
-        raise ValueError(
-            f"{path} must have the names {', '.join(NAMES)}; missing or unknown: {', '.join(odd)}."
-        )
+        raise ValueError(f"{path} must have the names {', '.join(NAMES)}; missing or unknown: {', '.join(odd)}.")
     columns = result["columns"]
     for number, row in enumerate(result["rows"], start=1):
         for heading, cell in row.items():
@@ -85,9 +83,7 @@ def render(result: Mapping[str, Any]) -> str:
     """A result as Markdown: the table, its notes, the log, and what can be unfolded: commands and machine."""
     columns = result["columns"]
     lines = [columns, ["---"] * len(columns)]
-    lines += [
-        [format_cell(row.get(heading), columns[heading]) for heading in columns] for row in result["rows"]
-    ]
+    lines += [[format_cell(row.get(heading), columns[heading]) for heading in columns] for row in result["rows"]]
     parts = [f"**{result['title']}**", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
     if result["notes"]:
         parts.append("\n".join(f"- {note}" for note in result["notes"]))
@@ -114,13 +110,9 @@ def fill(text: str, folder: Path = RESULTS) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.tables",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m benchmarks.tables", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--check", action="store_true", help="change nothing; the status is 1 where it is stale"
-    )
+    parser.add_argument("--check", action="store_true", help="change nothing; the status is 1 where it is stale")
     check = parser.parse_args().check
     before = DOCUMENT.read_text(encoding="utf-8")
     after = fill(before)

@@ -46,16 +46,13 @@ CACHED = [Peer("BertModel"), Peer("our encoder"), Peer("our encoder", longest_fi
 class TrainingBenchmark(BenchmarkArguments):
     """Training beside sentence-transformers."""
 
-    batch_sizes: list[int] = field(
-        default_factory=lambda: [64, 256, 1024], metadata={"help": "Pairs of a batch."}
-    )
+    batch_sizes: list[int] = field(default_factory=lambda: [64, 256, 1024], metadata={"help": "Pairs of a batch."})
     precisions: list[str] = field(
         default_factory=lambda: ["fp32", "bf16"] if bf16_in_hardware() else ["fp32"],
         metadata={"help": "fp32 or bf16; default: both where the hardware has bf16."},
     )
     pairs_per_run: int = field(
-        default=1024,
-        metadata={"help": "Timed pairs of a run, at least one batch; the same for every batch size."},
+        default=1024, metadata={"help": "Timed pairs of a run, at least one batch; the same for every batch size."}
     )
     tuning_pairs: int = field(
         default=128, metadata={"help": "Pairs of the one batch on which each mini-batch setting is tried."}
@@ -86,9 +83,7 @@ def measure_training(arguments: TrainingBenchmark, scratch: Path) -> tuple[list[
         for cached in CACHED:
             settings = [cached._replace(mini_batch_size=size) for size in (4, 16, 64)]
             settings += [cached._replace(mini_batch_num_tokens=tokens) for tokens in (512, 2048)]
-            tuning = alternate(
-                {peer: partial(alone, train_theirs, job, peer) for peer in settings}, repeats=1
-            )
+            tuning = alternate({peer: partial(alone, train_theirs, job, peer) for peer in settings}, repeats=1)
             seconds = {peer: runs[0]["seconds"] for peer, runs in tuning.items() if runs}
             peers.append(min(seconds, key=lambda peer: seconds[peer]))
             tried += [[precision, peer, f"{job.batch_size / took:,.1f}"] for peer, took in seconds.items()]
@@ -138,9 +133,7 @@ def compare_losses(arguments: TrainingBenchmark, scratch: Path) -> dict[str, Any
     losses = {"ours": alone(train_ours, job, 0)["losses"]}
     for peer in (Peer("BertModel"), Peer("our encoder"), Peer("our encoder", mini_batch_size=4)):
         losses[str(peer)] = alone(train_theirs, job, peer)["losses"]
-    text = "; ".join(
-        f"{name} {', '.join(f'{loss:.6f}' for loss in values)}" for name, values in losses.items()
-    )
+    text = "; ".join(f"{name} {', '.join(f'{loss:.6f}' for loss in values)}" for name, values in losses.items())
     return {"losses": losses, "text": text}
 
 

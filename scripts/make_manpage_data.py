@@ -15,14 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from retrieval_data import (
-    Pair,
-    deb_files,
-    first_of_each,
-    html_sections,
-    make_data,
-    normalise,
-)
+from retrieval_data import Pair, deb_files, first_of_each, html_sections, make_data, normalise
 
 # Many pages with prose for their size; in Debian 12 they have 9,000 pages.
 PACKAGES = [
@@ -92,9 +85,7 @@ def load_pages() -> Iterator[bytes]:
             path.write_bytes(source)
         for start in range(0, len(paths), PAGES_PER_CALL):
             command = ["mandoc", "-T", "html", *map(str, paths[start : start + PAGES_PER_CALL])]
-            html = subprocess.run(
-                command, capture_output=True, check=False
-            ).stdout  # its status tells of bad style
+            html = subprocess.run(command, capture_output=True, check=False).stdout  # its status tells of bad style
             yield from html.split(b"<!DOCTYPE html>")[1:]
 
 

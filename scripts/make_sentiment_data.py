@@ -43,9 +43,7 @@ def load_sentences() -> list[Sentence]:
                 assert fixture is not None  # it is a plain file
                 rows = json.load(fixture)
                 # Each fixture ends with an empty row that has no class.
-                sentences += [
-                    Sentence(source, clean(r["text"]), LABELS[r["class"]]) for r in rows if r["text"]
-                ]
+                sentences += [Sentence(source, clean(r["text"]), LABELS[r["class"]]) for r in rows if r["text"]]
     return sentences
 
 

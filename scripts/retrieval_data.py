@@ -83,9 +83,7 @@ def remove_duplicates(pairs: list[Pair]) -> list[Pair]:
     return sorted(pairs)
 
 
-def split(
-    pairs: Sequence[Pair], validation: int, test: int, distractors: int, train: int | None = None
-) -> Split:
+def split(pairs: Sequence[Pair], validation: int, test: int, distractors: int, train: int | None = None) -> Split:
     """Shuffle (always in the same way) and cut; a pair stands in one part only.
 
     Args:
@@ -111,9 +109,7 @@ def split_by_answer(pairs: list[Pair], validation: int, test: int) -> Split:
     """
     answers = list(dict.fromkeys(pair.answer for pair in sorted(pairs)))
     if validation + test >= len(answers):
-        raise ValueError(
-            f"{validation} and {test} are to be held out of {len(answers)} answers; ask for fewer"
-        )
+        raise ValueError(f"{validation} and {test} are to be held out of {len(answers)} answers; ask for fewer")
     shuffled = random.Random(0).sample(answers, len(answers))
     held_out = dict.fromkeys(shuffled[:test], "test")
     held_out |= dict.fromkeys(shuffled[test : test + validation], "validation")
@@ -159,18 +155,12 @@ def write_beir(folder: Path, queries: list[Pair], corpus: list[Pair]) -> None:
     """
     ids = Counter(pair.id for pair in corpus)
     if repeated := [i for i, count in ids.items() if count > 1]:
-        raise ValueError(
-            f"{len(repeated)} ids stand for several pairs, as {repeated[0]}; they must be unique"
-        )
-    documents = {
-        pair.answer: pair.id for pair in sorted(corpus, reverse=True)
-    }  # of equal texts, the first id
+        raise ValueError(f"{len(repeated)} ids stand for several pairs, as {repeated[0]}; they must be unique")
+    documents = {pair.answer: pair.id for pair in sorted(corpus, reverse=True)}  # of equal texts, the first id
     # BEIR drops a hit whose id is the query's own, so the two must differ.
     query_rows = ({"_id": f"q-{pair.id}", "text": pair.query} for pair in sorted(queries))
     # No title: it would give the answer away.
-    corpus_rows = (
-        {"_id": i, "title": "", "text": text} for i, text in sorted((i, t) for t, i in documents.items())
-    )
+    corpus_rows = ({"_id": i, "title": "", "text": text} for i, text in sorted((i, t) for t, i in documents.items()))
     qrels = "".join(f"q-{pair.id}\t{documents[pair.answer]}\t1\n" for pair in sorted(queries))
     (folder / "qrels").mkdir(parents=True, exist_ok=True)
     (folder / "queries.jsonl").write_bytes(jsonl(query_rows))
@@ -178,9 +168,7 @@ def write_beir(folder: Path, queries: list[Pair], corpus: list[Pair]) -> None:
     (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + qrels, encoding="utf-8")
 
 
-def deb_files(
-    packages: Iterable[str], wanted: Callable[[str, str], bool]
-) -> Iterator[tuple[str, str, bytes]]:
+def deb_files(packages: Iterable[str], wanted: Callable[[str, str], bool]) -> Iterator[tuple[str, str, bytes]]:
     """Download Debian packages and read files in them, without installing: (package, path, content), in order.
 
     Args:
@@ -197,18 +185,12 @@ def deb_files(
                     name = member.name.removeprefix("./").removesuffix(".gz")
                     if member.isfile() and wanted(package, name):
                         content = archive.extractfile(member).read()  # type: ignore[union-attr]  # it is a file
-                        yield (
-                            package,
-                            name,
-                            gzip.decompress(content) if member.name.endswith(".gz") else content,
-                        )
+                        yield (package, name, gzip.decompress(content) if member.name.endswith(".gz") else content)
 
 
 # No prose: code, tables, pages' frames.
 LEFT_OUT = {"script", "style", "head", "nav", "footer", "pre", "table", "select", "form"}
-FRAMES = re.compile(
-    r"(?i)\b(nav\w*|sphinxsidebar|related|toc\w*|footer|header_?panel|breadcrumbs?|headerlink)\b"
-)
+FRAMES = re.compile(r"(?i)\b(nav\w*|sphinxsidebar|related|toc\w*|footer|header_?panel|breadcrumbs?|headerlink)\b")
 BLOCKS = {"p", "li", "div", "dt", "dd", "section", "br"}
 
 
@@ -223,11 +205,7 @@ def html_sections(html: bytes) -> list[tuple[str, str]]:
     sections: list[tuple[list[str], list[str]]] = []
 
     def collect(element: Any, in_heading: bool) -> None:
-        if (
-            not isinstance(element.tag, str)
-            or element.tag in LEFT_OUT
-            or FRAMES.search(element.get("class", ""))
-        ):
+        if not isinstance(element.tag, str) or element.tag in LEFT_OUT or FRAMES.search(element.get("class", "")):
             return
         if element.get("role") == "navigation":
             return
@@ -244,6 +222,4 @@ def html_sections(html: bytes) -> list[tuple[str, str]]:
 
     parser = lxml.html.HTMLParser(encoding="utf-8")
     collect(lxml.html.document_fromstring(html, parser=parser), False)
-    return [
-        (" ".join("".join(heading).split()), " ".join("".join(text).split())) for heading, text in sections
-    ]
+    return [(" ".join("".join(heading).split()), " ".join("".join(text).split())) for heading, text in sections]

@@ -14,9 +14,7 @@ QUERIES = ("photo album organizer", "chat with friends", "solve systems of equat
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a published model folder")
     model = parser.parse_args().model
 

@@ -1,7 +1,7 @@
 """Run the package with the lowest releases that pyproject.toml admits: first what loads and searches, then all extras.
 
 python scripts/test_floors.py
-python scripts/test_floors.py --python python3.10 --torch 2.6.0    # the lowest of these too: gigabytes on Linux
+python scripts/test_floors.py --python python3.10 --torch 2.7.0    # the lowest of these too: gigabytes on Linux
 
 The environment is .floors. By default its torch is that of constraints.txt, since PyPI's builds for Linux on x86-64
 bring CUDA.
@@ -20,9 +20,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = ROOT / ".floors"
 BIN = FLOORS / ("Scripts" if os.name == "nt" else "bin")
 CHUNKS = ["rename a git branch", "play music from the command line", "edit text in a terminal"]
-SIZES = (
-    "hidden_size=32,num_hidden_layers=1,num_attention_heads=2,intermediate_size=48,max_position_embeddings=32"
-)
+SIZES = "hidden_size=32,num_hidden_layers=1,num_attention_heads=2,intermediate_size=48,max_position_embeddings=32"
 # Loads and saves a model with transformers alone.
 STRANGER = f"""
 import sys
@@ -43,9 +41,7 @@ assert search({CHUNKS[1]!r}, {CHUNKS!r}, top_k=1)[0]["index"] == 1
 def main() -> None:
     pinned = re.search(r"^torch==(\S+)", read("constraints.txt"), re.MULTILINE)
     assert pinned
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", default=sys.executable, help="the interpreter; default: this one")
     parser.add_argument("--torch", default=pinned[1], help="default: %(default)s")
     # So this script runs itself, in .floors.
@@ -70,11 +66,11 @@ def main() -> None:
 
 def install(floors: str, *extras: str) -> None:
     """Install the lowest releases, and check that they are those that `floors`, a part of pyproject.toml, names."""
-    without_torch = FLOORS / "excludes.txt"
-    without_torch.write_text("torch\n")
+    installed = FLOORS / "excludes.txt"
+    installed.write_text("torch\nsympy\n")  # torch brings sympy, and may want one release of it
     pins = FLOORS / "floors.txt"
     pins.unlink(missing_ok=True)  # uv would prefer its releases
-    lowest = ["--quiet", "--resolution", "lowest-direct", "--excludes", str(without_torch)]
+    lowest = ["--quiet", "--resolution", "lowest-direct", "--excludes", str(installed)]
     uv("pip", "compile", *lowest, *extras, "--no-annotate", "--output-file", str(pins), "pyproject.toml")
     uv("pip", "install", "--quiet", "--no-deps", "--requirement", str(pins), "--editable", ".")
     uv("pip", "check")
@@ -84,9 +80,7 @@ def install(floors: str, *extras: str) -> None:
     for name in sorted(set(named) - {"setuptools", "torch"}):
         lowest_release = chosen[name.replace("_", "-")]
         if trim(lowest_release) != trim(named[name]):
-            sys.exit(
-                f"{name}>={named[name]} stands in pyproject.toml, but {lowest_release} is the lowest there is."
-            )
+            sys.exit(f"{name}>={named[name]} stands in pyproject.toml, but {lowest_release} is the lowest there is.")
         print(f"  {name} {lowest_release}")
 
 
@@ -105,14 +99,20 @@ def test(part: str) -> None:
 
 def use_base() -> None:
     """In a scratch folder: what needs no extra."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     from tinybert_hf import TinyBertConfig, TinyBertModel
-    from tinybert_hf.tokenization import save_tokenizer, train_tokenizer
 
     run(Path(sys.executable).with_name("tinybert"), "--help")
-    tokenizer = train_tokenizer(CHUNKS, vocab_size=100, model_max_length=32)
+    names = dict.fromkeys(["[UNK]", "[PAD]", *" ".join(CHUNKS).split()])
+    words = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"unk_token": "[UNK]", "pad_token": "[PAD]"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=32, **special)
     sizes: dict[str, Any] = {name: int(size) for name, size in re.findall(r"(\w+)=(\d+)", SIZES)}
     TinyBertModel(TinyBertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained("model")
-    save_tokenizer(tokenizer, "model")
+    tokenizer.save_pretrained("model")
     run(sys.executable, "-c", STRANGER, "model")
     Path("chunks.txt").write_text("\n".join(CHUNKS))
     tinybert("search", "--model", "model-again", "--query", "music", "--chunks", "chunks.txt")
@@ -132,16 +132,7 @@ def use_extras() -> None:
     judged = [f"{i}\t{i}\t1" for i in range(len(texts))]
     Path("beir/qrels/test.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judged]))
 
-    steps = [
-        "--max_steps",
-        "4",
-        "--save_steps",
-        "2",
-        "--eval_size",
-        "32",
-        "--per_device_train_batch_size",
-        "8",
-    ]
+    steps = ["--max_steps", "4", "--save_steps", "2", "--eval_size", "32", "--per_device_train_batch_size", "8"]
     reviewed = ["--data", "reviews.csv", "--text_columns", "text", "--config_overrides", SIZES]
     tinybert("train", "sentiment", *reviewed, *steps, "--output_dir", "sentiment")
     retrieval = ["train", "retrieval", "--data", "pairs.csv", *steps]

@@ -1,4 +1,4 @@
-"""The demo page in headless Chromium, served on loopback: for tests/publish/test_space.py, and for the pictures in docs/.
+"""The demo page in headless Chromium, on loopback: for tests/publish/test_space.py and for the pictures in docs/.
 
     python tests/browser.py outputs/published docs/demo      # docs/demo.png and docs/demo-phone.png
 
@@ -72,9 +72,7 @@ def serve(folder: Path) -> Iterator[str]:
 def chromium() -> Iterator[webdriver.Chrome]:
     programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
     for name, path in programs.items():
-        assert path, (
-            f"{name} is missing: install the packages chromium and chromium-driver, or run `make interop`."
-        )
+        assert path, f"{name} is missing: install the packages chromium and chromium-driver, or run `make interop`."
     with TemporaryDirectory() as profile:
         options = webdriver.ChromeOptions()
         options.binary_location = programs["chromium"]
@@ -117,9 +115,7 @@ def wait_for(driver: webdriver.Chrome, element_id: str, pattern: str, seconds: f
         return WebDriverWait(driver, seconds, poll_frequency=0.05).until(found)
     except Exception as error:
         says = {name: driver.find_element(By.ID, name).text for name in ("status", "alert")}
-        raise AssertionError(
-            f"no {pattern!r} in #{element_id}; {says}, {driver.get_log('browser')}"
-        ) from error
+        raise AssertionError(f"no {pattern!r} in #{element_id}; {says}, {driver.get_log('browser')}") from error
 
 
 def main() -> None:

@@ -33,14 +33,7 @@ def run_python(code: str, home: Path, env: dict[str, str] | None = None, without
 def run(command: list[str | Path], env: dict[str, str], folder: Path) -> str:
     """What a command prints, run in a folder; stderr is shown where it fails."""
     done = subprocess.run(
-        command,
-        env=env,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+        command, env=env, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -22,9 +22,7 @@ def repository(
     config: str, folder: str, features: dict[str, str | dict], splits: dict[str, dict[str, pa.Array]]
 ) -> dict[str, bytes]:
     """Files of a data set repository: one parquet file a split, and the card whose head describes them."""
-    files = {
-        f"{folder}/{split}-00000-of-00001.parquet": parquet(columns) for split, columns in splits.items()
-    }
+    files = {f"{folder}/{split}-00000-of-00001.parquet": parquet(columns) for split, columns in splits.items()}
     rows = {split: len(next(iter(columns.values()))) for split, columns in splits.items()}
     head = {
         "dataset_info": {
@@ -33,10 +31,7 @@ def repository(
             "splits": [{"name": split, "num_bytes": 1, "num_examples": n} for split, n in rows.items()],
         },
         "configs": [
-            {
-                "config_name": config,
-                "data_files": [{"split": split, "path": f"{folder}/{split}-*"} for split in splits],
-            }
+            {"config_name": config, "data_files": [{"split": split, "path": f"{folder}/{split}-*"} for split in splits]}
         ],
     }
     return {"README.md": f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n".encode(), **files}
@@ -59,10 +54,7 @@ def sst2(train: Sequence[tuple[str, int]], validation: Sequence[tuple[str, int]]
 
 def natural_questions(pairs: Sequence[tuple[str, str]]) -> dict[str, bytes]:
     """sentence-transformers/natural-questions: the configuration pair, split train."""
-    columns = {
-        "query": pa.array([query for query, _ in pairs]),
-        "answer": pa.array([answer for _, answer in pairs]),
-    }
+    columns = {"query": pa.array([query for query, _ in pairs]), "answer": pa.array([answer for _, answer in pairs])}
     return repository("pair", "pair", {"query": "string", "answer": "string"}, {"train": columns})
 
 
@@ -82,11 +74,7 @@ def all_nli(rows: Sequence[tuple[str, str, int]]) -> dict[str, bytes]:
 
 
 def beir(
-    layout: str,
-    name: str,
-    documents: dict[str, str],
-    queries: dict[str, str],
-    qrels: dict[str, dict[str, int]],
+    layout: str, name: str, documents: dict[str, str], queries: dict[str, str], qrels: dict[str, dict[str, int]]
 ) -> dict[str, dict[str, bytes]]:
     """The repositories of a retrieval data set (name -> files), in one of three layouts.
 

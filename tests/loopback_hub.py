@@ -93,9 +93,7 @@ class Repo:
             raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return commit
 
-    def commit(
-        self, files: Mapping[str, bytes], title: str, author: str, ref: str, parent: Commit | None
-    ) -> Commit:
+    def commit(self, files: Mapping[str, bytes], title: str, author: str, ref: str, parent: Commit | None) -> Commit:
         commit_id = hashlib.sha1(f"{self.url_path} {len(self.commits)} {title}".encode()).hexdigest()
         commit = Commit(commit_id, parent, title, author, dict(files))
         self.commits.append(commit)
@@ -286,20 +284,13 @@ class Call:
         return json_answer(infos)
 
     def list_refs(self) -> Answer:
-        refs: dict[str, list[dict[str, str]]] = {
-            "branches": [],
-            "pullRequests": [],
-            "converts": [],
-            "tags": [],
-        }
+        refs: dict[str, list[dict[str, str]]] = {"branches": [], "pullRequests": [], "converts": [], "tags": []}
         for name, commit in self._readable_repo().refs.items():
             if name.startswith("refs/pr/"):
                 number = name.removeprefix("refs/pr/")
                 refs["pullRequests"].append({"name": number, "ref": name, "targetCommit": commit.id})
             else:
-                refs["branches"].append(
-                    {"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit.id}
-                )
+                refs["branches"].append({"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit.id})
         return json_answer(refs)
 
     def create_branch(self) -> Answer:
@@ -373,9 +364,7 @@ class Call:
                 files[path] = self.hub.lfs_objects[oid]
             else:
                 folder = path.rstrip("/") + "/"
-                deleted = [
-                    p for p in files if (p.startswith(folder) if kind == "deletedFolder" else p == path)
-                ]
+                deleted = [p for p in files if (p.startswith(folder) if kind == "deletedFolder" else p == path)]
                 if not deleted:
                     raise HubError(404, f"A file with this name doesn't exist: {path}", "EntryNotFound")
                 for deleted_path in deleted:
@@ -385,12 +374,7 @@ class Call:
         ref = f"refs/pr/{number}" if self.creates_pr else self.revision
         new = repo.commit(files, header["value"]["summary"], self.user, ref, parent)
         url = f"{self.hub.url}/{repo.url_path}"
-        answer = {
-            "success": True,
-            "commitOid": new.id,
-            "commitUrl": f"{url}/commit/{new.id}",
-            "hookOutput": "",
-        }
+        answer = {"success": True, "commitOid": new.id, "commitUrl": f"{url}/commit/{new.id}", "hookOutput": ""}
         if self.creates_pr:
             answer["pullRequestUrl"] = f"{url}/discussions/{number}"
         return json_answer(answer)
@@ -514,21 +498,14 @@ class LoopbackHub:
         return repo.commit(files, "initial commit", repo.owner, "main", None).id
 
     def add_commit(
-        self,
-        repo_id: str,
-        files: Mapping[str, bytes],
-        revision: str = "main",
-        *,
-        repo_type: RepoType = "model",
+        self, repo_id: str, files: Mapping[str, bytes], revision: str = "main", *, repo_type: RepoType = "model"
     ) -> str:
         """Someone else's commit, which adds or replaces `files`; returns its id."""
         repo = self.repos[repo_type, repo_id]
         parent = repo.refs[revision]
         return repo.commit({**parent.files, **files}, "update", repo.owner, revision, parent).id
 
-    def files(
-        self, repo_id: str, revision: str = "main", *, repo_type: RepoType = "model"
-    ) -> dict[str, bytes]:
+    def files(self, repo_id: str, revision: str = "main", *, repo_type: RepoType = "model") -> dict[str, bytes]:
         return dict(self.repos[repo_type, repo_id].at(revision).files)
 
     def commits(self, repo_id: str, revision: str = "main", *, repo_type: RepoType = "model") -> list[Commit]:

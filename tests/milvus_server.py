@@ -89,7 +89,5 @@ def run_milvus_lite(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit()
-    )  # a whole test run that is ended: the server must go too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # a whole test run that is ended: the server must go too
     {"milvus": run_milvus, "milvus-lite": run_milvus_lite}[sys.argv[1]](sys.argv[2])

@@ -31,9 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize("encoder", ["BertModel", "our encoder"])
-def test_both_sides_train_the_same_weights_on_the_same_batches(
-    folder: str, tmp_path: Path, encoder: Encoder
-) -> None:
+def test_both_sides_train_the_same_weights_on_the_same_batches(folder: str, tmp_path: Path, encoder: Encoder) -> None:
     """The losses of three steps agree, which other weights, rows, schedules or optimizers would not let them do."""
     data = str(write_pairs(tmp_path / "pairs.csv", rows=48, seed=0))
     job = Job(folder, data, batch_size=12, steps=2, precision="fp32")
@@ -129,13 +127,9 @@ def test_encoding_reaches_a_share_of_the_matmul_rate_above_zero(folder: str, tmp
     assert rate(Point("encoding", tokens=9, texts=4, layers=2), folder, "fp32", tmp_path) > 0
 
 
-def test_the_peer_of_the_quality_benchmark_has_the_models_time_and_learns(
-    folder: str, tmp_path: Path
-) -> None:
+def test_the_peer_of_the_quality_benchmark_has_the_models_time_and_learns(folder: str, tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "pairs.csv", rows=96, seed=0)
-    arguments = RetrievalArguments(
-        data=str(pairs), eval_data=str(pairs), per_device_train_batch_size=16, seed=3
-    )
+    arguments = RetrievalArguments(data=str(pairs), eval_data=str(pairs), per_device_train_batch_size=16, seed=3)
     summary = {"seconds": 7.0, "data": {"teacher_seconds": 1.0}, "arguments": asdict(arguments)}
     summary["hardware"] = {"mixed_precision": "no"}
     started = time.perf_counter()
@@ -145,9 +139,9 @@ def test_the_peer_of_the_quality_benchmark_has_the_models_time_and_learns(
     rows = load_pairs(arguments).train
     peer, fresh = SentenceTransformer(str(tmp_path / "peer")), load_sentence_transformer(folder)
     ranks = [
-        evaluate_pairs(
-            rows["query"][:], rows["answer"][:], partial(model.encode, convert_to_tensor=True), 0.05
-        )["nDCG@10"]
+        evaluate_pairs(rows["query"][:], rows["answer"][:], partial(model.encode, convert_to_tensor=True), 0.05)[
+            "nDCG@10"
+        ]
         for model in (peer, fresh)
     ]
     assert ranks[0] > ranks[1]

@@ -30,9 +30,7 @@ def test_hidden_states_are_those_of_bert(bert: BertModel, bert_folder: Path) -> 
         torch.testing.assert_close(mine[real], other[real], msg=f"after layer {layer}")
 
 
-def test_fewer_layers_are_evenly_spaced_and_keep_the_first_positions(
-    bert: BertModel, bert_folder: Path
-) -> None:
+def test_fewer_layers_are_evenly_spaced_and_keep_the_first_positions(bert: BertModel, bert_folder: Path) -> None:
     taken = load_encoder(str(bert_folder), "num_hidden_layers=2,max_position_embeddings=12")
     model = taken.load(TinyBertModel).eval()
     bert.encoder.layer = torch.nn.ModuleList([bert.encoder.layer[0], bert.encoder.layer[3]])
@@ -45,10 +43,7 @@ def test_fewer_layers_are_evenly_spaced_and_keep_the_first_positions(
 def describe(folder: Path, pooling: dict[str, object], *more: str) -> None:
     """What makes a folder a SentenceTransformer: its modules, how it pools and where it cuts."""
     names = ["Transformer", "Pooling", *more]
-    modules = [
-        {"type": f"sentence_transformers.models.{name}", "path": f"{i}_{name}"}
-        for i, name in enumerate(names)
-    ]
+    modules = [{"type": f"sentence_transformers.models.{name}", "path": f"{i}_{name}"} for i, name in enumerate(names)]
     (folder / "modules.json").write_text(json.dumps(modules))
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
@@ -63,9 +58,7 @@ def describe(folder: Path, pooling: dict[str, object], *more: str) -> None:
         ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, "mean"),
     ],
 )
-def test_what_a_sentence_transformer_says_is_kept(
-    bert_folder: Path, settings: dict[str, object], pooling: str
-) -> None:
+def test_what_a_sentence_transformer_says_is_kept(bert_folder: Path, settings: dict[str, object], pooling: str) -> None:
     describe(bert_folder, settings, "Normalize")
     taken = load_encoder(str(bert_folder))
     assert (taken.config.pooling, taken.config.max_position_embeddings) == (pooling, 20)

@@ -127,9 +127,7 @@ def original_tokenizer(vocab_size: int = 120) -> Tokenizer:
 def original(tmp_path: Path) -> tuple[Path, Path]:
     """A checkpoint of stage one and its tokenizer file."""
     checkpoint, tokenizer = tmp_path / "model.pt", tmp_path / "tokenizer-wiki.json"
-    torch.save(
-        {"model": original_state_dict(**SMALL), "classifier": {"weight": torch.ones(2, 24)}}, checkpoint
-    )
+    torch.save({"model": original_state_dict(**SMALL), "classifier": {"weight": torch.ones(2, 24)}}, checkpoint)
     original_tokenizer().save(str(tokenizer))
     return checkpoint, tokenizer
 
@@ -163,9 +161,7 @@ def test_the_converted_model_computes_the_original_embeddings(sizes: dict[str, A
         model = convert_state_dict(state_dict, num_attention_heads=heads)
         ours = model(ids, attention_mask=(ids != PAD).long(), token_type_ids=segments).pooler_output
     assert ((ours - expected).norm(dim=-1) / expected.norm(dim=-1)).max() < 1e-5
-    alone = convert_state_dict(state_dict, num_attention_heads=heads)(
-        ids[2:, :3], token_type_ids=segments[2:, :3]
-    )
+    alone = convert_state_dict(state_dict, num_attention_heads=heads)(ids[2:, :3], token_type_ids=segments[2:, :3])
     assert (alone.pooler_output - expected[2:]).norm() / expected[2:].norm() < 1e-5
 
 
@@ -182,9 +178,7 @@ def test_every_size_but_the_heads_is_read_from_the_tensors() -> None:
 # ---- The folder ----
 
 
-def test_the_command_makes_a_folder_that_a_stranger_loads(
-    original: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_the_command_makes_a_folder_that_a_stranger_loads(original: tuple[Path, Path], tmp_path: Path) -> None:
     folder = tmp_path / "converted"
     done = run_converter(*original, folder, "--num_attention_heads", "4")
     assert done.returncode == 0, done.stderr
@@ -208,21 +202,15 @@ def test_the_command_makes_a_folder_that_a_stranger_loads(
     )
     assert printed.split() == ["transformers_modules", "16"]
     batch, embeddings = torch.load(tmp_path / "result.pt")
-    expected = original_embeddings(
-        original_state_dict(**SMALL), batch["input_ids"], batch["token_type_ids"], heads=4
-    )
+    expected = original_embeddings(original_state_dict(**SMALL), batch["input_ids"], batch["token_type_ids"], heads=4)
     torch.testing.assert_close(embeddings, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_tokenizer_keeps_its_casing_and_gains_the_template(
-    original: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_the_tokenizer_keeps_its_casing_and_gains_the_template(original: tuple[Path, Path], tmp_path: Path) -> None:
     folder = tmp_path / "converted"
     convert_checkpoint(*original, folder)
     tokenizer, before = AutoTokenizer.from_pretrained(folder), Tokenizer.from_file(str(original[1]))
-    cased, lower = (
-        before.encode(text, add_special_tokens=False).ids for text in ("Play Music", "play music")
-    )
+    cased, lower = (before.encode(text, add_special_tokens=False).ids for text in ("Play Music", "play music"))
     assert cased != lower
     encoded = tokenizer("Play Music", "play music")
     assert encoded["input_ids"] == [1, *cased, 2, *lower, 2]
@@ -251,9 +239,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(container: str
         checkpoint.write_bytes(pickle.dumps({"model": RunsCode(side_effect)}, protocol=2))
     else:
         torch.save(content, checkpoint, _use_new_zipfile_serialization=container == "zip")
-    with pytest.raises(
-        InputError, match=r"model\.pt is refused: .*(posix\.system|no file of tensors)"
-    ) as error:
+    with pytest.raises(InputError, match=r"model\.pt is refused: .*(posix\.system|no file of tensors)") as error:
         load_state_dict(checkpoint)
     assert "Nothing in it was run" in str(error.value)
     assert "weights_only" not in str(error.value)  # torch's own advice is to load it all the same
@@ -265,9 +251,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(container: str
     assert side_effect.exists()
 
 
-def test_the_command_refuses_a_hostile_pickle_with_a_message(
-    original: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_the_command_refuses_a_hostile_pickle_with_a_message(original: tuple[Path, Path], tmp_path: Path) -> None:
     checkpoint, tokenizer = original
     torch.save({"model": RunsCode(tmp_path / "it-ran")}, checkpoint)
     done = run_converter(checkpoint, tokenizer, tmp_path / "converted")
@@ -301,9 +285,7 @@ def test_a_checkpoint_of_another_layout_is_named(content: Any, message: str, tmp
 
 def test_missing_unexpected_and_misshapen_tensors_are_named() -> None:
     state_dict = original_state_dict(**SMALL)
-    state_dict["encoder.encoders.0.attention.query.weight"] = state_dict.pop(
-        "encoder.encoders.0.attention.q.weight"
-    )
+    state_dict["encoder.encoders.0.attention.query.weight"] = state_dict.pop("encoder.encoders.0.attention.q.weight")
     state_dict["encoder.encoders.1.feedfwd.linear_2.bias"] = torch.zeros(5)
     state_dict["encoder.encoders.1.residual.0.norm.alpha"] = torch.zeros(2)
     with pytest.raises(InputError) as error:

@@ -18,7 +18,6 @@ from tinybert_hf.data import (
     describe_data,
     encode_labels,
     hold_out,
-    import_extra,
     iterate_texts,
     label_names,
     load_data,
@@ -26,7 +25,7 @@ from tinybert_hf.data import (
     take_rows,
     text_id,
 )
-from tinybert_hf.errors import InputError, MissingExtraError, MissingFileError
+from tinybert_hf.errors import InputError, MissingFileError
 
 ROWS = [
     {"sentence": 'good, "very" good', "stars": 5},
@@ -82,9 +81,7 @@ def test_a_folder_has_a_split_for_each_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["missing.csv", "./missing", "missing/train.jsonl.gz", "a/b/c"])
-def test_a_file_that_is_not_there_is_named(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_is_not_there_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MissingFileError, match=f"{name} does not exist .looked in {tmp_path}"):
         load_data(name)
@@ -94,8 +91,7 @@ def test_a_hub_id_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
-        InputError,
-        match=r"Could not read the data set nobody/nothing \(config=plain, split=train, revision=v1\)",
+        InputError, match=r"Could not read the data set nobody/nothing \(config=plain, split=train, revision=v1\)"
     ):
         load_data("nobody/nothing", config="plain", revision="v1")
 
@@ -113,18 +109,14 @@ def test_an_unknown_kind_of_file_is_named_with_the_known_ones(tmp_path: Path) ->
         load_data(str(path))
 
 
-@pytest.mark.parametrize(
-    "name, content", [("rows.csv", ""), ("rows.jsonl", '{"a": 1}\n{"a"'), ("rows.parquet", "x")]
-)
+@pytest.mark.parametrize("name, content", [("rows.csv", ""), ("rows.jsonl", '{"a": 1}\n{"a"'), ("rows.parquet", "x")])
 def test_a_file_that_cannot_be_read_is_named(name: str, content: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=f"Could not read the data set .*{name}"):
         load_data(str(tmp_path / name))
 
 
-def test_a_word_that_can_be_no_hub_id_is_refused_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_word_that_can_be_no_hub_id_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tinybert_hf.data.load_dataset", None)  # nobody is asked
     with pytest.raises(
@@ -150,9 +142,7 @@ def test_a_path_may_be_given_as_one(tmp_path: Path) -> None:
         pytest.param(tuple(ROWS), id="tuple"),
         pytest.param(Dataset.from_list(ROWS), id="data set"),
         pytest.param(pd.DataFrame(ROWS), id="frame"),
-        pytest.param(
-            pd.DataFrame(ROWS, index=[7, 8, 9])[lambda frame: frame.stars > 0], id="frame with an index"
-        ),
+        pytest.param(pd.DataFrame(ROWS, index=[7, 8, 9])[lambda frame: frame.stars > 0], id="frame with an index"),
     ],
 )
 def test_rows_in_memory_are_the_rows_of_a_file(rows: Any, tmp_path: Path) -> None:
@@ -180,15 +170,6 @@ def test_data_is_called_by_its_name_or_by_its_kind_and_size() -> None:
     assert describe_data(Dataset.from_list(ROWS)) == "Dataset of 3 rows"
 
 
-def test_a_missing_extra_is_named_with_its_command() -> None:
-    with pytest.raises(
-        MissingExtraError, match=r"no_such_library.*; searching needs it: pip install 'tinybert_hf\[index\]'"
-    ) as caught:
-        import_extra("no_such_library", "index", "searching")
-    assert isinstance(caught.value, ModuleNotFoundError)
-    assert import_extra("json") is json
-
-
 # ---- Columns ----
 
 
@@ -214,10 +195,17 @@ def test_a_missing_column_names_those_there_are_and_the_flag() -> None:
     )
 
 
-def test_blank_rows_are_dropped_and_counted_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    dataset = Dataset.from_dict(
-        {"sentence": ["good", "", " \t", None, "bad", "fine"], "stars": [5, 1, 1, 1, None, 0]}
+def test_a_column_that_is_named_twice_names_both_flags() -> None:
+    flags = {"query": "query_column", "answer": "answer_column"}
+    with pytest.raises(InputError) as error:
+        select_columns(Dataset.from_list(ROWS), {"query": "stars", "answer": "stars"}, "rows.csv", flags)
+    assert str(error.value) == (
+        "rows.csv: --query_column and --answer_column both name the column 'stars'. Pass another one."
     )
+
+
+def test_blank_rows_are_dropped_and_counted_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    dataset = Dataset.from_dict({"sentence": ["good", "", " \t", None, "bad", "fine"], "stars": [5, 1, 1, 1, None, 0]})
     with caplog.at_level(logging.INFO, LOGGER):
         selected = select_columns(dataset, {"text": "sentence", "label": "stars"}, "rows.csv", FLAGS)
     assert selected.to_list() == [{"text": "good", "label": 5}, {"text": "fine", "label": 0}]
@@ -260,9 +248,7 @@ def labelled(values: list, feature: Any) -> Dataset:
         ([True, False, True], Value("bool"), ["False", "True"], [1, 0, 1]),
     ],
 )
-def test_labels_of_every_kind_become_ids(
-    values: list, feature: Any, names: list[str], ids: list[int]
-) -> None:
+def test_labels_of_every_kind_become_ids(values: list, feature: Any, names: list[str], ids: list[int]) -> None:
     dataset = labelled(values, feature)
     assert label_names(dataset) == names
     encoded = encode_labels(dataset, names, "rows")
@@ -276,16 +262,11 @@ def test_labels_take_the_ids_of_the_model_not_of_the_data() -> None:
 
 @pytest.mark.parametrize(
     "values, feature, unknown",
-    [
-        ([-1, 0], ClassLabel(names=["negative", "positive"]), "-1"),
-        (["mixed", "negative"], Value("string"), "mixed"),
-    ],
+    [([-1, 0], ClassLabel(names=["negative", "positive"]), "-1"), (["mixed", "negative"], Value("string"), "mixed")],
 )
 def test_an_unknown_label_is_named(values: list, feature: Any, unknown: str) -> None:
     dataset = labelled(values, feature)
-    with pytest.raises(
-        InputError, match=rf"rows has labels unknown to the model: {unknown}; .*negative, positive"
-    ):
+    with pytest.raises(InputError, match=rf"rows has labels unknown to the model: {unknown}; .*negative, positive"):
         encode_labels(dataset, ["negative", "positive"], "rows")
 
 
@@ -316,9 +297,7 @@ def test_white_space_does_not_hide_a_shared_text() -> None:
     dataset = Dataset.from_dict({"text": ["same", " same", "same\n", "other"]})
     for seed in range(4):
         split = hold_out(dataset, size=1, seed=seed, by=["text"])
-        assert not {text.strip() for text in split.train["text"]} & {
-            text.strip() for text in split.evaluation["text"]
-        }
+        assert not {text.strip() for text in split.train["text"]} & {text.strip() for text in split.evaluation["text"]}
 
 
 def test_the_seed_chooses_the_rows() -> None:
@@ -331,6 +310,14 @@ def test_holding_out_more_than_half_is_an_error() -> None:
     dataset = Dataset.from_dict({"text": ["a", "b", "c"]})
     with pytest.raises(InputError, match=r"Cannot hold out 2 of 3 rows.*--eval_size"):
         hold_out(dataset, size=2, seed=0, by=["text"])
+
+
+def test_rows_that_all_share_a_text_with_those_held_out_are_an_error() -> None:
+    dataset = Dataset.from_dict({"query": ["a", "b", "c", "d"], "answer": ["same"] * 4})
+    with pytest.raises(
+        InputError, match=r"Each of 2 rows shares a text with one of the 2 that were held out.*--eval_data"
+    ):
+        hold_out(dataset, size=2, seed=0, by=["query", "answer"])
 
 
 # ---- Texts ----

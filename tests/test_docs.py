@@ -149,12 +149,7 @@ def anchors(path: Path) -> set[str]:
 
 
 # Messages of other programs that the page of troubles names.
-FOREIGN_MESSAGES = {
-    "tinybert: command not found",
-    "Unknown task semantic-search",
-    "out of memory",
-    "make interop",
-}
+FOREIGN_MESSAGES = {"tinybert: command not found", "Unknown task semantic-search", "out of memory", "make interop"}
 
 
 def messages() -> str:

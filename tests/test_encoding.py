@@ -9,7 +9,7 @@ import torch
 from accelerate import PartialState
 from conftest import TEXTS
 from torch import Tensor
-from transformers import BertConfig, PreTrainedTokenizerBase
+from transformers import BertModel, DistilBertConfig, PreTrainedTokenizerBase
 from two_processes import run_two_processes
 
 from tinybert_hf import TinyBertConfig, TinyBertModel, encode, encode_stream, load_search_pipeline
@@ -64,9 +64,7 @@ def test_the_number_of_texts_does_not_change_an_embedding(
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_the_file_that_travels_has_no_kernels(
-    model: TinyBertModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_the_file_that_travels_has_no_kernels(model: TinyBertModel, tokenizer: PreTrainedTokenizerBase) -> None:
     with torch.profiler.profile() as profile:
         plain.encode(model, tokenizer, MANY)
     assert products(profile) == {"aten::addmm"}
@@ -83,16 +81,14 @@ def test_encode_and_its_stream_are_the_plain_ones(
     model: TinyBertModel, tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]
 ) -> None:
     expected = plain.encode(model, tokenizer, TEXTS, **options)
-    torch.testing.assert_close(encode(model, tokenizer, TEXTS, **options), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(encode(model, tokenizer, TEXTS, **options), expected, rtol=1e-4, atol=1e-5)
     windows = list(encode_stream(model, tokenizer, iter(TEXTS), window=3, **options))
     assert [len(rows) for rows in windows] == [3, 3, 2]
-    torch.testing.assert_close(torch.cat(windows), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(torch.cat(windows), expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(encode(model, tokenizer, TEXTS, 30), encode(model, tokenizer, TEXTS, batch_tokens=30))
 
 
-def test_a_wrong_call_is_refused_as_by_the_plain_one(
-    model: TinyBertModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_a_wrong_call_is_refused_as_by_the_plain_one(model: TinyBertModel, tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(TypeError, match="texts must be a list of strings, got str"):
         encode(model, tokenizer, "music")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="truncate_dim must be from 1 to 32"):
@@ -107,9 +103,7 @@ def test_the_mode_of_the_model_is_restored(model: TinyBertModel, tokenizer: PreT
     assert model.training
 
 
-def test_weights_that_changed_between_two_calls_count(
-    model: TinyBertModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_weights_that_changed_between_two_calls_count(model: TinyBertModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """As in a notebook that encodes, trains on, and encodes again."""
     before = encode(model, tokenizer, MANY)
     for parameter in model.parameters():
@@ -120,15 +114,9 @@ def test_weights_that_changed_between_two_calls_count(
     assert not torch.allclose(after, before, atol=1e-2)
 
 
-@pytest.mark.parametrize(
-    ("num_hidden_layers", "pooling", "passes"), [(0, "mean", 0), (1, "mean", 1), (0, "cls", 1)]
-)
+@pytest.mark.parametrize(("num_hidden_layers", "pooling", "passes"), [(0, "mean", 0), (1, "mean", 1), (0, "cls", 1)])
 def test_words_alone_are_embedded_without_the_model(
-    config: TinyBertConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    num_hidden_layers: int,
-    pooling: str,
-    passes: int,
+    config: TinyBertConfig, tokenizer: PreTrainedTokenizerBase, num_hidden_layers: int, pooling: str, passes: int
 ) -> None:
     config.num_hidden_layers, config.pooling = num_hidden_layers, pooling
     torch.manual_seed(0)
@@ -140,9 +128,7 @@ def test_words_alone_are_embedded_without_the_model(
     assert len(calls) == passes
 
 
-def test_what_is_no_model_of_ours_is_run_as_it_is(
-    model: TinyBertModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_what_is_no_model_of_ours_is_run_as_it_is(model: TinyBertModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """As an `OnnxEncoder`."""
 
     class StandIn:
@@ -214,11 +200,28 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_model_of_another_kind_is_named(tmp_path: Path) -> None:
-    BertConfig(vocab_size=8, hidden_size=8, num_attention_heads=1).save_pretrained(tmp_path / "bert")
+    DistilBertConfig().save_pretrained(tmp_path / "other")
     with pytest.raises(
-        UnreadableError, match=r"from this folder: it is a bert model, and search needs a tinybert"
+        UnreadableError, match=r"from this folder: it is a distilbert model, and search needs a tinybert or a BERT"
     ):
-        load_search_pipeline(tmp_path / "bert")
+        load_search_pipeline(tmp_path / "other")
+
+
+def test_a_bert_is_searched_with_as_it_is(bert: BertModel, bert_folder: Path) -> None:
+    search = load_search_pipeline(bert_folder, dtype=torch.float32)
+    assert isinstance(search.model, TinyBertModel) and search.model.config.norm_position == "post"
+    batch = search.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    mask = batch["attention_mask"][..., None]
+    with torch.no_grad():
+        states = bert(**batch).last_hidden_state
+    expected = torch.nn.functional.normalize((states * mask).sum(dim=1) / mask.sum(dim=1), dim=-1)
+    torch.testing.assert_close(search.encode(TEXTS), expected, rtol=1e-4, atol=1e-5)
+    assert search.tokenizer.model_max_length == 40
+    (bert_folder / "modules.json").write_text('[{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}]')
+    (bert_folder / "1_Pooling").mkdir()
+    (bert_folder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "max"}')
+    with pytest.raises(UnreadableError, match=r"Could not load the model .*bert from this folder: .*pools by max"):
+        load_search_pipeline(bert_folder)
 
 
 # ---- Precision ----
@@ -260,9 +263,7 @@ def test_a_torch_that_cannot_tell_and_another_device_take_fp32(monkeypatch: pyte
 def test_a_gpu_that_emulates_bf16_takes_fp32(
     monkeypatch: pytest.MonkeyPatch, native: bool, expected: torch.dtype
 ) -> None:
-    monkeypatch.setattr(
-        torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or native
-    )
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or native)
     assert fast_dtype(torch.device("cuda")) == expected
 
 

@@ -43,13 +43,10 @@ def baseline_folder(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
 # ---- Models on retrieval data ----
 
 
-def test_the_result_has_every_system_with_intervals(
-    beir: Path, model_folder: Path, baseline_folder: Path
-) -> None:
+def test_the_result_has_every_system_with_intervals(beir: Path, model_folder: Path, baseline_folder: Path) -> None:
     result = evaluate_model(str(model_folder), str(beir), baselines=[str(baseline_folder)], truncate_dims=[8])
     assert result["command"] == (
-        f"tinybert evaluate --model {model_folder} --data {beir} --truncate_dims 8 "
-        f"--baselines {baseline_folder}"
+        f"tinybert evaluate --model {model_folder} --data {beir} --truncate_dims 8 --baselines {baseline_folder}"
     )
     assert (result["queries"], result["documents"]) == (2, 3)
     encoder = "somebody/encoder"
@@ -77,9 +74,7 @@ def test_truncated_embeddings_rank_as_encode_with_truncate_dim_does(beir: Path, 
     data = load_beir(beir)
     runs = run_model(str(model_folder), data, [8])
     search = load_search_pipeline(model_folder)
-    scores = (
-        search.encode(["photos"], truncate_dim=8) @ search.encode(list(DOCUMENTS.values()), truncate_dim=8).T
-    )
+    scores = search.encode(["photos"], truncate_dim=8) @ search.encode(list(DOCUMENTS.values()), truncate_dim=8).T
     run, _ = runs["model, 8 dimensions"]
     assert run["q2"] == pytest.approx(dict(zip(DOCUMENTS, scores[0].tolist(), strict=True)), abs=1e-5)
     with pytest.raises(ValueError, match=r"--truncate_dims must be from 1 to 32, .* got 33"):

@@ -61,9 +61,7 @@ def build(config: TinyBertConfig, dropout: float = 0.0) -> TinyBertModel:
 @pytest.fixture
 def batch(config: TinyBertConfig) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
-    texts = [
-        torch.randint(4, config.vocab_size, (length,), generator=generator).tolist() for length in (9, 4, 1)
-    ]
+    texts = [torch.randint(4, config.vocab_size, (length,), generator=generator).tolist() for length in (9, 4, 1)]
     return pad_batch(texts, config.pad_token_id)
 
 
@@ -82,15 +80,11 @@ def run(
     return hidden.detach(), gradients
 
 
-def distances(
-    first: tuple[Tensor, dict[str, Tensor]], second: tuple[Tensor, dict[str, Tensor]]
-) -> dict[str, float]:
+def distances(first: tuple[Tensor, dict[str, Tensor]], second: tuple[Tensor, dict[str, Tensor]]) -> dict[str, float]:
     """How far outputs and gradients of two runs are apart, as a part of the second."""
     assert first[1].keys() == second[1].keys() and second[1]
     assert all(gradient.dtype == torch.float32 for gradient in first[1].values())
-    pairs = {"output": (first[0], second[0])} | {
-        name: (first[1][name], second[1][name]) for name in second[1]
-    }
+    pairs = {"output": (first[0], second[0])} | {name: (first[1][name], second[1][name]) for name in second[1]}
     return {name: ((one - other).norm() / other.norm()).item() for name, (one, other) in pairs.items()}
 
 
@@ -156,9 +150,7 @@ def test_the_random_state_replays_what_was_dropped(
     assert not torch.equal(run(model, batch, CpuKernels(True, num_tokens), precision, seed=3)[0], first)
     assert not torch.equal(run(model, batch, None, precision)[0], first), "the masks are not those of torch"
     model.eval()
-    assert not torch.equal(run(model, batch, None, precision)[0], first), (
-        "this test would be vacuous: no dropout"
-    )
+    assert not torch.equal(run(model, batch, None, precision)[0], first), "this test would be vacuous: no dropout"
 
 
 # ---- Linear layers by packed weights ----
@@ -221,9 +213,7 @@ def test_weights_that_did_not_change_are_packed_once(
     assert torch.equal(outputs[1], outputs[0]) and torch.equal(outputs[2], outputs[0])
 
 
-def test_weights_made_in_inference_mode_can_be_packed(
-    config: TinyBertConfig, batch: dict[str, Tensor]
-) -> None:
+def test_weights_made_in_inference_mode_can_be_packed(config: TinyBertConfig, batch: dict[str, Tensor]) -> None:
     """They count no changes."""
     skip_where_nothing_is_packed(torch.float32)
     with torch.inference_mode():
@@ -257,10 +247,8 @@ def test_what_is_no_layers_weight_is_multiplied_as_usual() -> None:
     kernels = CpuKernels(training=False, num_tokens=MANY)
     with kernels:
         assert torch.equal(functional.linear(states, weight), states @ weight.T)
-        assert torch.equal(
-            functional.linear(states, weight.detach(), bias), torch.addmm(bias, states, weight.T)
-        )
-        assert functional.linear(states.to("meta"), weight.to("meta"), bias.to("meta")).shape == (3, 6)
+        assert torch.equal(functional.linear(states, weight.detach(), bias), torch.addmm(bias, states, weight.T))
+        assert nn.Linear(8, 6, device="meta")(states.to("meta")).shape == (3, 6)
         by_name = functional.linear(input=states, weight=weight)
     assert not kernels.packed
     torch.testing.assert_close(by_name, states @ weight.T)
@@ -361,9 +349,7 @@ def test_a_torch_without_these_operators_computes_the_same_and_says_so_once(
 
 
 @pytest.mark.usefixtures("forget_packing")
-def test_operators_that_work_are_used(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_operators_that_work_are_used(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Guards the test above: the same replacement with right products is packed."""
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     monkeypatch.setattr(torch.ops, "mkldnn", operators())
@@ -430,9 +416,7 @@ def test_dropouts_gradient_is_its_mask() -> None:
         (torch.bfloat16, "111111000 111111011 111111101", 1.4296875, 720),
     ],
 )
-def test_masks_are_those_that_earlier_versions_drew(
-    dtype: torch.dtype, expected: str, scale: float, kept: int
-) -> None:
+def test_masks_are_those_that_earlier_versions_drew(dtype: torch.dtype, expected: str, scale: float, kept: int) -> None:
     """Otherwise the same command trains another model. The numbers are those of commit f5892af."""
     torch.manual_seed(0)
     mask = dropout_mask(torch.Size([3, 9]), 0.3, dtype)
@@ -538,14 +522,11 @@ def test_attentions_dropout_drops_weights() -> None:
     assert (mask == 0).any()
 
 
-@pytest.mark.parametrize(
-    "options", [{"is_causal": True, "scale": 0.5}, {}, {"scale": 0.5, "enable_gqa": True}]
-)
+@pytest.mark.parametrize("options", [{"is_causal": True, "scale": 0.5}, {}, {"scale": 0.5, "enable_gqa": True}])
 def test_what_the_encoder_does_not_ask_for_is_torchs(options: dict[str, Any]) -> None:
     query, key, value = heads(torch.bfloat16)
     assert torch.equal(
-        attention(query, key, value, **options),
-        functional.scaled_dot_product_attention(query, key, value, **options),
+        attention(query, key, value, **options), functional.scaled_dot_product_attention(query, key, value, **options)
     )
 
 
@@ -569,9 +550,7 @@ def test_the_mean_of_words_is_the_mean_of_their_rows() -> None:
     torch.testing.assert_close(*gradients)
 
 
-def test_the_sparse_gradient_is_that_of_the_whole_table(
-    config: TinyBertConfig, batch: dict[str, Tensor]
-) -> None:
+def test_the_sparse_gradient_is_that_of_the_whole_table(config: TinyBertConfig, batch: dict[str, Tensor]) -> None:
     def backward(model: TinyBertModel) -> None:
         for row in range(3):
             texts = {name: tensor[row : row + 1] for name, tensor in batch.items()}

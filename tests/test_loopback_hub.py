@@ -27,11 +27,7 @@ from loopback_hub import READ_TOKEN, WRITE_TOKEN, LoopbackHub
 
 MODEL = "tester/tiny"
 LARGE = bytes(range(256)) * (48 * 1024)  # 12 MiB: over the size at which the Hub puts a file into LFS
-FILES = {
-    "README.md": b"---\nlicense: mit\n---\n# Tiny\n",
-    "folder/vocab.txt": b"[PAD]\n",
-    "model.safetensors": LARGE,
-}
+FILES = {"README.md": b"---\nlicense: mit\n---\n# Tiny\n", "folder/vocab.txt": b"[PAD]\n", "model.safetensors": LARGE}
 
 
 @pytest.fixture
@@ -83,9 +79,7 @@ def test_upload_folder_makes_one_commit(hub: LoopbackHub, api: HfApi, tmp_path: 
     assert [commit.title for commit in hub.commits(MODEL)] == ["Upload", "initial commit"]
     assert info.oid == hub.commits(MODEL)[0].id
     assert {path: data for path, data in hub.files(MODEL).items() if path != ".gitattributes"} == FILES
-    assert [r.status for r in hub.requests if r.method == "PUT"] == [
-        200
-    ]  # the weights, and only they, were LFS
+    assert [r.status for r in hub.requests if r.method == "PUT"] == [200]  # the weights, and only they, were LFS
 
 
 def test_upload_to_a_dataset(hub: LoopbackHub, api: HfApi) -> None:
@@ -111,9 +105,7 @@ def test_upload_to_a_static_space(hub: LoopbackHub, api: HfApi) -> None:
     assert ("model", "tester/demo") not in hub.repos
 
 
-def test_uploading_the_same_folder_again_makes_no_commit(
-    hub: LoopbackHub, api: HfApi, tmp_path: Path
-) -> None:
+def test_uploading_the_same_folder_again_makes_no_commit(hub: LoopbackHub, api: HfApi, tmp_path: Path) -> None:
     api.create_repo(MODEL)
     folder = write_files(tmp_path, FILES)
     first = api.upload_folder(repo_id=MODEL, folder_path=folder)
@@ -121,9 +113,7 @@ def test_uploading_the_same_folder_again_makes_no_commit(
     assert len(hub.commits(MODEL)) == 2
 
 
-def test_delete_patterns_remove_files_in_the_same_commit(
-    hub: LoopbackHub, api: HfApi, tmp_path: Path
-) -> None:
+def test_delete_patterns_remove_files_in_the_same_commit(hub: LoopbackHub, api: HfApi, tmp_path: Path) -> None:
     hub.add_repo("model", MODEL, {"old.txt": b"old", "folder/older.txt": b"older"})
     folder = write_files(tmp_path, {"new.txt": b"new"})
     api.upload_folder(repo_id=MODEL, folder_path=folder, delete_patterns=["*.txt"])
@@ -142,11 +132,7 @@ def test_commits_are_immutable_snapshots(hub: LoopbackHub, api: HfApi) -> None:
     first = hub.add_repo("model", MODEL, files)
     files["a.txt"] = hub.files(MODEL)["a.txt"] = b"no effect"
     second = hub.add_commit(MODEL, {"a.txt": b"two"})
-    assert [hub.files(MODEL, revision)["a.txt"] for revision in (first, second, "main")] == [
-        b"one",
-        b"two",
-        b"two",
-    ]
+    assert [hub.files(MODEL, revision)["a.txt"] for revision in (first, second, "main")] == [b"one", b"two", b"two"]
     assert len(first) == 40 and first != second
 
 
@@ -187,9 +173,7 @@ def test_a_branch_starts_at_its_revision_and_takes_commits(hub: LoopbackHub, api
 
 
 @pytest.mark.parametrize("readme", ["---\nlicense: [mit\n---\n", "---\njust text\n---\n"])
-def test_a_readme_with_bad_metadata_is_refused_before_the_upload(
-    hub: LoopbackHub, api: HfApi, readme: str
-) -> None:
+def test_a_readme_with_bad_metadata_is_refused_before_the_upload(hub: LoopbackHub, api: HfApi, readme: str) -> None:
     hub.add_repo("model", MODEL, {})
     with pytest.raises(ValueError, match="Invalid metadata"):
         api.upload_file(path_or_fileobj=readme.encode(), path_in_repo="README.md", repo_id=MODEL)
@@ -230,21 +214,14 @@ def test_listings_agree_with_git_and_sha256(hub: LoopbackHub, api: HfApi) -> Non
     assert siblings["a.txt"].blob_id == small.blob_id
     assert siblings["x/y/w.bin"].lfs == large.lfs
     assert [entry.path for entry in api.list_repo_tree(MODEL)] == ["a.txt", "x"]
-    assert [entry.path for entry in api.list_repo_tree(MODEL, recursive=True)] == [
-        "a.txt",
-        "x",
-        "x/y",
-        "x/y/w.bin",
-    ]
+    assert [entry.path for entry in api.list_repo_tree(MODEL, recursive=True)] == ["a.txt", "x", "x/y", "x/y/w.bin"]
     assert [entry.path for entry in api.list_repo_tree(MODEL, "x", recursive=True)] == ["x/y", "x/y/w.bin"]
     with pytest.raises(EntryNotFoundError):
         list(api.list_repo_tree(MODEL, "missing"))
 
 
 @pytest.mark.parametrize("path", FILES)
-def test_hf_hub_download_returns_the_same_bytes(
-    hub: LoopbackHub, api: HfApi, tmp_path: Path, path: str
-) -> None:
+def test_hf_hub_download_returns_the_same_bytes(hub: LoopbackHub, api: HfApi, tmp_path: Path, path: str) -> None:
     hub.add_repo("model", MODEL, FILES)
     assert Path(api.hf_hub_download(MODEL, path, cache_dir=tmp_path)).read_bytes() == FILES[path]
 
@@ -258,8 +235,7 @@ def test_a_dataset_may_have_the_name_of_a_model(hub: LoopbackHub, api: HfApi, tm
 
 
 @pytest.mark.parametrize(
-    ("wanted", "expected"),
-    [("2-4", b"234"), ("7-", b"789"), ("-2", b"89"), ("8-99", b"89"), ("0-0", b"0")],
+    ("wanted", "expected"), [("2-4", b"234"), ("7-", b"789"), ("-2", b"89"), ("8-99", b"89"), ("0-0", b"0")]
 )
 def test_a_range_is_a_part_of_the_file(hub: LoopbackHub, wanted: str, expected: bytes) -> None:
     hub.add_repo("model", MODEL, {"a.txt": b"0123456789"})
@@ -279,9 +255,7 @@ def test_a_range_past_the_end_is_refused(hub: LoopbackHub) -> None:
 def test_an_interrupted_download_resumes(
     hub: LoopbackHub, api: HfApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        constants, "DOWNLOAD_CHUNK_SIZE", 2**20
-    )  # what a cut chunk had is lost; the default is 10 MB
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**20)  # what a cut chunk had is lost; the default is 10 MB
     hub.add_repo("model", MODEL, FILES)
     hub.drop_next("GET", r"/model\.safetensors", during="response")
     path = api.hf_hub_download(MODEL, "model.safetensors", cache_dir=tmp_path)
@@ -330,9 +304,7 @@ def test_a_private_repository_is_its_owners(hub: LoopbackHub, api: HfApi, tmp_pa
             api.hf_hub_download(MODEL, ".gitattributes", token=token, cache_dir=tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("token", "status"), [(False, 401), (READ_TOKEN, 403), ("hf_other", 403), ("hf_bad", 401)]
-)
+@pytest.mark.parametrize(("token", "status"), [(False, 401), (READ_TOKEN, 403), ("hf_other", 403), ("hf_bad", 401)])
 def test_who_may_not_write(hub: LoopbackHub, api: HfApi, token: str | bool, status: int) -> None:
     hub.add_repo("model", MODEL, {"a.txt": b"a"})
     hub.tokens["hf_other"] = ("other", True)
@@ -391,10 +363,7 @@ def test_a_cut_commit_answer_hides_a_commit_that_was_made(hub: LoopbackHub, api:
     with pytest.raises(httpx.RemoteProtocolError):
         api.upload_file(path_or_fileobj=b"a", path_in_repo="a.txt", repo_id=MODEL)
     assert hub.files(MODEL) == {"a.txt": b"a"}
-    assert (
-        api.upload_file(path_or_fileobj=b"a", path_in_repo="a.txt", repo_id=MODEL).oid
-        == hub.commits(MODEL)[0].id
-    )
+    assert api.upload_file(path_or_fileobj=b"a", path_in_repo="a.txt", repo_id=MODEL).oid == hub.commits(MODEL)[0].id
     assert len(hub.commits(MODEL)) == 2
 
 
@@ -495,10 +464,7 @@ def test_load_dataset_reads_a_configuration_at_a_pinned_revision(hub: LoopbackHu
         print(json.dumps(rows))
         """,
     )
-    assert json.loads(printed) == [
-        {"query": ["who"], "answer": ["old"]},
-        {"query": ["who"], "answer": ["new"]},
-    ]
+    assert json.loads(printed) == [{"query": ["who"], "answer": ["old"]}, {"query": ["who"], "answer": ["new"]}]
 
 
 def test_transformers_pushes_and_loads_a_model(hub: LoopbackHub, tmp_path: Path) -> None:

@@ -69,10 +69,7 @@ def test_a_masked_candidate_does_not_change_the_loss() -> None:
 
 def test_the_loss_of_a_large_batch_is_that_of_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, answers = torch.randn(7, 8, requires_grad=True), torch.randn(14, 8, requires_grad=True)
-    query_ids, answer_ids = (
-        torch.arange(7) // 2,
-        torch.arange(14) // 2,
-    )  # texts repeat within and across blocks
+    query_ids, answer_ids = (torch.arange(7) // 2, torch.arange(14) // 2)  # texts repeat within and across blocks
 
     def measure(block: int) -> list[Tensor]:
         monkeypatch.setattr("tinybert_hf.losses.QUERY_BLOCK", block)
@@ -84,12 +81,7 @@ def test_the_loss_of_a_large_batch_is_that_of_its_blocks(monkeypatch: pytest.Mon
 
 
 def test_the_loss_of_several_widths_is_the_mean_of_theirs() -> None:
-    queries, answers, query_ids, answer_ids = (
-        torch.randn(5, 8),
-        torch.randn(5, 8),
-        torch.arange(5),
-        torch.arange(5),
-    )
+    queries, answers, query_ids, answer_ids = (torch.randn(5, 8), torch.randn(5, 8), torch.arange(5), torch.arange(5))
     parts = [(queries[:, :dim], answers[:, :dim]) for dim in (2, 8)]
     losses = [MultipleNegativesRankingLoss()(*part, query_ids, answer_ids) for part in parts]
     loss = MultipleNegativesRankingLoss(dims=[2, 8])(queries, answers, query_ids, answer_ids)

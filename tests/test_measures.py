@@ -8,12 +8,7 @@ import scipy.stats
 from retrieval_setup import QRELS
 
 from tinybert_hf.extras import import_extra
-from tinybert_hf.measures import (
-    classification_measures,
-    percentile_interval,
-    ranking_measures,
-    resampled_means,
-)
+from tinybert_hf.measures import classification_measures, percentile_interval, ranking_measures, resampled_means
 
 
 def test_the_right_answer_in_second_place() -> None:

@@ -13,13 +13,7 @@ from tinybert_hf import mine_negatives as module
 from tinybert_hf import ranking
 from tinybert_hf.data import load_data
 from tinybert_hf.encoding import load_search_pipeline
-from tinybert_hf.mine_negatives import (
-    Negatives,
-    mine_by_embeddings,
-    mine_data,
-    mine_negatives,
-    write_pairs,
-)
+from tinybert_hf.mine_negatives import Negatives, mine_by_embeddings, mine_data, mine_negatives, write_pairs
 from tinybert_hf.training.arguments import RetrievalArguments
 from tinybert_hf.training.retrieval import load_pairs
 
@@ -72,12 +66,7 @@ def test_an_answer_far_down_the_ranking_has_negatives_right_below_it() -> None:
 def test_what_answers_the_same_query_in_another_row_is_no_negative() -> None:
     # Rows 0 and 1 ask the same; rows 2 and 3 have the same answer.
     scores = [[0.9, 0.8, 0.3, 0.2], [0.8, 0.9, 0.2, 0.3], [0.1, 0.2, 0.9, 0.3], [0.2, 0.1, 0.9, 0.3]]
-    mined = mine(
-        scores,
-        2,
-        query_ids=torch.tensor([7, 7, 8, 9]),
-        answer_ids=torch.tensor([0, 1, 2, 2]),
-    )
+    mined = mine(scores, 2, query_ids=torch.tensor([7, 7, 8, 9]), answer_ids=torch.tensor([0, 1, 2, 2]))
     assert mined.columns.tolist() == [[2, 3], [3, 2], [3, 1], [3, 0]]
 
 
@@ -149,9 +138,7 @@ def test_depth_chooses_among_the_best_and_the_seed_repeats_the_choice() -> None:
 
 def test_embeddings_give_row_numbers_and_equal_answers_their_first_row() -> None:
     answers = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.6, 0.8], [0.0, 1.0]])
-    queries = torch.tensor(
-        [[3.0, 0.0], [0.0, 2.0], [0.0, 2.0], [0.6, 0.8]]
-    )  # cosines do not depend on the scale
+    queries = torch.tensor([[3.0, 0.0], [0.0, 2.0], [0.0, 2.0], [0.6, 0.8]])  # cosines do not depend on the scale
     answer_ids = torch.tensor([50, 40, 40, 30])
     mined = mine_by_embeddings(queries, answers, torch.arange(4), answer_ids, 1, margin=0.0)
     # Query 0: 1, 0.6, 0. Queries 1 and 2: 0, 0.8, 1, of which theirs is 0.8. Query 3: its answer 0.8; 0.6, 1.
@@ -226,9 +213,7 @@ def test_a_model_mines_what_its_own_scores_say(
 
 def encode_alone(kind: str, folder: Path, texts: list[str]) -> Tensor:
     if kind == "teacher":
-        return SentenceTransformer(str(folder)).encode(
-            texts, convert_to_tensor=True, normalize_embeddings=True
-        )
+        return SentenceTransformer(str(folder)).encode(texts, convert_to_tensor=True, normalize_embeddings=True)
     return load_search_pipeline(str(folder)).encode(texts)
 
 

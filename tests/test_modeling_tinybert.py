@@ -81,9 +81,7 @@ def test_the_default_configuration_is_the_specification() -> None:
 def test_an_impossible_configuration_is_refused_with_the_numbers() -> None:
     with pytest.raises(ValueError, match="hidden_size=30 is not a multiple of num_attention_heads=4"):
         TinyBertConfig(hidden_size=30, num_attention_heads=4)
-    with pytest.raises(
-        ValueError, match="heads of an even size; hidden_size=9 over num_attention_heads=3 is 3"
-    ):
+    with pytest.raises(ValueError, match="heads of an even size; hidden_size=9 over num_attention_heads=3 is 3"):
         TinyBertConfig(hidden_size=9, num_attention_heads=3, position_embedding_type="rotary")
     with pytest.raises(ValueError, match="'alibi' is unknown; choose one of sinusoidal, rotary, learned"):
         TinyBertConfig(position_embedding_type="alibi")
@@ -167,9 +165,7 @@ def test_padding_does_not_change_the_embedding(model: TinyBertModel, batch: dict
         )
 
 
-def test_the_order_of_the_batch_does_not_change_an_embedding(
-    model: TinyBertModel, batch: dict[str, Tensor]
-) -> None:
+def test_the_order_of_the_batch_does_not_change_an_embedding(model: TinyBertModel, batch: dict[str, Tensor]) -> None:
     order = torch.tensor([2, 0, 1])
     shuffled = model(**{name: tensor[order] for name, tensor in batch.items()}).pooler_output
     torch.testing.assert_close(shuffled, model(**batch).pooler_output[order], rtol=1e-5, atol=1e-5)
@@ -191,9 +187,7 @@ def test_a_row_of_only_padding_is_finite(
     torch.testing.assert_close(model.eval()(**batch).pooler_output[:2], before[:2], rtol=1e-5, atol=1e-5)
 
 
-def test_mean_pooling_averages_the_tokens_that_are_not_padding(
-    model: TinyBertModel, batch: dict[str, Tensor]
-) -> None:
+def test_mean_pooling_averages_the_tokens_that_are_not_padding(model: TinyBertModel, batch: dict[str, Tensor]) -> None:
     model.config.pooling = "mean"
     output = model(**batch)
     for row, length in enumerate(LENGTHS):
@@ -293,9 +287,7 @@ def test_hidden_states_are_the_embeddings_and_each_layers_output(
     assert model(**batch).hidden_states is None
 
 
-def test_eager_attention_weights_sum_to_one_over_the_tokens(
-    model: TinyBertModel, batch: dict[str, Tensor]
-) -> None:
+def test_eager_attention_weights_sum_to_one_over_the_tokens(model: TinyBertModel, batch: dict[str, Tensor]) -> None:
     attentions = with_attention(model, "eager")(**batch, output_attentions=True).attentions
     assert [a.shape for a in attentions] == [(3, 4, 9, 9)] * 2
     for weights in attentions:
@@ -328,9 +320,7 @@ def test_a_tuple_has_the_outputs_in_order(model: TinyBertModel, batch: dict[str,
 
 # 5.23 renamed it; the older versions that we support know the old name only.
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
-def test_gradient_checkpointing_gives_the_same_gradients(
-    model: TinyBertModel, batch: dict[str, Tensor]
-) -> None:
+def test_gradient_checkpointing_gives_the_same_gradients(model: TinyBertModel, batch: dict[str, Tensor]) -> None:
     model.train()
 
     def gradients() -> dict[str, Tensor]:
@@ -384,9 +374,7 @@ def classifier(config: TinyBertConfig) -> TinyBertForSequenceClassification:
 def test_the_classifier_reads_pairs_and_its_loss_is_cross_entropy(
     classifier: TinyBertForSequenceClassification, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    pairs = tokenizer(
-        ["edit text", "play music"], ["a good movie", "mail"], padding=True, return_tensors="pt"
-    )
+    pairs = tokenizer(["edit text", "play music"], ["a good movie", "mail"], padding=True, return_tensors="pt")
     assert pairs["token_type_ids"].max() == 1
     output = classifier(**pairs, labels=torch.tensor([2, 0]))
     embeddings = classifier.tinybert(**pairs).pooler_output
@@ -395,9 +383,7 @@ def test_the_classifier_reads_pairs_and_its_loss_is_cross_entropy(
     by_hand = -(logits[0].exp() / logits[0].exp().sum())[2].log() - (logits[1].softmax(0))[0].log()
     torch.testing.assert_close(output.loss, by_hand / 2)
     assert classifier(**pairs).loss is None
-    swapped = tokenizer(
-        ["a good movie", "mail"], ["edit text", "play music"], padding=True, return_tensors="pt"
-    )
+    swapped = tokenizer(["a good movie", "mail"], ["edit text", "play music"], padding=True, return_tensors="pt")
     assert not torch.allclose(classifier(**swapped).logits, output.logits, atol=1e-3)
 
 
@@ -428,9 +414,7 @@ def test_the_classifier_passes_on_what_the_encoder_can_do(
 # ---- Saving and loading ----
 
 
-def test_a_saved_model_is_the_same_model(
-    model: TinyBertModel, batch: dict[str, Tensor], tmp_path: Path
-) -> None:
+def test_a_saved_model_is_the_same_model(model: TinyBertModel, batch: dict[str, Tensor], tmp_path: Path) -> None:
     model.embeddings.positions.add_(0.25)  # a converted checkpoint's own table
     model.save_pretrained(tmp_path)
     loaded = TinyBertModel.from_pretrained(tmp_path)
@@ -446,9 +430,7 @@ def test_a_checkpoint_without_positions_gets_the_sinusoidal_ones(
     model: TinyBertModel, batch: dict[str, Tensor], tmp_path: Path
 ) -> None:
     weights = model.state_dict()
-    del weights[
-        "embeddings.positions"
-    ]  # from_pretrained builds on the meta device: what is missing is garbage
+    del weights["embeddings.positions"]  # from_pretrained builds on the meta device: what is missing is garbage
     loaded = TinyBertModel.from_pretrained(None, config=model.config, state_dict=weights)
     assert torch.equal(loaded.embeddings.positions, model.embeddings.positions)
     assert torch.equal(loaded(**batch).pooler_output, model(**batch).pooler_output)
@@ -490,10 +472,7 @@ def test_no_two_tensors_share_memory(classifier: TinyBertForSequenceClassificati
 
 
 def test_a_stranger_loads_and_saves_the_folders_as_remote_code(
-    model_folder: Path,
-    classifier_folder: Path,
-    tokenizer: PreTrainedTokenizerBase,
-    tmp_path: Path,
+    model_folder: Path, classifier_folder: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     texts = ["play music", "a fast compiler for small machines", "edit a good text"]
     expected = encode(TinyBertModel.from_pretrained(model_folder), tokenizer, texts)
@@ -575,9 +554,6 @@ def test_a_stranger_loads_and_saves_the_folders_as_remote_code(
         assert {path.name for path in folder.glob("*.py")} == CODE_FILES
         config = json.loads((folder / "config.json").read_text())
         assert config["auto_map"] == AUTO_MAP  # plain file.Class, no path and no repository in front
-        assert (
-            config["custom_pipelines"]["semantic-search"]["impl"]
-            == "pipeline_tinybert.SemanticSearchPipeline"
-        )
+        assert config["custom_pipelines"]["semantic-search"]["impl"] == "pipeline_tinybert.SemanticSearchPipeline"
     here = encode(TinyBertModel.from_pretrained(tmp_path / "again-twice"), tokenizer, texts)
     assert torch.equal(here, expected)

@@ -18,13 +18,14 @@ import torch
 from conftest import TEXTS
 from huggingface_hub import ModelCard
 from loopback_hub import LoopbackHub
-from test_hub import REPO, ROOT, Command, command, contents  # noqa: F401 - a fixture
+from publishing import REPO, ROOT, Command, contents
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tinybert_hf import TinyBertConfig, TinyBertModel, encode
-from tinybert_hf.hub import build_folder
+from tinybert_hf.errors import InputError, MissingFileError
 from tinybert_hf.onnx import FP32_FILE, INT8_FILE, OnnxEncoder, export_onnx
+from tinybert_hf.publish.folder import build_folder
 from tinybert_hf.tokenization import save_tokenizer, train_tokenizer
 
 INTEROP = ROOT / ".interop"
@@ -33,10 +34,7 @@ SHOWN = ["chat with friends", "A client for instant messaging over the XMPP prot
 
 
 @pytest.fixture(scope="module", params=["cls", "mean", "bert"])
-def published(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
+def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ONNX models, built once for each arithmetic: the original project's, the default, and BERT's."""
     arithmetic: dict[str, Any] = {
         "cls": {"pooling": "cls", "position_embedding_type": "sinusoidal"},
@@ -73,26 +71,18 @@ def expected(folder: Path, texts: list[str]) -> Tensor:
 
 
 @pytest.mark.parametrize(("file", "tolerance"), [(FP32_FILE, 1e-5), (INT8_FILE, 0.05)])
-def test_an_exported_model_gives_the_models_outputs_by_name(
-    published: Path, file: str, tolerance: float
-) -> None:
+def test_an_exported_model_gives_the_models_outputs_by_name(published: Path, file: str, tolerance: float) -> None:
     session = onnxruntime.InferenceSession(published / file)
     tokenizer = AutoTokenizer.from_pretrained(published)
     model = TinyBertModel.from_pretrained(published)
     assert [node.name for node in session.get_inputs()] == ["input_ids", "attention_mask"]
     for texts in (["mail"], [*TEXTS, LONG]):
-        batch = tokenizer(
-            texts, padding=True, truncation=True, return_token_type_ids=False, return_tensors="pt"
-        )
+        batch = tokenizer(texts, padding=True, truncation=True, return_token_type_ids=False, return_tensors="pt")
         found = session.run(None, {name: values.numpy() for name, values in batch.items()})
-        outputs = dict(
-            zip([node.name for node in session.get_outputs()], map(torch.from_numpy, found), strict=True)
-        )
+        outputs = dict(zip([node.name for node in session.get_outputs()], map(torch.from_numpy, found), strict=True))
         with torch.inference_mode():
             own = model(**batch)
-        torch.testing.assert_close(
-            outputs["sentence_embedding"], expected(published, texts), atol=tolerance, rtol=0
-        )
+        torch.testing.assert_close(outputs["sentence_embedding"], expected(published, texts), atol=tolerance, rtol=0)
         tokens = batch["attention_mask"].bool()  # what stands at padding is arbitrary
         for name, rows in (("pooler_output", ...), ("last_hidden_state", tokens)):
             error = outputs[name][rows] - own[name][rows]
@@ -114,10 +104,7 @@ def test_encode_runs_an_onnx_model_in_place_of_the_pytorch_one(published: Path) 
     tokenizer = AutoTokenizer.from_pretrained(published)
     texts = [*TEXTS, LONG, ""]
     torch.testing.assert_close(
-        encode(OnnxEncoder(published, FP32_FILE), tokenizer, texts),
-        expected(published, texts),
-        atol=1e-5,
-        rtol=0,
+        encode(OnnxEncoder(published, FP32_FILE), tokenizer, texts), expected(published, texts), atol=1e-5, rtol=0
     )
     cosines = encode(OnnxEncoder(published), tokenizer, texts) @ expected(published, texts).T
     assert cosines.diagonal().min() > 0.99
@@ -127,11 +114,14 @@ def test_encode_runs_an_onnx_model_in_place_of_the_pytorch_one(published: Path) 
 def test_what_an_onnx_encoder_cannot_do_is_an_error(published: Path, model_folder: Path) -> None:
     encoder = OnnxEncoder(published)
     ones = torch.ones(1, 4, dtype=torch.long)
-    with pytest.raises(ValueError, match="single texts, not pairs"):
-        encoder(ones, ones, token_type_ids=ones)
+    with pytest.raises(TypeError, match="token_type_ids"):  # single texts, no pairs
+        encoder(input_ids=ones, attention_mask=ones, token_type_ids=ones)
+    with pytest.raises(TypeError, match="positional"):
+        encoder(ones, ones)  # type: ignore[misc]
     with pytest.raises(ValueError, match="cannot be trained"):
         encoder.train()
-    with pytest.raises(FileNotFoundError, match=r"has no onnx/model_quantized\.onnx; .* --onnx"):
+    assert encoder.eval() is encoder.train(False) is encoder
+    with pytest.raises(MissingFileError, match=r"has no onnx/model_quantized\.onnx; .* --onnx"):
         OnnxEncoder(model_folder)
 
 
@@ -153,16 +143,12 @@ def test_a_model_that_8_bits_spoil_is_not_published(
 ) -> None:
     with torch.no_grad():  # one weight so large that all others round to 0
         model.embeddings.word_embeddings.weight[tokenizer.convert_tokens_to_ids("[UNK]"), 0] = 1e4
-    with pytest.raises(ValueError, match=r"model_quantized\.onnx has a cosine of .* leave --onnx out"):
+    with pytest.raises(InputError, match=r"model_quantized\.onnx has a cosine of .* leave --onnx out"):
         export_onnx(model, tokenizer, model_folder, TEXTS)
 
 
 def test_a_missing_extra_and_a_classifier_are_named(
-    command: Command,  # noqa: F811
-    model_folder: Path,
-    classifier_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    command: Command, model_folder: Path, classifier_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     argv = ["--output_dir", tmp_path / "published", "--onnx"]
     assert "only encoders are exported" in command("--model", classifier_folder, *argv)
@@ -198,11 +184,13 @@ def check_snippet(
     assert cosines.min() > 0.99 and cosines.max() < 1 + 1e-5
 
 
+@pytest.mark.interop
 def test_fastembed_gives_the_same_embeddings(published: Path, hub: LoopbackHub, tmp_path: Path) -> None:
     after = "import json; print(json.dumps([embedding.tolist() for embedding in embeddings]))"
     check_snippet(hub, published, "py", "fastembed", ["bin/python", "-c"], "", after, tmp_path)
 
 
+@pytest.mark.interop
 def test_transformers_js_gives_the_same_embeddings(published: Path, hub: LoopbackHub, tmp_path: Path) -> None:
     before = f"""
         import {{ env }} from "@huggingface/transformers";
@@ -225,9 +213,7 @@ def test_transformers_js_gives_the_same_embeddings(published: Path, hub: Loopbac
 def test_onnxruntime_runs_the_cards_snippet(published: Path, hub: LoopbackHub, tmp_path: Path) -> None:
     hub.add_repo("model", REPO, contents(published))
     card = (published / "README.md").read_text()
-    (snippet,) = (
-        code for code in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if "onnxruntime" in code
-    )
+    (snippet,) = (code for code in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if "onnxruntime" in code)
     printed = fresh_process.run_python(snippet, tmp_path, hub.env(tmp_path))
     first, second = expected(published, SHOWN)
     assert float(printed) == pytest.approx(float(first @ second), abs=0.02)

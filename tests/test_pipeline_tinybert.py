@@ -46,9 +46,7 @@ def search(model: TinyBertModel, tokenizer: PreTrainedTokenizerBase) -> Semantic
 def batches(model: TinyBertModel) -> list[torch.Size]:
     """The shape, texts x tokens, of every batch that the model sees."""
     shapes: list[torch.Size] = []
-    model.register_forward_pre_hook(
-        lambda _, __, inputs: shapes.append(inputs["input_ids"].shape), with_kwargs=True
-    )
+    model.register_forward_pre_hook(lambda _, __, inputs: shapes.append(inputs["input_ids"].shape), with_kwargs=True)
     return shapes
 
 
@@ -300,9 +298,7 @@ def test_a_stream_reads_one_window_at_a_time_and_is_encode(
     torch.testing.assert_close(torch.cat(windows), encode(model, tokenizer, TEXTS), rtol=1e-5, atol=1e-6)
 
 
-def test_between_the_windows_the_model_trains_on(
-    model: TinyBertModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_between_the_windows_the_model_trains_on(model: TinyBertModel, tokenizer: PreTrainedTokenizerBase) -> None:
     model.train()
     for _ in encode_stream(model, tokenizer, TEXTS, window=3):
         assert model.training and torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
@@ -325,9 +321,7 @@ def test_a_wrong_stream_is_an_error(
     message: str,
 ) -> None:
     with pytest.raises(error, match=message):
-        list(
-            encode_stream(model, tokenizer, iter(texts) if isinstance(texts, list) else texts, window=window)
-        )
+        list(encode_stream(model, tokenizer, iter(texts) if isinstance(texts, list) else texts, window=window))
 
 
 @pytest.mark.parametrize("total", ["8/8", "8text"])

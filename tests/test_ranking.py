@@ -6,16 +6,7 @@ from retrieval_setup import DOCUMENTS, QUERIES
 from torch import Tensor
 
 from tinybert_hf import ranking
-from tinybert_hf.ranking import (
-    BM25_WEIGHT,
-    DENSE_WEIGHT,
-    TOP_K,
-    Bm25,
-    by_dot_product,
-    fuse_runs,
-    query_blocks,
-    rank,
-)
+from tinybert_hf.ranking import BM25_WEIGHT, DENSE_WEIGHT, TOP_K, Bm25, by_dot_product, fuse_runs, query_blocks, rank
 
 JUDGED = {name: QUERIES[name] for name in ("q1", "q2")}
 
@@ -43,9 +34,7 @@ def test_no_more_scores_are_in_memory_than_fit_and_the_run_is_that_of_one_matrix
     best = whole.topk(TOP_K)
     expected = {
         query_id: {f"d{i}": score for i, score in zip(indices, values, strict=True)}
-        for query_id, indices, values in zip(
-            query_ids, best.indices.tolist(), best.values.tolist(), strict=True
-        )
+        for query_id, indices, values in zip(query_ids, best.indices.tolist(), best.values.tolist(), strict=True)
     }
     sizes: list[int] = []
 

@@ -21,10 +21,7 @@ def result(**changes: object) -> dict[str, object]:
         "command": ["python -m benchmarks.x"],
         "log": ["../log/training.md#fused-adamw"],
         "columns": {"side": None, "texts/s": 1},
-        "rows": [
-            {"side": "ours", "texts/s": {"value": 1250, "low": 1200, "high": 1300.25}},
-            {"side": "theirs"},
-        ],
+        "rows": [{"side": "ours", "texts/s": {"value": 1250, "low": 1200, "high": 1300.25}}, {"side": "theirs"}],
         "notes": ["One run."],
         **changes,
     }
@@ -81,9 +78,7 @@ def test_a_cell_has_the_decimals_of_its_column(cell: object, decimals: int, show
 
 def test_a_result_becomes_a_table() -> None:
     shown = render(result(date="2026-11-28", machine="two cores", source="the run"))
-    assert (
-        "| side | texts/s |\n| --- | --- |\n| ours | 1,250.0 (1,200.0 to 1,300.2) |\n| theirs |  |\n" in shown
-    )
+    assert "| side | texts/s |\n| --- | --- |\n| ours | 1,250.0 (1,200.0 to 1,300.2) |\n| theirs |  |\n" in shown
     assert "\n- One run.\n" in shown
     assert "2026-11-28. Log: [fused adamw](../log/training.md#fused-adamw)." in shown
     assert "```text\npython -m benchmarks.x\n```" in shown

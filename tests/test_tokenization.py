@@ -14,13 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from tinybert_hf.data import load_data, text_id
 from tinybert_hf.errors import InputError
-from tinybert_hf.tokenization import (
-    SPECIAL_TOKENS,
-    save_tokenizer,
-    tokenize_columns,
-    train_tokenizer,
-    wrap_tokenizer,
-)
+from tinybert_hf.tokenization import SPECIAL_TOKENS, save_tokenizer, tokenize_columns, train_tokenizer, wrap_tokenizer
 
 
 def test_the_special_tokens_have_the_ids_0_to_3(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -28,18 +22,11 @@ def test_the_special_tokens_have_the_ids_0_to_3(tokenizer: PreTrainedTokenizerBa
     assert (tokenizer.unk_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id) == (0, 1, 2)
     assert tokenizer.pad_token_id == 3
     assert sorted(tokenizer.all_special_ids) == [0, 1, 2, 3]
-    assert sorted(tokenizer.added_tokens_decoder) == [
-        0,
-        1,
-        2,
-        3,
-    ]  # no character is matched as a special token
+    assert sorted(tokenizer.added_tokens_decoder) == [0, 1, 2, 3]  # no character is matched as a special token
     assert sorted(tokenizer.get_vocab().values()) == list(range(len(tokenizer)))
 
 
-def test_a_text_stands_between_cls_and_sep_and_a_pair_has_two_segments(
-    tokenizer: PreTrainedTokenizerBase,
-) -> None:
+def test_a_text_stands_between_cls_and_sep_and_a_pair_has_two_segments(tokenizer: PreTrainedTokenizerBase) -> None:
     music, mail = tokenizer.convert_tokens_to_ids(["music", "mail"])
     assert 0 not in (music, mail)
     single = tokenizer("music")
@@ -120,9 +107,7 @@ def test_special_tokens_elsewhere_are_an_error() -> None:
         wrap_tokenizer(tokenizer, model_max_length=32)
 
 
-def test_the_saved_class_is_one_that_transformers_4_knows(
-    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
-) -> None:
+def test_the_saved_class_is_one_that_transformers_4_knows(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     save_tokenizer(tokenizer, tmp_path)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
@@ -151,9 +136,7 @@ def test_it_loads_as_the_same_tokenizer_everywhere(
     assert json.loads(printed) == expected
 
 
-def test_columns_become_ids_and_numbers_of_their_texts(
-    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
-) -> None:
+def test_columns_become_ids_and_numbers_of_their_texts(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text('{"query": "music", "answer": "play music from the command line"}\n' * 2)
     dataset = load_data(str(path))

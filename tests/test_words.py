@@ -15,9 +15,7 @@ from tinybert_hf.words import embed_words, is_words_alone, start_from_tokens, we
 @pytest.fixture
 def batch(config: TinyBertConfig) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(4)
-    texts = [
-        torch.randint(4, config.vocab_size, (length,), generator=generator).tolist() for length in (9, 4, 1)
-    ]
+    texts = [torch.randint(4, config.vocab_size, (length,), generator=generator).tolist() for length in (9, 4, 1)]
     return pad_batch(texts, config.pad_token_id)
 
 
@@ -39,11 +37,7 @@ def test_a_new_encoder_is_the_mean_of_its_token_embeddings(
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("num_hidden_layers", [0, 1])
 def test_words_alone_are_what_the_model_computes_and_nothing_else_is(
-    config: TinyBertConfig,
-    batch: dict[str, Tensor],
-    num_hidden_layers: int,
-    pooling: str,
-    norm_position: str,
+    config: TinyBertConfig, batch: dict[str, Tensor], num_hidden_layers: int, pooling: str, norm_position: str
 ) -> None:
     config.num_hidden_layers, config.pooling, config.norm_position = num_hidden_layers, pooling, norm_position
     torch.manual_seed(0)
@@ -53,9 +47,7 @@ def test_words_alone_are_what_the_model_computes_and_nothing_else_is(
     assert alike is ((num_hidden_layers, pooling, norm_position) == (0, "mean", "pre"))
 
 
-def test_the_gradients_of_the_words_are_those_of_the_model(
-    config: TinyBertConfig, batch: dict[str, Tensor]
-) -> None:
+def test_the_gradients_of_the_words_are_those_of_the_model(config: TinyBertConfig, batch: dict[str, Tensor]) -> None:
     config.num_hidden_layers, config.pooling, config.position_embedding_type = 0, "mean", "learned"
     model = TinyBertModel(config).eval()
     gradients = []
@@ -103,8 +95,6 @@ def test_a_warm_start_begins_with_rare_words_heavier(model: TinyBertModel) -> No
     before = model.get_input_embeddings().weight.detach().clone()
     weigh_by_rarity(model, [[1, 5, 5, 6, 2], [1, 5, 2], [1, 5, 7, 2]])
     ratio = (model.get_input_embeddings().weight / before).mean(dim=1)
-    torch.testing.assert_close(
-        ratio[5] / ratio[6], torch.tensor(math.log1p(0.5 / 3.5) / math.log1p(2.5 / 1.5))
-    )
+    torch.testing.assert_close(ratio[5] / ratio[6], torch.tensor(math.log1p(0.5 / 3.5) / math.log1p(2.5 / 1.5)))
     assert ratio[1] == ratio[2] == ratio[5] < ratio[6] == ratio[7] < ratio[8]
     assert ratio[[1, 2, 5, 6, 7]].mean().item() == pytest.approx(1, abs=1e-5)

@@ -12,9 +12,7 @@ from tinybert_hf.cli import main
 
 ROOT = Path(__file__).parent.parent
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(
-    ["tinybert_hf.training.retrieval", "tinybert_hf.training.sentiment", "tinybert_hf.cli"]
-)
+context.set_forkserver_preload(["tinybert_hf.training.retrieval", "tinybert_hf.training.sentiment", "tinybert_hf.cli"])
 
 # A model that trains in moments, as --config_overrides.
 TINY = (

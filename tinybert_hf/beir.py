@@ -33,9 +33,7 @@ def load_beir(data: str | Path, split: str = "test") -> RetrievalData:
         MissingFileError: if a file of the folder is missing.
         InputError: if the Hub data set or the split cannot be read, or the split judges no query, or one without text.
     """
-    corpus, queries, judgements = (
-        beir_folder(Path(data), split) if Path(data).is_dir() else beir_hub(data, split)
-    )
+    corpus, queries, judgements = beir_folder(Path(data), split) if Path(data).is_dir() else beir_hub(data, split)
     qrels: Qrels = {}
     for row in judgements:
         qrels.setdefault(str(row["query-id"]), {})[str(row["corpus-id"])] = int(row.get("score", 1))
@@ -43,9 +41,7 @@ def load_beir(data: str | Path, split: str = "test") -> RetrievalData:
         raise InputError(f"The split {split} of {data} judges no query.")
     texts = {str(row["_id"]): row["text"] for row in queries}
     if missing := set(qrels) - set(texts):
-        raise InputError(
-            f"The split {split} of {data} judges {len(missing)} unknown queries, as {min(missing)}."
-        )
+        raise InputError(f"The split {split} of {data} judges {len(missing)} unknown queries, as {min(missing)}.")
     return RetrievalData(
         queries={query_id: texts[query_id] for query_id in qrels},
         corpus={str(row["_id"]): f"{row.get('title') or ''} {row['text']}".strip() for row in corpus},
@@ -64,9 +60,7 @@ def beir_folder(folder: Path, split: str) -> tuple[Dataset, Dataset, list[dict[s
         # `datasets` would read the id 007 as a number.
         judgements = list(csv.DictReader(lines, delimiter="\t"))
     if judgements and not {"query-id", "corpus-id", "score"} <= judgements[0].keys():
-        raise InputError(
-            f"{files['qrels']} must begin with the line query-id, corpus-id, score, with tabs between."
-        )
+        raise InputError(f"{files['qrels']} must begin with the line query-id, corpus-id, score, with tabs between.")
     return (
         load_dataset("json", data_files=str(files["corpus"]), split="train"),
         load_dataset("json", data_files=str(files["queries"]), split="train"),

@@ -16,11 +16,7 @@ AUTO_MAP = {
     "AutoModelForSequenceClassification": "modeling_tinybert.TinyBertForSequenceClassification",
 }
 CUSTOM_PIPELINES = {
-    "semantic-search": {
-        "impl": "pipeline_tinybert.SemanticSearchPipeline",
-        "pt": ["AutoModel"],
-        "type": "text",
-    }
+    "semantic-search": {"impl": "pipeline_tinybert.SemanticSearchPipeline", "pt": ["AutoModel"], "type": "text"}
 }
 
 

@@ -94,9 +94,7 @@ def convert_weights(bert: dict[str, Tensor], config: TinyBertConfig, num_layers:
     converted = {
         "embeddings.word_embeddings.weight": bert["embeddings.word_embeddings.weight"],
         "embeddings.token_type_embeddings.weight": bert["embeddings.token_type_embeddings.weight"],
-        "embeddings.positions": bert["embeddings.position_embeddings.weight"][
-            : config.max_position_embeddings
-        ],
+        "embeddings.positions": bert["embeddings.position_embeddings.weight"][: config.max_position_embeddings],
         "embeddings.norm.weight": bert["embeddings.LayerNorm.weight"],
         "embeddings.norm.bias": bert["embeddings.LayerNorm.bias"],
     }
@@ -110,10 +108,7 @@ def convert_weights(bert: dict[str, Tensor], config: TinyBertConfig, num_layers:
     }
     for new, old in enumerate(kept):
         for kind in ("weight", "bias"):
-            qkv = [
-                bert[f"encoder.layer.{old}.attention.self.{name}.{kind}"]
-                for name in ("query", "key", "value")
-            ]
+            qkv = [bert[f"encoder.layer.{old}.attention.self.{name}.{kind}"] for name in ("query", "key", "value")]
             converted[f"layers.{new}.attention.qkv.{kind}"] = torch.cat(qkv)  # (3 x H, H) or (3 x H,)
             for ours, theirs in names.items():
                 converted[f"layers.{new}.{ours}.{kind}"] = bert[f"encoder.layer.{old}.{theirs}.{kind}"]

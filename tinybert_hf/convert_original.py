@@ -43,9 +43,7 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     except Exception as error:  # the unpickler fails in many ways
         # Its own message advises to load it all the same.
         found = re.search(r"GLOBAL (\S+)", str(error))
-        reason = (
-            f"it holds {found[1]}, and loading that could run code" if found else "it is no file of tensors"
-        )
+        reason = f"it holds {found[1]}, and loading that could run code" if found else "it is no file of tensors"
         raise InputError(
             f"{path} is refused: {reason}. Nothing in it was run. "
             'Pass a file of tensors alone, as torch.save({"model": model.state_dict()}, path) writes it.'
@@ -186,9 +184,7 @@ def convert_checkpoint(
     """
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UnreadableError(
-            f"{output} exists and is not an empty folder. Choose another OUT, or remove it."
-        )
+        raise UnreadableError(f"{output} exists and is not an empty folder. Choose another OUT, or remove it.")
     model = convert_state_dict(load_state_dict(checkpoint), num_attention_heads)
     config: Any = model.config
     content = Path(tokenizer).read_bytes()

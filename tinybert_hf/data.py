@@ -38,9 +38,7 @@ class Split(NamedTuple):
     evaluation: Dataset
 
 
-def load_data(
-    data: Any, config: str | None = None, split: str = "train", revision: str | None = None
-) -> Dataset:
+def load_data(data: Any, config: str | None = None, split: str = "train", revision: str | None = None) -> Dataset:
     """Read one split of a data set.
 
     Args:
@@ -74,9 +72,7 @@ def load_data(
             return load_dataset(str(path), split=split)
         return load_dataset(name, config, split=split, revision=revision)
     except Exception as error:  # the readers of `datasets` raise whatever their libraries raise
-        asked = ", ".join(
-            f"{k}={v}" for k, v in {"config": config, "split": split, "revision": revision}.items() if v
-        )
+        asked = ", ".join(f"{k}={v}" for k, v in {"config": config, "split": split, "revision": revision}.items() if v)
         kind = MissingFileError if isinstance(error, FileNotFoundError) else InputError
         raise kind(f"Could not read the data set {name} ({asked}): {error}") from error
 
@@ -129,7 +125,7 @@ def select_columns(dataset: Dataset, columns: dict[str, str], source: str, flags
         source: what to call the data set in messages.
         flags: new name -> the flag that sets its column, for the messages.
 
-    Raises: InputError: if a column is missing, or no row is left.
+    Raises: InputError: if a column is missing or named twice, or no row is left.
     """
     for name, column in columns.items():
         if column not in dataset.column_names:
@@ -137,7 +133,11 @@ def select_columns(dataset: Dataset, columns: dict[str, str], source: str, flags
                 f"{source} has no column {column!r}; it has {', '.join(dataset.column_names)}. "
                 f"Pass --{flags[name]} with one of these."
             )
-    dataset = dataset.select_columns(list(dict.fromkeys(columns.values())))
+        if others := [other for other in columns if columns[other] == column and other != name]:
+            raise InputError(
+                f"{source}: --{flags[name]} and --{flags[others[0]]} both name the column {column!r}. Pass another one."
+            )
+    dataset = dataset.select_columns(list(columns.values()))
     dataset = dataset.rename_columns({column: name for name, column in columns.items() if column != name})
     texts = [name for name in columns if name != "label"]
     for name in texts:
@@ -153,9 +153,7 @@ def select_columns(dataset: Dataset, columns: dict[str, str], source: str, flags
     if blank := len(dataset) - len(kept):
         logger.info("%s: dropped %d of %d rows with a blank value.", source, blank, len(dataset))
     if not kept:
-        raise InputError(
-            f"{source} has no row with text in {', '.join(columns.values())} (of {len(dataset)} rows)."
-        )
+        raise InputError(f"{source} has no row with text in {', '.join(columns.values())} (of {len(dataset)} rows).")
     return kept
 
 
@@ -202,7 +200,7 @@ def hold_out(dataset: Dataset, size: int, seed: int, by: Sequence[str]) -> Split
         seed: of the choice.
         by: columns of which no text may stand on both sides.
 
-    Raises: InputError: if fewer than `size` rows would remain for training.
+    Raises: InputError: if fewer than `size` rows are left, or none without a text in common.
     """
     if len(dataset) < 2 * size:
         raise InputError(
@@ -220,6 +218,11 @@ def hold_out(dataset: Dataset, size: int, seed: int, by: Sequence[str]) -> Split
         ],
         batched=True,
     )
+    if not len(train):
+        raise InputError(
+            f"Each of {len(rest)} rows shares a text with one of the {size} that were held out. Pass --eval_data or "
+            "--eval_split with rows to measure on, or a smaller --eval_size."
+        )
     logger.info("Held out %d rows; %d of the rest shared a text with them.", size, len(rest) - len(train))
     return Split(train, evaluation)
 

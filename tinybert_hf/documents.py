@@ -149,9 +149,7 @@ def tokenize_documents(documents: Dataset, tokenizer: PreTrainedTokenizerBase, m
     if not len(rows):
         raise InputError(f"None of {len(documents)} documents has {MIN_TOKENS} tokens; pass longer ones.")
     if short := len(documents) - len(rows):
-        logger.info(
-            "Left out %d of %d documents with fewer than %d tokens.", short, len(documents), MIN_TOKENS
-        )
+        logger.info("Left out %d of %d documents with fewer than %d tokens.", short, len(documents), MIN_TOKENS)
     return rows
 
 

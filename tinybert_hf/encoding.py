@@ -62,9 +62,7 @@ class KernelEncoder:
 
     def __call__(self, *, input_ids: Tensor, attention_mask: Tensor) -> BaseModelOutputWithPooling:
         if self.words_alone:
-            return BaseModelOutputWithPooling(
-                pooler_output=embed_words(self.model, input_ids, attention_mask)
-            )
+            return BaseModelOutputWithPooling(pooler_output=embed_words(self.model, input_ids, attention_mask))
         with self.kernels:
             return self.model(input_ids=input_ids, attention_mask=attention_mask)
 
@@ -124,16 +122,16 @@ def load_search_pipeline(
     logger.info("Encoding with %s in %s.", device, dtype)
     try:
         config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
+        if config.model_type not in (TinyBertConfig.model_type, "bert"):
+            raise ValueError(f"it is a {config.model_type} model, and search needs a tinybert or a BERT model.")
         tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
-        if config.model_type == TinyBertConfig.model_type:
-            encoder = TinyBertModel.from_pretrained(model, revision=revision, dtype=dtype)
-        elif config.model_type == "bert":
+        if config.model_type == "bert":
             own = read_config(str(model), config)
             weights = load_weights(str(model), own, config.num_hidden_layers, revision)
             encoder = TinyBertModel.from_pretrained(None, config=own, state_dict=weights, dtype=dtype)
             tokenizer.model_max_length = own.max_position_embeddings
         else:
-            raise ValueError(f"it is a {config.model_type} model, and search needs a tinybert or a BERT model.")
+            encoder = TinyBertModel.from_pretrained(model, revision=revision, dtype=dtype)
         return SearchPipeline(model=encoder.to(device), tokenizer=tokenizer, device=device)
     except (OSError, ValueError) as error:
         place = "from this folder" if Path(model).is_dir() else "(no such folder here) from the Hub"

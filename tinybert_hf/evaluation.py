@@ -33,10 +33,7 @@ MODEL, BM25 = "model", "BM25"  # what results call these two
 
 
 def evaluate_pairs(
-    queries: Sequence[str],
-    answers: Sequence[str],
-    embed: Callable[[Sequence[str]], Tensor],
-    temperature: float,
+    queries: Sequence[str], answers: Sequence[str], embed: Callable[[Sequence[str]], Tensor], temperature: float
 ) -> dict[str, float]:
     """Loss in batches of 32, and how every query ranks all the distinct answers.
 
@@ -86,9 +83,7 @@ def in_batch_loss(
         own = torch.arange(batch_size)
         ids = query_ids[rows], query_ids[rows], answer_ids[rows], answer_ids[rows]
         ignored = false_negatives(*ids, own)
-        losses.append(
-            ranking_loss(query_embeddings[rows], answer_embeddings[rows], own, ignored, temperature)
-        )
+        losses.append(ranking_loss(query_embeddings[rows], answer_embeddings[rows], own, ignored, temperature))
     return torch.stack(losses).mean().item()
 
 
@@ -166,11 +161,7 @@ def load_sentence_transformer(model: str, role: str) -> Any:
 
 
 def evaluate_model(
-    model: str,
-    data: str,
-    split: str = "test",
-    baselines: Sequence[str] = (),
-    truncate_dims: Sequence[int] = (),
+    model: str, data: str, split: str = "test", baselines: Sequence[str] = (), truncate_dims: Sequence[int] = ()
 ) -> dict[str, Any]:
     """Measure a model, BM25, the baselines and their fusions with BM25; the model card prints the result.
 
@@ -198,9 +189,7 @@ def evaluate_model(
     for name in (MODEL, *names):
         run, seconds = runs[name]
         runs[fusion_with(name)] = fuse_runs(bm25, run), bm25_seconds + seconds
-    values = np.stack(
-        [measures_by_query(loaded.qrels, run, list(MEASURES)) for run, _ in runs.values()], axis=1
-    )
+    values = np.stack([measures_by_query(loaded.qrels, run, list(MEASURES)) for run, _ in runs.values()], axis=1)
     means = resampled_means(values)  # (RESAMPLES, systems, measures)
     systems = list(runs)
     texts = len(loaded.queries) + len(loaded.corpus)
@@ -229,9 +218,7 @@ def name_baselines(baselines: Sequence[str]) -> dict[str, str]:
     for baseline in baselines:
         name = "/".join(Path(baseline).parts[-2:])
         if name in (*names, MODEL, BM25):
-            raise InputError(
-                f"Two systems would be called {name}: --baselines {baseline} needs another folder."
-            )
+            raise InputError(f"Two systems would be called {name}: --baselines {baseline} needs another folder.")
         names[name] = baseline
     return names
 
@@ -286,9 +273,7 @@ def evaluation_command(
     return shlex.join(command)
 
 
-def by_name(
-    systems: Sequence[str], values: np.ndarray, without: str | None = None
-) -> dict[str, dict[str, Any]]:
+def by_name(systems: Sequence[str], values: np.ndarray, without: str | None = None) -> dict[str, dict[str, Any]]:
     """(systems, measures, ...) as system -> measure -> value, for JSON."""
     return {
         system: dict(zip(MEASURES, rows, strict=True))
@@ -307,10 +292,7 @@ def result_table(result: dict[str, Any]) -> str:
     ]
     for system, values in result["results"].items():
         intervals = result["intervals"][system]
-        cells = [
-            f"{value:8.3f} ±{(intervals[name][1] - intervals[name][0]) / 2:.3f}"
-            for name, value in values.items()
-        ]
+        cells = [f"{value:8.3f} ±{(intervals[name][1] - intervals[name][0]) / 2:.3f}" for name, value in values.items()]
         lines.append(f"{system:{width}}{''.join(cells)}{result['texts_per_second'][system]:10,.0f}")
     lines += ["", "nDCG@10, difference on the same queries"]
     for name, others in result["differences"].items():

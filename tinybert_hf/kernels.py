@@ -142,9 +142,7 @@ def can_pack(dtype: torch.dtype) -> bool:
     if dtype not in (torch.float32, torch.bfloat16):
         return False
     generator = torch.Generator().manual_seed(0)
-    states, weight, bias = (
-        torch.randn(shape, generator=generator).to(dtype) for shape in ((3, 5, 8), (6, 8), (6,))
-    )
+    states, weight, bias = (torch.randn(shape, generator=generator).to(dtype) for shape in ((3, 5, 8), (6, 8), (6,)))
     try:
         if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             return False
@@ -152,17 +150,13 @@ def can_pack(dtype: torch.dtype) -> bool:
         product = multiply_packed(states, packed, bias)
     except (AttributeError, RuntimeError, TypeError) as error:
         reason = str(error).partition("\n")[0].partition(". ")[0]  # torch goes on with all its backends
-        logger.info(
-            "This torch (%s) has no packed weights: %s. Encoding is slower.", torch.__version__, reason
-        )
+        logger.info("This torch (%s) has no packed weights: %s. Encoding is slower.", torch.__version__, reason)
         return False
     expected = functional.linear(states, weight, bias)
     tolerance = 1e-5 if dtype == torch.float32 else 5e-2
     if torch.allclose(product.float(), expected.float(), rtol=tolerance, atol=tolerance):
         return True
-    logger.info(
-        "Packed weights of this torch (%s) compute something else. They are not used.", torch.__version__
-    )
+    logger.info("Packed weights of this torch (%s) compute something else. They are not used.", torch.__version__)
     return False
 
 

@@ -15,11 +15,7 @@ QUERY_BLOCK = 512  # queries whose similarities to all candidates are in memory 
 
 
 def ranking_loss(
-    query_embeddings: Tensor,
-    candidate_embeddings: Tensor,
-    answers: Tensor,
-    ignored: Tensor,
-    temperature: float,
+    query_embeddings: Tensor, candidate_embeddings: Tensor, answers: Tensor, ignored: Tensor, temperature: float
 ) -> Tensor:
     """Score each query against every candidate; its own answer must win.
 
@@ -145,9 +141,7 @@ class MultipleNegativesRankingLoss(nn.Module):
         """
         batch_size = len(query_embeddings)
         forth = self.one_way(query_embeddings, answer_embeddings, query_ids, answer_ids)
-        back = self.one_way(
-            answer_embeddings[:batch_size], query_embeddings, answer_ids[:batch_size], query_ids
-        )
+        back = self.one_way(answer_embeddings[:batch_size], query_embeddings, answer_ids[:batch_size], query_ids)
         return (forth + back) / 2
 
     def one_way(
@@ -176,7 +170,5 @@ class MultipleNegativesRankingLoss(nn.Module):
         blocks = [slice(start, start + QUERY_BLOCK) for start in range(0, batch_size, QUERY_BLOCK)]
         if len(blocks) == 1:
             return block_loss(query_embeddings, candidates, blocks[0])
-        losses = [
-            checkpoint(block_loss, query_embeddings, candidates, rows, use_reentrant=False) for rows in blocks
-        ]
+        losses = [checkpoint(block_loss, query_embeddings, candidates, rows, use_reentrant=False) for rows in blocks]
         return torch.stack(losses).sum()

@@ -192,9 +192,7 @@ def mine_by_embeddings(
     first = torch.full_like(distinct, len(number))
     first.scatter_reduce_(0, number, torch.arange(len(number)), "amin")
     queries = nn.functional.normalize(query_embeddings.float(), dim=-1)
-    candidates = nn.functional.normalize(answer_embeddings.float(), dim=-1)[
-        first.to(answer_embeddings.device)
-    ]
+    candidates = nn.functional.normalize(answer_embeddings.float(), dim=-1)[first.to(answer_embeddings.device)]
 
     score = by_dot_product(queries, candidates)
     mined = mine_negatives(score, query_ids, answer_ids, distinct, num_negatives, depth, margin, seed=seed)
@@ -265,9 +263,7 @@ def mine_data(
     return pairs, mined
 
 
-def score_texts(
-    queries: Sequence[str], documents: Sequence[str], model: str | None, teacher: str | None
-) -> Score:
+def score_texts(queries: Sequence[str], documents: Sequence[str], model: str | None, teacher: str | None) -> Score:
     """The scores of a model or a teacher; without either, those of BM25."""
     if encoder := model or teacher:
         score = load_text_encoder(encoder, "model" if model else "teacher").score(queries, documents)

@@ -30,9 +30,7 @@ PIPELINE_FILE = "pipeline_tinybert.py"
 def sinusoidal_positions(num_positions: int, hidden_size: int) -> Tensor:
     """Sine in the even columns, cosine in the odd ones (Vaswani et al. 2017, section 3.5); (positions, H), fp32."""
     positions = torch.arange(num_positions, dtype=torch.float32)[:, None]
-    frequencies = torch.exp(
-        torch.arange(0, hidden_size, 2, dtype=torch.float32) * (-math.log(10_000.0) / hidden_size)
-    )
+    frequencies = torch.exp(torch.arange(0, hidden_size, 2, dtype=torch.float32) * (-math.log(10_000.0) / hidden_size))
     angles = positions * frequencies  # (positions, ceil(H / 2))
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)[:, :hidden_size].contiguous()
 
@@ -79,9 +77,7 @@ class TinyBertEmbeddings(nn.Module):
             self.positions = nn.Parameter(table)
         else:
             # Saved with the weights, so that a converted checkpoint keeps its own table to the last bit.
-            self.register_buffer(
-                "positions", table if config.position_embedding_type == "sinusoidal" else None
-            )
+            self.register_buffer("positions", table if config.position_embedding_type == "sinusoidal" else None)
         post_norm = config.norm_position == "post"
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if post_norm else None
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -104,9 +100,7 @@ class TinyBertEmbeddings(nn.Module):
         hidden_states = inputs_embeds * self.scale + segments
         if self.positions is not None:
             num_tokens = inputs_embeds.shape[1]
-            hidden_states = (
-                hidden_states + self.positions[slice(num_tokens) if position_ids is None else position_ids]
-            )
+            hidden_states = hidden_states + self.positions[slice(num_tokens) if position_ids is None else position_ids]
         if self.norm is not None:
             hidden_states = self.norm(hidden_states)
         return self.dropout(hidden_states)
@@ -168,9 +162,7 @@ class TinyBertAttention(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, A, T, H / A)
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.dropout_prob if self.training else 0.0
         context, weights = attend(
             self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
@@ -208,11 +200,7 @@ class TinyBertLayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None,
-        angles: Tensor | None,
-        **kwargs: Any,
+        self, hidden_states: Tensor, attention_mask: Tensor | None, angles: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         inputs = self.attention_norm(hidden_states) if self.pre_norm else hidden_states
         context, weights = self.attention(inputs, attention_mask, angles, **kwargs)
@@ -337,9 +325,7 @@ class TinyBertModel(TinyBertPreTrainedModel):
                 f"The input has {num_tokens} tokens, the model at most {config.max_position_embeddings} positions "
                 f"(max_position_embeddings). Truncate it: tokenizer(..., truncation=True)."
             )
-        output_hidden_states = (
-            config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        )
+        output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         output_attentions = config.output_attentions if output_attentions is None else output_attentions
         return_dict = config.return_dict if return_dict is None else return_dict
         if output_attentions and config._attn_implementation != "eager":
@@ -387,9 +373,7 @@ class TinyBertForSequenceClassification(TinyBertPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.tinybert = TinyBertModel(config)
-        dropout = (
-            config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
-        )
+        dropout = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()

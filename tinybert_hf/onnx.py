@@ -74,10 +74,7 @@ def export_onnx(
     exported = ExportedModel(copy.deepcopy(model)).eval()
     exported.model.set_attn_implementation("eager")  # the shortest graph
     sample = torch.zeros(2, 4, dtype=torch.long)
-    axes = {
-        0: torch.export.Dim("batch"),
-        1: torch.export.Dim("tokens", max=model.config.max_position_embeddings),
-    }
+    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", max=model.config.max_position_embeddings)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about its own code
         program = torch.onnx.export(

@@ -37,9 +37,7 @@ class Encoder(Protocol):
 def check_texts(texts: Any, name: str, first: int = 0) -> None:
     """Raise TypeError where `texts` is not a sequence of strings, naming the first offender; counted from `first`."""
     if isinstance(texts, str) or not isinstance(texts, Sequence):
-        raise TypeError(
-            f"{name} must be a list of strings, got {type(texts).__name__}. For one text pass [text]."
-        )
+        raise TypeError(f"{name} must be a list of strings, got {type(texts).__name__}. For one text pass [text].")
     for position, text in enumerate(texts, start=first):
         if not isinstance(text, str):
             raise TypeError(f"{name}[{position}] must be a string, got {type(text).__name__}: {text!r}")
@@ -109,10 +107,7 @@ def pad_batch(input_ids: Sequence[Sequence[int]], pad_token_id: int) -> dict[str
     lengths = [len(ids) for ids in input_ids]
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     ids = torch.tensor(list(chain.from_iterable(input_ids)))
-    return {
-        "input_ids": torch.full(mask.shape, pad_token_id).masked_scatter_(mask, ids),
-        "attention_mask": mask,
-    }
+    return {"input_ids": torch.full(mask.shape, pad_token_id).masked_scatter_(mask, ids), "attention_mask": mask}
 
 
 def encode(
@@ -241,9 +236,7 @@ class SemanticSearchPipeline(Pipeline):
     def __call__(self, query: Any, chunks: Sequence[str] | None = None, top_k: int = 3) -> list:
         if isinstance(query, dict):
             if unknown := set(query) - {"query", "chunks", "top_k"}:
-                raise ValueError(
-                    f"Unknown keys {sorted(unknown)}; a search has the keys query, chunks and top_k."
-                )
+                raise ValueError(f"Unknown keys {sorted(unknown)}; a search has the keys query, chunks and top_k.")
             return self(query.get("query"), query.get("chunks", chunks), query.get("top_k", top_k))
         return super().__call__({"query": query, "chunks": chunks, "top_k": top_k})
 

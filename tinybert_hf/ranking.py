@@ -18,9 +18,7 @@ TOP_K = FUSED  # documents ranked for each query
 SCORES_TOGETHER = 2**26  # scores that are in memory together: 256 MB in fp32
 
 Run = dict[str, dict[str, float]]  # query id -> document id -> score, best first
-Score = Callable[
-    [slice], Tensor
-]  # which queries -> (B, D) their scores with every document, a tensor of its own
+Score = Callable[[slice], Tensor]  # which queries -> (B, D) their scores with every document, a tensor of its own
 
 
 def query_blocks(num_queries: int, num_documents: int, most: int | None = None) -> Iterator[slice]:
@@ -119,7 +117,5 @@ def fuse_scores(bm25: Mapping[str, float], dense: Mapping[str, float]) -> dict[s
 
 def fuse_runs(bm25: Run, dense: Run) -> Run:
     """Both runs as one, each query's results fused as the hybrid search of an index does it."""
-    fused = {
-        query_id: fuse_scores(bm25.get(query_id, {}), dense.get(query_id, {})) for query_id in bm25 | dense
-    }
+    fused = {query_id: fuse_scores(bm25.get(query_id, {}), dense.get(query_id, {})) for query_id in bm25 | dense}
     return {query_id: dict(islice(scores.items(), TOP_K)) for query_id, scores in fused.items()}

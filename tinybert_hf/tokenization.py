@@ -66,13 +66,9 @@ def wrap_tokenizer(tokenizer: Tokenizer, model_max_length: int) -> PreTrainedTok
     """
     ids = [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS]
     if ids != [0, 1, 2, 3]:
-        raise InputError(
-            f"The tokenizer has {', '.join(SPECIAL_TOKENS)} at ids {ids}; the model expects 0, 1, 2, 3."
-        )
+        raise InputError(f"The tokenizer has {', '.join(SPECIAL_TOKENS)} at ids {ids}; the model expects 0, 1, 2, 3.")
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

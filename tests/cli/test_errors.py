@@ -102,9 +102,7 @@ def shell(command: str) -> subprocess.CompletedProcess[str]:
     """A command line with `tinybert` for this Python's."""
     command = f'tinybert() {{ "{sys.executable}" -m tinybert_hf "$@"; }}; {command}'
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    return subprocess.run(
-        ["bash", "-c", command], env=environment, capture_output=True, text=True, check=False
-    )
+    return subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, check=False)
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
@@ -141,9 +139,7 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(
     command: str, library: str, extra: str, tmp_path: Path
 ) -> None:
     code = f"import sys; sys.modules[{library!r}] = None; from tinybert_hf.cli import main; main({command.split()!r})"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert done.stderr.endswith(f"pip install 'tinybert_hf[{extra}]'\n")

@@ -13,9 +13,7 @@ from retrieval_setup import write_beir
 from tinybert_hf.evaluation import result_table
 
 
-def test_the_command_prints_a_table_and_its_own_command_repeats_it(
-    model_folder: Path, tmp_path: Path
-) -> None:
+def test_the_command_prints_a_table_and_its_own_command_repeats_it(model_folder: Path, tmp_path: Path) -> None:
     beir = write_beir(tmp_path / "beir")
     out = model_folder / "new" / "evaluation_beir.json"
     flags = ["--model", model_folder, "--data", beir, "--truncate_dims", "8", "16", "--output_file", out]

@@ -38,25 +38,14 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ..
 
 
 def test_a_push_passes_every_flag_on_and_prints_the_address(calls: list[tuple[Any, ...]]) -> None:
-    flags = [
-        "--license",
-        "mit",
-        "--onnx",
-        "--private",
-        "--create_pr",
-        "--revision",
-        "dev",
-        "--overwrite_readme",
-    ]
+    flags = ["--license", "mit", "--onnx", "--private", "--create_pr", "--revision", "dev", "--overwrite_readme"]
     done = tinybert("publish", "--model", "m", "--repo_id", "me/model", *flags)
     assert done == (0, "https://hub/commit\n", "")
     options = {"private": True, "create_pr": True, "revision": "dev", "overwrite_readme": True}
     assert calls == [("folder", Path("m"), "me/model", "mit", True), ("push", "me/model", options)]
 
 
-def test_without_a_repository_the_folder_is_built_and_kept(
-    calls: list[tuple[Any, ...]], tmp_path: Path
-) -> None:
+def test_without_a_repository_the_folder_is_built_and_kept(calls: list[tuple[Any, ...]], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "README.md").touch()
     done = tinybert("publish", "--model", "m", "--output_dir", "out")
@@ -87,10 +76,7 @@ def test_a_page_is_pushed_with_the_model_or_built_to_be_tried_here(
         (["--repo_id", "model"], "--repo_id model names no owner; pass OWNER/NAME."),
         (["--repo_id", "me//model"], "--repo_id me//model: Repo id must be in the form"),
         (["--repo_id", "me/model", "--space", "demo"], "--space demo names no owner; pass OWNER/NAME."),
-        (
-            ["--repo_id", "me/model", "--space", "me/demo", "--private"],
-            "--private to nobody else; leave one out.",
-        ),
+        (["--repo_id", "me/model", "--space", "me/demo", "--private"], "--private to nobody else; leave one out."),
     ],
 )
 def test_flags_that_do_not_fit_are_named_before_any_work(

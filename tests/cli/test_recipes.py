@@ -58,9 +58,7 @@ def test_a_flag_wins_over_the_recipe(recipe: str) -> None:
 
 def test_a_recipe_may_stand_after_flags(recipe: str) -> None:
     assert parse("--seed", "1", recipe) == parse(recipe, "--seed", "1")
-    assert parse("--seed", "1", "minilm", "--max_steps", "5") == parse(
-        "minilm", "--seed", "1", "--max_steps", "5"
-    )
+    assert parse("--seed", "1", "minilm", "--max_steps", "5") == parse("minilm", "--seed", "1", "--max_steps", "5")
 
 
 def test_a_single_value_is_a_list_of_one(tmp_path: Path) -> None:

@@ -26,11 +26,7 @@ SCRIPTS = {
 def test_a_script_is_its_command(script: str, command: list[str]) -> None:
     for arguments in (["--help"], ["--sede", "1"]):
         done = subprocess.run(
-            [sys.executable, f"{script}.py", *arguments],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
+            [sys.executable, f"{script}.py", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
         )
         assert (done.returncode, done.stdout, done.stderr) == tinybert(*command, *arguments)
 

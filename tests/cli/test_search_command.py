@@ -62,20 +62,9 @@ def test_a_model_that_is_not_there_is_a_message(chunks_file: Path, tmp_path: Pat
     assert done.err.count("\n") == 1
 
 
-def test_a_search_imports_nothing_that_it_does_not_need(
-    model_folder: Path, chunks_file: Path, tmp_path: Path
-) -> None:
+def test_a_search_imports_nothing_that_it_does_not_need(model_folder: Path, chunks_file: Path, tmp_path: Path) -> None:
     """Those among the installed packages that take long to import; scipy and accelerate come with transformers."""
-    unneeded = {
-        "bm25s",
-        "datasets",
-        "ir_measures",
-        "pandas",
-        "pyarrow",
-        "sklearn",
-        "tensorboard",
-        "torchvision",
-    }
+    unneeded = {"bm25s", "datasets", "ir_measures", "pandas", "pyarrow", "sklearn", "tensorboard", "torchvision"}
     flags = ["--model", str(model_folder), "--query", QUERY, "--chunks", str(chunks_file)]
     printed = run_python(
         f"""
@@ -103,9 +92,7 @@ def test_a_model_of_another_kind_is_a_message(
     save_tokenizer(tokenizer, folder)
     done = tinybert("search", "--model", folder, "--query", QUERY, "--chunks", chunks_file)
     assert done.status == 1
-    assert done.err.startswith(
-        f"error: Could not load the model {folder} from this folder: it is a distilbert model, "
-    )
+    assert done.err.startswith(f"error: Could not load the model {folder} from this folder: it is a distilbert model, ")
     assert done.err.endswith("search needs a tinybert or a BERT model.\n")
 
 

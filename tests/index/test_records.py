@@ -50,24 +50,17 @@ def test_records_that_cannot_be_stored_are_refused(record: Any, error: type[Exce
     assert isinstance(raised.value, InputError)  # a command prints it in one line
 
 
-def test_columns_become_records_and_blank_texts_are_left_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_columns_become_records_and_blank_texts_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "a.csv").write_text("name,body,year\n1,play music,2001\n2,,2002\n3,read mail,\n")
     with caplog.at_level(logging.INFO):
         rows = read_records(str(tmp_path / "a.csv"), "body", "name", ["year"])
-    assert list(rows) == [
-        {"text": "play music", "id": 1, "year": 2001},
-        {"text": "read mail", "id": 3, "year": None},
-    ]
+    assert list(rows) == [{"text": "play music", "id": 1, "year": 2001}, {"text": "read mail", "id": 3, "year": None}]
     assert "1 rows without text were left out." in caplog.messages
 
 
 def test_a_column_may_be_both_text_and_id(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("body\nplay music\n")
-    assert list(read_records(str(tmp_path / "a.csv"), "body", "body")) == [
-        {"text": "play music", "id": "play music"}
-    ]
+    assert list(read_records(str(tmp_path / "a.csv"), "body", "body")) == [{"text": "play music", "id": "play music"}]
 
 
 def test_a_txt_file_has_a_text_on_each_line(tmp_path: Path) -> None:

@@ -25,9 +25,7 @@ def test_a_build_holds_the_model_and_nothing_else_of_the_training(encoder: Path,
     before = contents(encoder)
     folder = build_folder(encoder, tmp_path / "published", REPO)
     results = {"sentiment_summary.json", "retrieval_summary.json", "evaluation_beir.json"}
-    assert set(contents(folder)) == MODEL_FILES | CODE_FILES | SENTENCE_TRANSFORMERS_FILES | results | {
-        ".build.json"
-    }
+    assert set(contents(folder)) == MODEL_FILES | CODE_FILES | SENTENCE_TRANSFORMERS_FILES | results | {".build.json"}
     assert contents(encoder) == before
     config = json.loads((folder / "config.json").read_text())
     assert set(config["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForSequenceClassification"}

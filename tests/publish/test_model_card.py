@@ -30,16 +30,11 @@ def test_the_model_index_holds_the_measured_numbers_of_this_model(
     ]
     assert (card.data.pipeline_tag, card.data.library_name) == ("feature-extraction", "transformers")
     card = ModelCard.load(build_folder(classifier, tmp_path / "b", REPO, license="mit") / "README.md")
-    assert model_index(card) == [
-        ("stanfordnlp/sst2", "accuracy", 0.8123),
-        ("stanfordnlp/sst2", "f1_macro", 0.8045),
-    ]
+    assert model_index(card) == [("stanfordnlp/sst2", "accuracy", 0.8123), ("stanfordnlp/sst2", "f1_macro", 0.8045)]
     assert (card.data.pipeline_tag, card.data.license) == ("text-classification", "mit")
 
 
-def test_metadata_names_the_data_and_the_base_model_that_are_on_the_hub(
-    encoder: Path, tmp_path: Path
-) -> None:
+def test_metadata_names_the_data_and_the_base_model_that_are_on_the_hub(encoder: Path, tmp_path: Path) -> None:
     data = ModelCard.load(build_folder(encoder, tmp_path / "published", REPO) / "README.md").data
     assert data.datasets == ["stanfordnlp/sst2"]  # pairs.jsonl was a file
     assert data.base_model == "someone/base"
@@ -53,23 +48,8 @@ def test_metadata_names_the_data_and_the_base_model_that_are_on_the_hub(
 def test_the_card_tells_both_stages_from_their_summaries(encoder: Path, tmp_path: Path) -> None:
     card = (build_folder(encoder, tmp_path / "published", REPO) / "README.md").read_text()
     assert card.index("### Sentiment") < card.index("### Retrieval")
-    facts = [
-        "4,321 rows",
-        "765 held out",
-        "2.46 epochs",
-        "1,357 steps of 97 rows",
-        "1,234, was kept",
-        "0.00071",
-    ]
-    facts += [
-        "13% of the steps",
-        "weight decay 0.017",
-        "at most 1.9",
-        "seed 5",
-        "66.8 minutes",
-        "3 x cpu",
-        "bf16",
-    ]
+    facts = ["4,321 rows", "765 held out", "2.46 epochs", "1,357 steps of 97 rows", "1,234, was kept", "0.00071"]
+    facts += ["13% of the steps", "weight decay 0.017", "at most 1.9", "seed 5", "66.8 minutes", "3 x cpu", "bf16"]
     facts += ["11 threads", "python 3.98.7", "temperature of 0.057", "`someone/base`", "`outputs/sentiment`"]
     facts += ["taught by `someone/teacher`", "7 epochs of the token embedding alone", "0.0043"]
     facts += ["train_retrieval.py", "--negative_columns near far", EVALUATION["command"], "20,022 documents"]

@@ -41,6 +41,7 @@ def test_a_wrong_argument_is_named(command: Command, argv: list[str], message: s
     assert message in command("--model", "x", *argv)
 
 
+@pytest.mark.slow
 def test_the_command_recovers_from_a_lost_connection_and_verifies(
     encoder: Path, tmp_path: Path, hub: LoopbackHub
 ) -> None:

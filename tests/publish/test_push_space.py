@@ -111,10 +111,7 @@ def test_another_space_is_not_overwritten(
         (lambda hub: hub.fail_next("GET", "/api/spaces/"), "503"),
         (lambda hub: hub.fail_next("POST", "/api/spaces/.*/paths-info/"), "503"),
         (lambda hub: hub.fail_next("POST", "/api/spaces/.*/commit/"), "503"),
-        (
-            lambda hub: hub.drop_next("POST", "/api/spaces/.*/commit/", during="response"),
-            "RemoteProtocolError",
-        ),
+        (lambda hub: hub.drop_next("POST", "/api/spaces/.*/commit/", during="response"), "RemoteProtocolError"),
     ],
 )
 def test_after_a_fault_the_same_command_publishes_the_page(

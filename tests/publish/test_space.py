@@ -82,9 +82,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             attention_probs_dropout_prob=0.0,
         )
     )
-    queries, passages = (
-        tokenizer(texts, padding=True, return_tensors="pt") for texts in (QUESTIONS, PASSAGES)
-    )
+    queries, passages = (tokenizer(texts, padding=True, return_tensors="pt") for texts in (QUESTIONS, PASSAGES))
     none = torch.empty(2, 0, dtype=torch.long)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(40):
@@ -176,10 +174,7 @@ def test_a_published_page_ranks_as_the_package_does(
         monkeypatch.setattr(tinybert_hf.publish.space, "NPM", f"{cdn}/npm")
         printed = command("--model", trained, "--repo_id", REPO, "--onnx", "--space", SPACE)
         assert f"Pushed the page in one commit: {online.url}/spaces/{SPACE}" in printed
-        for files, folder in (
-            (online.files(SPACE, repo_type="space"), "space"),
-            (online.files(REPO), "model"),
-        ):
+        for files, folder in ((online.files(SPACE, repo_type="space"), "space"), (online.files(REPO), "model")):
             for file, content in files.items():
                 (tmp_path / folder / file).parent.mkdir(parents=True, exist_ok=True)
                 (tmp_path / folder / file).write_bytes(content)

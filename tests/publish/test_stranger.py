@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 from tinybert_hf import TinyBertConfig, TinyBertForSequenceClassification, TinyBertModel, encode
 from tinybert_hf.publish.folder import build_folder
 
+pytestmark = pytest.mark.slow
 SENTENCE = "a fast compiler for small machines"
 
 # Prints the stranger's outputs and what every snippet of the cards prints.

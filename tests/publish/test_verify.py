@@ -16,6 +16,8 @@ from tinybert_hf.publish.folder import build_folder
 from tinybert_hf.publish.space import BROWSER_MODEL
 from tinybert_hf.publish.verify import HubError, load_back
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_copy_on_the_hub_that_is_not_the_local_model_is_found_out(
     encoder: Path, tmp_path: Path, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch

@@ -42,9 +42,7 @@ def test_auto_is_the_last_one_and_a_folder_is_itself(run: Path) -> None:
     assert find(run, str(run / "checkpoint-9")) == run / "checkpoint-9"
 
 
-def test_auto_begins_where_there_is_none_and_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_auto_begins_where_there_is_none_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "tinybert_hf.training.checkpoints"):
         assert find(tmp_path, "auto") is None
     assert caplog.messages == [f"No checkpoint in {tmp_path} yet: starting from the beginning."]

@@ -78,9 +78,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def cached(
-    accelerator: Accelerator, model: nn.Module, activation_budget: int, seed: int = 2
-) -> tuple[Tensor, Any]:
+def cached(accelerator: Accelerator, model: nn.Module, activation_budget: int, seed: int = 2) -> tuple[Tensor, Any]:
     """Loss and gradients of three micro-batches of 18 texts, through `cached_backward`."""
     prepared = accelerator.prepare_model(model, evaluation_mode=True)
     torch.manual_seed(seed)
@@ -131,9 +129,7 @@ def test_the_gradient_is_the_plain_one_with_dropout(
     torch.testing.assert_close(loss, expected_loss)
     assert actual.keys() == expected.keys() == dict(model.named_parameters()).keys()
     for name, gradient in expected.items():
-        torch.testing.assert_close(
-            actual[name], gradient, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        torch.testing.assert_close(actual[name], gradient, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
     with kernels(kind):
         other_loss, _ = plain(build_model(pooling=pooling), seed=3)
     assert other_loss != expected_loss, "this test would be vacuous: no dropout"
@@ -170,9 +166,7 @@ def test_in_bf16_the_gradient_is_the_plain_one_of_bf16(activation_budget: int, k
         assert error < 0.02, f"{name}: {error}"
     with kernels(PLAIN if kind == PLAIN else UNPACKED):
         exact = plain(build_model())[1]["layers.0.mlp.up.weight"]
-    assert (actual["layers.0.mlp.up.weight"] - exact).norm() / exact.norm() > 1e-4, (
-        "vacuous: nothing was rounded"
-    )
+    assert (actual["layers.0.mlp.up.weight"] - exact).norm() / exact.norm() > 1e-4, "vacuous: nothing was rounded"
 
 
 def test_accumulation_divides_each_batch(accelerator: Accelerator) -> None:
@@ -214,9 +208,7 @@ def flops(accelerator: Accelerator, activation_budget: int, kind: str) -> tuple[
 
 
 @pytest.mark.parametrize("kind", [PLAIN, UNPACKED, PACKED])
-def test_linear_layers_compute_once_where_their_outputs_are_remembered(
-    accelerator: Accelerator, kind: str
-) -> None:
+def test_linear_layers_compute_once_where_their_outputs_are_remembered(accelerator: Accelerator, kind: str) -> None:
     kernels(kind)
     forward, backward = flops(accelerator, ALL, PLAIN)
     # The gradients of the inputs are products with packed weights too.
@@ -288,9 +280,7 @@ def test_a_batch_of_any_size_takes_the_memory_of_64(accelerator: Accelerator, ba
                 accelerator,
                 lambda texts: model(**texts).pooler_output,
                 [pad_batch(texts[i : i + 128], 3) for i in range(0, len(texts), 128)],
-                lambda embeddings: MultipleNegativesRankingLoss()(
-                    *embeddings.tensor_split([batch_size]), *ids
-                ),
+                lambda embeddings: MultipleNegativesRankingLoss()(*embeddings.tensor_split([batch_size]), *ids),
                 activation_budget,
             )
         assert activations.now == 0
@@ -316,10 +306,7 @@ def test_what_is_kept_takes_no_more_than_allowed() -> None:
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_outputs_of_linear_layers_take_their_share_of_a_graph_at_most(dropout: float) -> None:
     config = TinyBertConfig(
-        vocab_size=100,
-        num_hidden_layers=1,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
+        vocab_size=100, num_hidden_layers=1, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
     )
     model = TinyBertModel(config).train()
 
@@ -368,9 +355,7 @@ def worker(rank: int, folder: str) -> None:
     accelerator.end_training()
 
 
-def test_two_processes_with_unequal_micro_batches_have_the_gradient_of_the_joint_batch(
-    tmp_path: Path,
-) -> None:
+def test_two_processes_with_unequal_micro_batches_have_the_gradient_of_the_joint_batch(tmp_path: Path) -> None:
     first, second = run_two_processes(worker, tmp_path)
 
     model = build_model(dropout=0)
@@ -389,8 +374,6 @@ def test_two_processes_with_unequal_micro_batches_have_the_gradient_of_the_joint
     torch.testing.assert_close((first[0] + second[0]) / 2, loss.detach())
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     for _, actual, collectives in (first, second):
-        assert [size for size in collectives if size == num_parameters] == [num_parameters], (
-            "one all-reduce a step"
-        )
+        assert [size for size in collectives if size == num_parameters] == [num_parameters], "one all-reduce a step"
         for name, gradient in gradients(model).items():
             torch.testing.assert_close(actual[name], gradient, rtol=1e-4, atol=1e-6)

@@ -51,9 +51,7 @@ def test_a_number_of_processes_from_a_file_is_asked_for_as_a_flag(monkeypatch: p
     monkeypatch.setattr(module, "launcher_option", lambda name: None)
     monkeypatch.setenv("MASTER_PORT", "29500")
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    with pytest.raises(
-        InputError, match="Pass the number of processes as accelerate launch --num_processes N"
-    ):
+    with pytest.raises(InputError, match="Pass the number of processes as accelerate launch --num_processes N"):
         start_processes()
 
 
@@ -106,9 +104,7 @@ def test_outside_of_the_main_thread_no_handler_is_changed(accelerator: Accelerat
     assert seen == [before, False]
 
 
-def test_the_death_of_the_launcher_is_a_signal(
-    accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_death_of_the_launcher_is_a_signal(accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch) -> None:
     class Launcher:
         alive = True
 
@@ -127,9 +123,7 @@ def test_the_death_of_the_launcher_is_a_signal(
 # ---- Memory ----
 
 
-@pytest.mark.skipif(
-    platform.libc_ver()[0] != "glibc", reason="another C library's allocator has no such settings"
-)
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library's allocator has no such settings")
 def test_freed_memory_is_there_for_the_next_step(tmp_path: Path) -> None:
     printed = run_python(
         """

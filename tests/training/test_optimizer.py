@@ -15,9 +15,7 @@ from tinybert_hf.training.optimizer import build_optimizer, build_schedule
 TYPES = get_args(Schedule)
 
 
-def rates(
-    model: TinyBertModel, arguments: TrainingArguments, max_steps: int, *warm_start: Any
-) -> list[list[float]]:
+def rates(model: TinyBertModel, arguments: TrainingArguments, max_steps: int, *warm_start: Any) -> list[list[float]]:
     """The learning rates of every step: of the token embedding, of matrices, and of biases and norms."""
     optimizer = build_optimizer(model, arguments)
     schedule = build_schedule(optimizer, arguments, max_steps, *warm_start)
@@ -75,32 +73,10 @@ def test_the_warm_start_trains_the_token_embedding_alone(model: TinyBertModel) -
             7,
             0.0,
             (),
-            [
-                0.2,
-                0.171428571429,
-                0.142857142857,
-                0.114285714286,
-                0.085714285714,
-                0.057142857143,
-                0.028571428571,
-            ],
-            [
-                0.1,
-                0.085714285714,
-                0.071428571429,
-                0.057142857143,
-                0.042857142857,
-                0.028571428571,
-                0.014285714286,
-            ],
+            [0.2, 0.171428571429, 0.142857142857, 0.114285714286, 0.085714285714, 0.057142857143, 0.028571428571],
+            [0.1, 0.085714285714, 0.071428571429, 0.057142857143, 0.042857142857, 0.028571428571, 0.014285714286],
         ),
-        (
-            5,
-            0.5,
-            (),
-            [0.0, 0.1, 0.2, 0.133333333333, 0.066666666667],
-            [0.0, 0.05, 0.1, 0.066666666667, 0.033333333333],
-        ),
+        (5, 0.5, (), [0.0, 0.1, 0.2, 0.133333333333, 0.066666666667], [0.0, 0.05, 0.1, 0.066666666667, 0.033333333333]),
     ],
 )
 def test_linear_is_the_schedule_of_earlier_versions(

@@ -45,11 +45,7 @@ def test_the_plan_counts_rows_and_passes() -> None:
 
 def test_a_measure_that_a_system_has_not_stays_blank() -> None:
     table = result_table(
-        {
-            "before": {"loss": 3.25, "nDCG@10": 0.5},
-            "after": {"loss": 1, "nDCG@10": 0.75},
-            "BM25": {"nDCG@10": 0.625},
-        }
+        {"before": {"loss": 3.25, "nDCG@10": 0.5}, "after": {"loss": 1, "nDCG@10": 0.75}, "BM25": {"nDCG@10": 0.625}}
     )
     assert table.splitlines() == [
         "         before   after    BM25",

@@ -1,32 +1,24 @@
 """Stage two: its data, its batches and its step."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState
 from datasets import Dataset
-from training_run import WORDS, train, write_pairs
+from training_run import NO_DROPOUT, TINY, WORDS, train, write_pairs
 from transformers import PreTrainedTokenizerBase
 
 from tinybert_hf import InputError, RetrievalArguments, TinyBertModel
 from tinybert_hf.data import Split, text_id
 from tinybert_hf.pipeline_tinybert import pad_batch
 from tinybert_hf.tokenization import tokenize_columns
-from tinybert_hf.training.pairs import load_pairs
-from tinybert_hf.training.retrieval import RetrievalBatch, RetrievalStage
+from tinybert_hf.training.retrieval import DocumentStage, RetrievalStage, build_stage
 from tinybert_hf.training.sampler import StepSampler
 from tinybert_hf.training.start import Start
-
-TINY = (
-    "vocab_size=300,hidden_size=32,num_hidden_layers=1,residual_initializer_range=0.1,"
-    "num_attention_heads=4,intermediate_size=64,"
-    "max_position_embeddings=32"
-)
 
 
 @pytest.fixture
@@ -36,41 +28,10 @@ def triplets(tmp_path: Path) -> Path:
     return tmp_path / "faq.csv"
 
 
-def test_columns_are_renamed_and_held_out_rows_share_no_text(tmp_path: Path) -> None:
-    path = write_pairs(tmp_path / "pairs.csv", 200, seed=0)
-    data = load_pairs(RetrievalArguments(data=str(path), eval_size=50))
-    assert data.train.column_names == ["query", "answer"]
-    assert len(data.evaluation) == 50
-    for name in ("query", "answer"):
-        assert not set(data.train[name]) & set(data.evaluation[name])
-
-
-def test_a_missing_negative_column_is_named(triplets: Path) -> None:
-    arguments = RetrievalArguments(
-        data=str(triplets), query_column="q", answer_column="a", negative_columns=["n3"]
-    )
-    with pytest.raises(ValueError, match=r"no column 'n3'; it has q, a, n1, n2\. Pass --negative_columns"):
-        load_pairs(arguments)
-
-
-def test_too_few_rows_to_hold_out_are_refused(triplets: Path) -> None:
-    with pytest.raises(ValueError, match="Cannot hold out 1000 of 80 rows"):
-        load_pairs(RetrievalArguments(data=str(triplets), query_column="q", answer_column="a"))
-
-
 def test_explicit_negatives_and_accumulation_train(triplets: Path) -> None:
     out = triplets.parent / "out"
     columns = ["--query_column", "q", "--answer_column", "a", "--negative_columns", "n1", "n2"]
-    more = [
-        "--eval_size",
-        "32",
-        "--max_steps",
-        "3",
-        "--gradient_accumulation_steps",
-        "2",
-        "--logging_steps",
-        "1",
-    ]
+    more = ["--eval_size", "32", "--max_steps", "3", "--gradient_accumulation_steps", "2", "--logging_steps", "1"]
     sizes = ["--per_device_train_batch_size", "4", "--config_overrides", TINY, "--report_to", "none"]
     arguments = ["--data", str(triplets), *columns, *more, *sizes, "--output_dir", str(out)]
     train("retrieval", arguments, triplets.parent / "log")
@@ -99,20 +60,11 @@ def test_a_warm_start_needs_mean_pooling(triplets: Path) -> None:
 
 
 def test_documents_alone_train(tmp_path: Path) -> None:
-    lines = [
-        f"{WORDS[i % 16]} for {WORDS[i // 16]}, a program. It has {i} parts that do it." for i in range(200)
-    ]
+    lines = [f"{WORDS[i % 16]} for {WORDS[i // 16]}, a program. It has {i} parts that do it." for i in range(200)]
     documents = [json.dumps({"body": line, "name": f"item {i}"}) for i, line in enumerate(lines)]
     (tmp_path / "notes.jsonl").write_text("\n".join(documents))
     arguments = ["--documents", str(tmp_path / "notes.jsonl"), "--text_column", "body", "--eval_size", "50"]
-    arguments += [
-        "--config_overrides",
-        TINY,
-        "--num_train_epochs",
-        "6",
-        "--report_to",
-        "none",
-    ]
+    arguments += ["--config_overrides", TINY, "--num_train_epochs", "6", "--report_to", "none"]
     arguments += ["--learning_rate", "0.005", "--logging_steps", "1", "--output_dir", str(tmp_path / "out")]
     train("retrieval", [*arguments, "--title_column", "name"], tmp_path / "log")
     summary = json.loads((tmp_path / "out" / "retrieval_summary.json").read_text())
@@ -127,17 +79,8 @@ def test_a_teachers_tokens_and_smaller_widths_change_what_is_trained(
 ) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     pairs = write_pairs(tmp_path / "pairs.csv", 100, seed=0)
-    sure = TINY + ",hidden_dropout_prob=0,attention_probs_dropout_prob=0"
-    shared = [
-        "--data",
-        str(pairs),
-        "--eval_data",
-        str(pairs),
-        "--config_overrides",
-        sure,
-        "--max_steps",
-        "12",
-    ]
+    sure = f"{TINY},{NO_DROPOUT}"
+    shared = ["--data", str(pairs), "--eval_data", str(pairs), "--config_overrides", sure, "--max_steps", "12"]
     shared += ["--learning_rate", "3e-3", "--logging_steps", "1", "--report_to", "none"]
     losses = {}
     for name, flags in {
@@ -155,20 +98,7 @@ def test_a_teachers_tokens_and_smaller_widths_change_what_is_trained(
         assert values[-1] < values[0]
 
 
-def test_documents_and_what_needs_fixed_queries_are_refused_together() -> None:
-    for more in ({"mined_negatives": 1}, {"negative_columns": ["n"]}):
-        with pytest.raises(InputError, match="--documents makes new queries in every epoch"):
-            RetrievalArguments(documents="notes.jsonl", **more)
-
-
 # ---- The stage by itself ----
-
-
-@pytest.fixture
-def accelerator() -> Iterator[Accelerator]:
-    yield Accelerator(cpu=True)
-    for state in (AcceleratorState, GradientState, PartialState):
-        state._reset_state()
 
 
 @pytest.fixture
@@ -190,27 +120,10 @@ def make_stage(
     return make
 
 
-def equal_batches(first: RetrievalBatch, second: RetrievalBatch) -> bool:
-    flat = [[*batch[1:4], *(t for texts in batch[0] for t in texts.values())] for batch in (first, second)]
-    return all(torch.equal(a, b) for a, b in zip(*flat, strict=True))
-
-
-def test_a_batch_is_a_function_of_its_rows_and_the_step(make_stage: Callable[..., RetrievalStage]) -> None:
-    stage = make_stage()
-    first = stage.batch([0, 3], step=0)
-    stage.batch([1, 2], step=5)
-    assert equal_batches(stage.batch([0, 3], step=0), first)
-    assert equal_batches(make_stage().batch([0, 3], step=0), first)
-    assert not equal_batches(stage.batch([3, 0], step=0), first)
-
-
 def test_mined_negatives_are_answers_of_other_rows_that_the_model_ranks_high(
     make_stage: Callable[..., RetrievalStage], model: TinyBertModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    texts = {
-        "query": ["fast mail", "music", "photos"],
-        "answer": ["send fast mail", "fast mail too", "pictures"],
-    }
+    texts = {"query": ["fast mail", "music", "photos"], "answer": ["send fast mail", "fast mail too", "pictures"]}
     stage = make_stage(texts, mined_negatives=1)
     stage.prepare(model, step=0)
     tokens, ids = stage.texts([0, 2], step=0)
@@ -227,13 +140,14 @@ def test_mined_negatives_are_answers_of_other_rows_that_the_model_ranks_high(
     assert stage.mined_rows is not before
 
 
-def test_the_stages_state_holds_the_mined_rows(
-    make_stage: Callable[..., RetrievalStage], model: TinyBertModel
-) -> None:
+def test_the_stages_state_holds_the_mined_rows(make_stage: Callable[..., RetrievalStage], model: TinyBertModel) -> None:
     stage, other = make_stage(mined_negatives=1), make_stage(mined_negatives=1)
     stage.prepare(model, step=0)
     other.load_state_dict(stage.state_dict())
-    assert equal_batches(other.batch([0, 1], step=0), stage.batch([0, 1], step=0))
+    (tokens, ids), (expected, expected_ids) = other.texts([0, 1], step=0), stage.texts([0, 1], step=0)
+    assert tokens == expected and torch.equal(ids, expected_ids)
+    with pytest.raises(IndexError):
+        make_stage(mined_negatives=1).texts([0, 1], step=0)
 
 
 @pytest.mark.parametrize("micro_batch_tokens", [16_384, 24])
@@ -263,3 +177,125 @@ def test_splitting_by_length_changes_neither_loss_nor_gradient(
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_several_negatives_stand_behind_the_answers_first_all_rows_first_ones(
+    make_stage: Callable[..., RetrievalStage], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    texts = {name: [f"{name} {word}" for word in ("mail", "music", "photos")] for name in ("query", "answer")}
+    texts |= {"negative_0": ["text a", "text b", "text c"], "negative_1": ["movie a", "movie b", "movie c"]}
+    stage = make_stage(texts, negative_columns=["near", "far"])
+    assert stage.texts_per_row == 4
+    tokens, ids = stage.texts([2, 0], step=0)
+    expected = [texts[name][row] for name in ("query", "answer", "negative_0", "negative_1") for row in (2, 0)]
+    assert tokens == tokenizer(expected)["input_ids"]
+    assert ids.tolist() == [text_id(text) for text in expected]
+    batch = stage.batch([2, 0], step=0)
+    assert (len(batch.query_ids), len(batch.answer_ids), len(batch.order)) == (2, 6, 8)
+
+
+def test_mining_waits_for_the_end_of_the_warm_start(
+    make_stage: Callable[..., RetrievalStage], model: TinyBertModel
+) -> None:
+    model.config.pooling = "mean"
+    stage = make_stage(mined_negatives=1, warm_start_epochs=1.0)
+    assert stage.warm_start_steps == 3
+    stage.prepare(model, step=2)
+    assert stage.mined_epoch == -1
+    assert len(stage.batch([0, 1], step=2).answer_ids) == 2
+    stage.prepare(model, step=3)
+    assert stage.mined_epoch == 0
+    assert len(stage.batch([0, 1], step=3).answer_ids) == 4
+
+
+def test_a_warm_start_trains_the_words_alone(make_stage: Callable[..., RetrievalStage], model: TinyBertModel) -> None:
+    model.config.pooling = "mean"
+    stage = make_stage(warm_start_epochs=1.0)
+    first, later = stage.batch([0, 1], step=0), stage.batch([0, 1], step=3)
+    assert first.words_alone and not later.words_alone
+    passes: list[None] = []
+    model.register_forward_pre_hook(lambda *_: passes.append(None))
+    stage.backward(model.train(), first)
+    assert not passes and all(parameter.grad is None for parameter in model.layers.parameters())
+    assert model.embeddings.word_embeddings.weight.grad.abs().sum() > 0
+    stage.backward(model, later)
+    assert passes and all(parameter.grad is not None for parameter in model.layers.parameters())
+
+
+def test_more_activations_kept_is_the_same_gradient(
+    make_stage: Callable[..., RetrievalStage], model: TinyBertModel
+) -> None:
+    gradients = []
+    for budget in (0, 10**6):
+        stage = make_stage(activation_budget_tokens=budget)
+        model.zero_grad()
+        torch.manual_seed(0)
+        stage.backward(model.train(), stage.batch([0, 1, 2, 3], step=0))
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_an_encoder_without_layers_is_trained_in_one_pass(
+    tmp_path: Path, accelerator: Accelerator, model: TinyBertModel
+) -> None:
+    arguments = RetrievalArguments(
+        data=str(write_pairs(tmp_path / "pairs.csv", 80, seed=0)),
+        eval_size=32,
+        config_overrides=TINY.replace("num_hidden_layers=1", "num_hidden_layers=0"),
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=16,
+    )
+    stage = build_stage(arguments, accelerator, None)
+    stage.micro_batch_tokens = 8
+    batch = stage.batch(list(range(16)), step=0)
+    assert batch.words_alone and len(batch.micro_batches) == 1
+    loss = stage.backward(stage.model.train(), batch)
+    assert loss.isfinite() and stage.model.embeddings.word_embeddings.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "more", "message"),
+    [
+        ("pooling=cls", {"warm_start_epochs": 1.0}, "this encoder pools by 'cls'"),
+        ("norm_position=post", {"warm_start_epochs": 1.0}, "for layers that start as the identity"),
+        (
+            "hidden_dropout_prob=0",
+            {"matryoshka_dims": [8, 33]},
+            "must be from 1 to 32, the width of the encoder, got 33",
+        ),
+        ("hidden_dropout_prob=0", {"matryoshka_dims": [0]}, "must be from 1 to 32, the width of the encoder, got 0"),
+    ],
+)
+def test_settings_that_do_not_fit_the_encoder_are_refused(
+    tmp_path: Path, accelerator: Accelerator, overrides: str, more: dict[str, Any], message: str
+) -> None:
+    arguments = RetrievalArguments(
+        data=str(write_pairs(tmp_path / "pairs.csv", 80, seed=0)),
+        eval_size=32,
+        config_overrides=f"{TINY},{overrides}",
+        output_dir=str(tmp_path),
+        **more,
+    )
+    with pytest.raises(InputError, match=message):
+        build_stage(arguments, accelerator, None)
+
+
+def test_documents_are_cut_anew_in_every_epoch(tmp_path: Path, accelerator: Accelerator) -> None:
+    documents = [f"number {i} {WORDS[i % 16]} is here. It is {WORDS[i // 5]} of {i} parts or so." for i in range(64)]
+    arguments = RetrievalArguments(
+        documents=[{"text": text} for text in documents],
+        eval_size=16,
+        config_overrides=TINY,
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=8,
+    )
+    stage = build_stage(arguments, accelerator, None)
+    assert isinstance(stage, DocumentStage) and stage.unit == "documents"
+    assert stage.facts() == {"data": "list of 64 rows", "train_rows": 48, "eval_rows": 16}
+    per_epoch = stage.sampler.steps_per_epoch
+    rows = list(range(8))
+    (first, ids), (same, _), (other, other_ids) = (stage.texts(rows, step) for step in (0, per_epoch - 1, per_epoch))
+    assert first == same != other and torch.equal(ids, other_ids)
+    assert torch.equal(ids[:8], ids[8:]), "head and body of a document are right for each other"

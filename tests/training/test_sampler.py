@@ -41,11 +41,7 @@ def test_a_step_is_a_function_of_its_number_in_any_order() -> None:
 def test_processes_share_the_joint_batch_of_one_process() -> None:
     joint = batches(StepSampler(num_rows=20, batch_size=4, gradient_accumulation_steps=2))
     parts = [
-        batches(
-            StepSampler(
-                num_rows=20, batch_size=2, gradient_accumulation_steps=2, process_index=r, num_processes=2
-            )
-        )
+        batches(StepSampler(num_rows=20, batch_size=2, gradient_accumulation_steps=2, process_index=r, num_processes=2))
         for r in range(2)
     ]
     assert [first + second for first, second in zip(*parts, strict=True)] == joint
@@ -56,7 +52,5 @@ def test_another_seed_gives_another_order() -> None:
 
 
 def test_too_few_rows_for_one_step_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"7 rows, one optimizer step takes 8 \(2 x 2 accumulated x 2 processes\)"
-    ):
+    with pytest.raises(ValueError, match=r"7 rows, one optimizer step takes 8 \(2 x 2 accumulated x 2 processes\)"):
         StepSampler(num_rows=7, batch_size=2, gradient_accumulation_steps=2, num_processes=2)

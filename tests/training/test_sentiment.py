@@ -9,17 +9,12 @@ from pathlib import Path
 import hub_datasets
 import pytest
 from loopback_hub import LoopbackHub
-from training_run import ROOT, start, train
+from training_run import ROOT, TINY, start, train
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from tinybert_hf import SentimentArguments
+from tinybert_hf import InputError, SentimentArguments
 from tinybert_hf.training.sentiment import load_examples
 
-TINY = (
-    "vocab_size=300,hidden_size=32,num_hidden_layers=1,residual_initializer_range=0.1,"
-    "num_attention_heads=4,intermediate_size=64,"
-    "max_position_embeddings=32"
-)
 GOOD = ["a good film", "really great music", "i love it", "a fine and lovely game", "best phone so far"]
 BAD = ["a bad film", "really awful music", "i hate it", "a dull and ugly game", "worst phone so far"]
 
@@ -60,8 +55,7 @@ def test_stage_two_starts_from_the_encoder_of_stage_one(reviews: Path) -> None:
     train("sentiment", flags(reviews, "--max_steps", "2"), reviews.parent / "log")
     pairs = reviews.parent / "pairs.csv"
     pairs.write_text(
-        "query,answer\n"
-        + "".join(f"{a} {i},{b} {i}\n" for i in range(8) for a, b in zip(GOOD, BAD, strict=True))
+        "query,answer\n" + "".join(f"{a} {i},{b} {i}\n" for i in range(8) for a, b in zip(GOOD, BAD, strict=True))
     )
     out = str(reviews.parent / "retrieval")
     shared = ["--data", str(pairs), "--eval_data", str(pairs), "--report_to", "none", "--max_steps", "1"]
@@ -101,7 +95,7 @@ def test_an_evaluation_label_that_training_has_not_is_named(reviews: Path, tmp_p
     arguments = SentimentArguments(
         data=str(reviews), eval_data=str(other), text_columns=["review"], label_column="mood"
     )
-    with pytest.raises(ValueError, match="labels unknown to the model: bored; the known ones are happy, sad"):
+    with pytest.raises(InputError, match="labels unknown to the model: bored; the known ones are happy, sad"):
         load_examples(arguments)
 
 

@@ -104,15 +104,11 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
 
 def test_an_encoder_of_another_kind_is_named(tmp_path: Path) -> None:
     DistilBertConfig().save_pretrained(tmp_path)
-    with pytest.raises(
-        InputError, match="is a distilbert model; this script trains tinybert models, and BERT models"
-    ):
+    with pytest.raises(InputError, match="is a distilbert model; this script trains tinybert models, and BERT models"):
         load_encoder(str(tmp_path))
 
 
-def test_random_weights_are_those_of_the_seed(
-    config: TinyBertConfig, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_random_weights_are_those_of_the_seed(config: TinyBertConfig, tokenizer: PreTrainedTokenizerBase) -> None:
     start = Start(config, tokenizer)
     assert start.random and not Start(config, tokenizer, source="a").random
     assert not Start(config, tokenizer, weights={}).random
@@ -128,9 +124,7 @@ def test_random_weights_are_those_of_the_seed(
 
 def test_overrides_change_a_copy() -> None:
     config = TinyBertConfig()
-    changed = override_config(
-        config, "hidden_size=24,num_attention_heads=3,pooling=cls,hidden_dropout_prob=0"
-    )
+    changed = override_config(config, "hidden_size=24,num_attention_heads=3,pooling=cls,hidden_dropout_prob=0")
     assert (changed.hidden_size, changed.num_attention_heads, changed.pooling) == (24, 3, "cls")
     assert changed.hidden_dropout_prob == 0
     assert (config.hidden_size, config.pooling) == (768, "mean")
@@ -165,9 +159,7 @@ def test_a_new_models_tokenizer_learns_from_the_data_or_from_what_is_named(
         config_overrides="vocab_size=300,max_position_embeddings=24",
         tokenizer_data=[str(tmp_path / "pairs.csv")] if own else None,
     )
-    start = load_start(
-        arguments, accelerator, None, Dataset.from_dict({"query": TEXTS, "answer": TEXTS[::-1]})
-    )
+    start = load_start(arguments, accelerator, None, Dataset.from_dict({"query": TEXTS, "answer": TEXTS[::-1]}))
     assert start.random and start.config.max_position_embeddings == 24
     assert start.config.vocab_size == len(start.tokenizer) < 300
     assert start.tokenizer.model_max_length == 24
@@ -181,9 +173,7 @@ def test_a_new_models_tokenizer_learns_from_the_data_or_from_what_is_named(
 def test_a_checkpoint_wins_over_what_the_run_started_from(
     accelerator: Accelerator, model_folder: Path, tmp_path: Path
 ) -> None:
-    arguments = RetrievalArguments(
-        model="nowhere", config_overrides="hidden_size=7", output_dir=str(tmp_path)
-    )
+    arguments = RetrievalArguments(model="nowhere", config_overrides="hidden_size=7", output_dir=str(tmp_path))
     start = load_start(arguments, accelerator, model_folder, Dataset.from_dict({"query": TEXTS}))
     assert start.source == str(model_folder)
     assert start.config.hidden_size == 32

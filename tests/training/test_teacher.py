@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from tinybert_hf import TinyBertModel, encode
+from tinybert_hf.errors import UnreadableError
 from tinybert_hf.training import teacher
 from tinybert_hf.training.teacher import embed_tokens, embed_with_teacher
 
@@ -27,11 +28,7 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_text_is_embedded_once_by_each_teacher(
-    model: TinyBertModel,
-    tokenizer: PreTrainedTokenizerBase,
-    model_folder: Path,
-    embedded: list[str],
-    tmp_path: Path,
+    model: TinyBertModel, tokenizer: PreTrainedTokenizerBase, model_folder: Path, embedded: list[str], tmp_path: Path
 ) -> None:
     first = embed_with_teacher(str(model_folder), ["fast mail", "music", "fast mail"], tmp_path)
     torch.testing.assert_close(
@@ -92,9 +89,7 @@ def test_tokens_are_embedded_as_texts_and_turned_so_that_the_first_dimensions_te
     model_folder: Path, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(teacher.constants, "HF_HOME", str(tmp_path))
-    tokens = [
-        token.removeprefix("##") for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    ]
+    tokens = [token.removeprefix("##") for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
     plain = embed_with_teacher(str(model_folder), tokens).float()
     plain -= plain.mean(dim=0)
     plain[tokenizer.all_special_ids] = 0
@@ -106,5 +101,5 @@ def test_tokens_are_embedded_as_texts_and_turned_so_that_the_first_dimensions_te
 
 
 def test_a_teacher_that_is_none_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"Could not load the teacher .*nowhere"):
+    with pytest.raises(UnreadableError, match=r"Could not load the teacher .*nowhere"):
         embed_with_teacher(str(tmp_path / "nowhere"), ["text"], tmp_path)

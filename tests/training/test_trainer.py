@@ -61,9 +61,7 @@ def weights(output_dir: Path) -> bytes:
 def wait_for_checkpoint(output_dir: Path, step: int = 1) -> None:
     """Return as soon as a checkpoint of this step or a later one is complete."""
     deadline = time.monotonic() + 120
-    while not any(
-        int(path.name.removeprefix("checkpoint-")) >= step for path in list_checkpoints(output_dir)
-    ):
+    while not any(int(path.name.removeprefix("checkpoint-")) >= step for path in list_checkpoints(output_dir)):
         if step == 0 and output_dir.exists():
             return
         assert time.monotonic() < deadline, "no checkpoint was written"
@@ -201,9 +199,7 @@ def test_two_processes_train_what_one_trains_with_the_joint_batch(data: Path, tm
 
 
 @pytest.mark.parametrize("num_processes", ["1", "2"])
-def test_sigterm_to_accelerate_launch_saves_and_leaves(
-    data: Path, tmp_path: Path, num_processes: str
-) -> None:
+def test_sigterm_to_accelerate_launch_saves_and_leaves(data: Path, tmp_path: Path, num_processes: str) -> None:
     output_dir = tmp_path / "out"
     long = flags(data, output_dir, "--max_steps", "100000", "--save_steps", "20")
     command = [str(Path(sys.executable).with_name("accelerate")), "launch", "--num_processes", num_processes]
@@ -260,9 +256,7 @@ def test_a_resume_that_is_not_the_same_run_is_refused(
 
 
 def test_a_folder_with_a_run_is_not_overwritten(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
-    arguments = [
-        flag for flag in flags(data, uninterrupted) if flag not in ("--resume_from_checkpoint", "auto")
-    ]
+    arguments = [flag for flag in flags(data, uninterrupted) if flag not in ("--resume_from_checkpoint", "auto")]
     (process,) = start("retrieval", arguments, tmp_path / "log")
     process.join()
     assert process.exitcode == 1
@@ -293,7 +287,6 @@ def test_a_killed_run_frees_its_folder(data: Path, tmp_path: Path) -> None:
 def test_the_log_has_the_plan_the_result_and_what_to_do_next(uninterrupted: Path) -> None:
     log = (uninterrupted.parent / "log").read_text()
     messages = [line.partition(" ")[2] for line in log.splitlines()]
-    assert messages[0] == "Training the tokenizer."
     plan = "Training on 100 pairs: 40 steps of 8 pairs, 3.33 passes over them. Measured on 40 other pairs."
     assert messages.index(plan) < min(i for i, text in enumerate(messages) if text.startswith("step 0: "))
     summary = json.loads((uninterrupted / "retrieval_summary.json").read_text())
@@ -307,6 +300,7 @@ def test_the_log_has_the_plan_the_result_and_what_to_do_next(uninterrupted: Path
     table = {line.split()[0]: line.split()[1:] for line in lines[heading + 1 : heading + 4]}
     assert rows.items() <= table.items()
     assert f"The model of step {summary['best_step']} is in {uninterrupted}." in messages
+    assert not [line for line in lines if "index from" in line], "nothing of other libraries"
     assert f"tinybert search --model {uninterrupted} " in lines[-3]
     assert f"tinybert publish --model {uninterrupted} " in lines[-2]
     assert f"tinybert index build --index my.index --model {uninterrupted} " in lines[-1]
@@ -331,11 +325,11 @@ def test_before_after_and_bm25_are_measured_on_the_same_pairs(uninterrupted: Pat
 # ---- In this process ----
 
 
-def settings(data: Path, output_dir: Path, **more: Any) -> RetrievalArguments:
+def settings(folder: Path, output_dir: Path, /, **more: Any) -> RetrievalArguments:
     """A run of six steps."""
     values = {
-        "data": str(data / "train.csv"),
-        "eval_data": str(data / "validation.csv"),
+        "data": str(folder / "train.csv"),
+        "eval_data": str(folder / "validation.csv"),
         "config_overrides": TINY,
         "output_dir": str(output_dir),
         "per_device_train_batch_size": 8,
@@ -381,7 +375,7 @@ def history(result: TrainingResult) -> list[dict[str, float]]:
 def test_each_schedule_trains_and_goes_on_after_a_stop(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Schedule
 ) -> None:
-    more = {"lr_scheduler_type": kind, "warmup_ratio": 0.4}
+    more = {"lr_scheduler_type": kind, "warmup_ratio": 0.4, "save_steps": 6}
     whole = train_retrieval(settings(data, tmp_path / "whole", **more))
     stopped = settings(data, tmp_path / "stopped", **more)
     stop(monkeypatch, stopped, step=2)
@@ -429,9 +423,7 @@ def test_a_run_stops_after_so_many_evaluations_without_a_better_one(
 ) -> None:
     scripted(monkeypatch, values)
     with caplog.at_level("INFO", "tinybert_hf.training"):
-        result = train_retrieval(
-            settings(data, tmp_path / "out", max_steps=12, early_stopping_patience=patience)
-        )
+        result = train_retrieval(settings(data, tmp_path / "out", max_steps=12, early_stopping_patience=patience))
     assert (result.summary["steps"], result.summary["best_step"]) == (last, best)
     assert [path.name for path in list_checkpoints(result.folder)] == [
         f"checkpoint-{step}" for step in sorted({best, last})
@@ -463,11 +455,12 @@ def test_a_run_that_stops_early_goes_on_to_the_same_end(
 
 def test_rows_in_memory_train_the_weights_of_a_file(data: Path, tmp_path: Path) -> None:
     """The first in a process of its own, the others one after the other in this one."""
-    arguments = ["--data", str(data / "train.csv"), "--eval_size", "30", "--config_overrides", TINY]
+    arguments = ["--data", str(data / "train.csv"), "--eval_size", "32", "--config_overrides", TINY]
     arguments += ["--per_device_train_batch_size", "8", "--max_steps", "6", "--save_steps", "2"]
     arguments += ["--logging_steps", "1", "--learning_rate", "0.002", "--report_to", "none"]
     train("retrieval", [*arguments, "--output_dir", str(tmp_path / "file")], tmp_path / "log")
     expected = (tmp_path / "file" / "checkpoint-6" / "model.safetensors").read_bytes()
+    rows_left = json.loads((tmp_path / "file" / "retrieval_summary.json").read_text())["data"]["train_rows"]
     frame = pd.read_csv(data / "train.csv")
     for name, rows in {
         "DataFrame": frame,
@@ -475,16 +468,14 @@ def test_rows_in_memory_train_the_weights_of_a_file(data: Path, tmp_path: Path) 
         "Dataset": datasets.Dataset.from_pandas(frame),
     }.items():
         result = train_retrieval(
-            settings(
-                data, tmp_path / name, data=rows, eval_data=None, eval_size=30, resume_from_checkpoint=None
-            )
+            settings(data, tmp_path / name, data=rows, eval_data=None, eval_size=32, resume_from_checkpoint=None)
         )
         assert last_weights(result) == expected, name
         assert result.folder == tmp_path / name
         summary = json.loads((tmp_path / name / "retrieval_summary.json").read_text())
         assert summary == json.loads(json.dumps(result.summary))
         assert summary["data"]["data"] == summary["arguments"]["data"] == f"{name} of 100 rows"
-        assert (summary["data"]["train_rows"], summary["data"]["eval_rows"]) == (70, 30)
+        assert (summary["data"]["train_rows"], summary["data"]["eval_rows"]) == (rows_left, 32)
 
 
 def test_rows_in_memory_may_be_measured_on_and_gone_on_with(
@@ -505,13 +496,8 @@ def test_rows_in_memory_may_be_measured_on_and_gone_on_with(
 
 def test_folders_may_be_given_as_paths(data: Path, tmp_path: Path) -> None:
     result = train_retrieval(settings(data, tmp_path / "out", max_steps=1))
-    more = {
-        "model": result.folder,
-        "data": data / "train.csv",
-        "output_dir": tmp_path / "next",
-        "max_steps": 1,
-    }
-    following = train_retrieval(settings(data, tmp_path, **more))
+    more = {"model": result.folder, "data": data / "train.csv", "output_dir": tmp_path / "next"}
+    following = train_retrieval(settings(data, tmp_path, max_steps=1, config_overrides=None, **more))
     assert following.summary["arguments"]["model"] == str(result.folder)
     written = json.loads((tmp_path / "next" / "retrieval_summary.json").read_text())
     assert written["arguments"]["data"] == str(data / "train.csv")
@@ -529,17 +515,12 @@ def test_a_checkpoint_holds_the_schedule_and_what_the_stage_keeps(data: Path, tm
     for name in ("stage.safetensors", "training_state.json", "optimizer.bin", "random_states_0.pkl"):
         assert (checkpoint / name).is_file()
         assert not (result.folder / name).exists(), "what is published is a model folder"
-    mined = kept["mined_rows"]
-    assert ((mined != torch.arange(100)[:, None]) & (mined[:, :1] != mined[:, 1:]) | (mined >= 0)).all()
+    assert (kept["mined_rows"] != torch.arange(100)[:, None]).all(), "no row's own answer"
 
 
 def test_trackers_get_numbers_as_numbers_under_train_and_eval(data: Path, tmp_path: Path) -> None:
-    result = train_retrieval(
-        settings(data, tmp_path / "out", report_to="tensorboard", negative_columns=None, seed=3)
-    )
-    (events,) = [
-        path for path in (tmp_path / "out" / "runs").rglob("events.out.*") if path.parent.name == "retrieval"
-    ]
+    result = train_retrieval(settings(data, tmp_path / "out", report_to="tensorboard", negative_columns=None, seed=3))
+    (events,) = [path for path in (tmp_path / "out" / "runs").rglob("events.out.*") if path.parent.name == "retrieval"]
     reader = EventAccumulator(str(events))
     reader.Reload()
     tags = set(reader.Tags()["scalars"])
@@ -547,9 +528,9 @@ def test_trackers_get_numbers_as_numbers_under_train_and_eval(data: Path, tmp_pa
         *("train/loss", "train/learning_rate", "train/texts_per_second"),
         *("eval/loss", "eval/nDCG@10", "eval/RR@10"),
     }
-    told = [(event.step, event.value) for event in reader.Scalars("train/loss")]
-    kept = [(entry["step"], entry["loss"]) for entry in result.summary["history"] if "loss" in entry]
-    assert told == pytest.approx(kept, rel=1e-5) and [step for step, _ in told] == [1, 2, 3, 4, 5, 6]
+    told = {event.step: event.value for event in reader.Scalars("train/loss")}
+    kept = {entry["step"]: entry["loss"] for entry in result.summary["history"] if "loss" in entry}
+    assert told == pytest.approx(kept, rel=1e-5) and list(told) == [1, 2, 3, 4, 5, 6]
     assert [event.step for event in reader.Scalars("eval/nDCG@10")] == [0, 2, 4, 6]
     (file,) = (tmp_path / "out" / "runs").rglob("hparams.yml")
     settings_told = yaml.safe_load(file.read_text())

@@ -58,10 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     try:
         app(
-            sys.argv[1:] if argv is None else argv,
-            exit_on_error=False,
-            print_error=False,
-            result_action="return_value",
+            sys.argv[1:] if argv is None else argv, exit_on_error=False, print_error=False, result_action="return_value"
         )
         sys.stdout.flush()
     except CycloptsError as error:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from cyclopts import App, Parameter
 
 from ..errors import InputError
-from ..extras import import_extra
 from .terminal import AnyText, hide_loading, log_progress, to_json
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ class Address:
     def open(
         self, model: str | None = None, revision: str | None = None, truncate_dim: int | None = None
     ) -> "SearchIndex":
-        import_extra("datasets", "index", "an index")
         from ..index import SearchIndex
 
         return SearchIndex(self.index, model, revision, self.token, truncate_dim)
@@ -78,12 +76,7 @@ class Records:
 
 @app.command(sort_key=1)
 def build(
-    *,
-    address: Address,
-    records: Records,
-    model: str,
-    revision: str | None = None,
-    truncate_dim: int | None = None,
+    *, address: Address, records: Records, model: str, revision: str | None = None, truncate_dim: int | None = None
 ) -> None:
     """Make an index, or go on with one that was interrupted.
 
@@ -112,9 +105,7 @@ def add(*, address: Address, records: Records, upsert: bool = False) -> None:
     log_progress()
     index = address.open()
     if index.identity is None:
-        raise InputError(
-            f"There is no index at {address.index}. Make it with: tinybert index build --model ..."
-        )
+        raise InputError(f"There is no index at {address.index}. Make it with: tinybert index build --model ...")
     fill(index, records, upsert)
 
 

@@ -64,9 +64,7 @@ def publish(
     from ..publish.space import build_space
 
     with TemporaryDirectory() as scratch:
-        folder = build_folder(
-            model, output_dir or Path(scratch, "model"), repo_id or str(output_dir), license, onnx
-        )
+        folder = build_folder(model, output_dir or Path(scratch, "model"), repo_id or str(output_dir), license, onnx)
         if output_dir:
             print(f"Built {output_dir}: {', '.join(sorted(list_files(folder)))}")
         pushed_model = None

@@ -69,9 +69,7 @@ def read_recipe(path: Path, known: Iterable[str]) -> dict[str, list[str]]:
     known = list(known)
     for name, value in recipe.items():
         if name not in known:
-            raise InputError(
-                f"{path}: {name!r} is no training argument.{did_you_mean(str(name), known)} See --help."
-            )
+            raise InputError(f"{path}: {name!r} is no training argument.{did_you_mean(str(name), known)} See --help.")
         if value is None:
             raise InputError(f"{path}: {name} has no value; give it one, or remove the line.")
     return {name: words(value) for name, value in recipe.items()}

@@ -27,12 +27,10 @@ class HelpFormatter:
         if not panel.entries:
             return
         console.print(Text(str(panel.title), style="bold"))
-        width = min(console.width, WIDEST)
+        width = max(min(console.width, WIDEST) - NAMES, 20)
         for entry in panel.entries:
             names = "  " + " ".join(entry.display_labels_with_metavar)
-            lines = textwrap.wrap(
-                describe(entry), width - NAMES, break_long_words=False, break_on_hyphens=False
-            ) or [""]
+            lines = textwrap.wrap(describe(entry), width, break_long_words=False, break_on_hyphens=False) or [""]
             if len(names) > NAMES - 2:
                 lines.insert(0, "")
             for name, line in zip([names, *[""] * len(lines)], lines, strict=False):

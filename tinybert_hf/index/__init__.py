@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, overload
 
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from transformers import AutoConfig
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
@@ -29,20 +29,11 @@ from ..pipeline_tinybert import (
     default_batch_tokens,
     embed_window,
 )
+from ..progress import progress_bar
 from ..ranking import FUSED, fuse_scores
 from .folder import FolderStore
 from .milvus import MilvusStore
-from .records import (
-    Hit,
-    NewRecord,
-    Record,
-    Store,
-    as_field,
-    parse_filter,
-    parse_record,
-    text_of_id,
-    unit_rows,
-)
+from .records import Hit, NewRecord, Record, Store, as_field, parse_filter, parse_record, text_of_id, unit_rows
 
 # Records that are encoded and acknowledged together: what a killed build loses at most. The small encoder needs seconds
 # for them on a CPU, the full one minutes.
@@ -89,10 +80,7 @@ def model_identity(model: str | Path, revision: str | None, truncate_dim: int | 
         while block := weights.read(2**20):
             digest.update(block)
     return Identity(
-        str(model),
-        getattr(config, "_commit_hash", None),
-        digest.hexdigest(),
-        truncate_dim or config.hidden_size,
+        str(model), getattr(config, "_commit_hash", None), digest.hexdigest(), truncate_dim or config.hidden_size
     )
 
 
@@ -176,9 +164,7 @@ class SearchIndex:
         """The model that made the index."""
         identity = self.identity
         if identity is None or identity.model is None:
-            remedy = (
-                "Its embeddings were given: pass embeddings too." if identity else "Open it with model=..."
-            )
+            remedy = "Its embeddings were given: pass embeddings too." if identity else "Open it with model=..."
             raise InputError(f"{self.address} knows no model that could encode texts. {remedy}")
         self._check_model(model_identity(identity.model, identity.revision, identity.dimension))
         return load_search_pipeline(identity.model, identity.revision)
@@ -191,13 +177,7 @@ class SearchIndex:
         """Address, number of records, model, fields, and what the engine tells."""
         identity = self.identity._asdict() if self.identity else {}
         stored = self.store.info() if self.store.description() else {}
-        return {
-            "address": self.address,
-            "records": len(self),
-            **identity,
-            "fields": self.store.fields(),
-            **stored,
-        }
+        return {"address": self.address, "records": len(self), **identity, "fields": self.store.fields(), **stored}
 
     # ---- Writing ----
 
@@ -225,15 +205,13 @@ class SearchIndex:
                 removed += len(there)
         return removed
 
-    def _write(
-        self, records: Iterable[str | Mapping[str, Any]], replace: bool, show_progress_bar: bool
-    ) -> Added:
+    def _write(self, records: Iterable[str | Mapping[str, Any]], replace: bool, show_progress_bar: bool) -> Added:
         if isinstance(records, (str, Mapping)):
             raise TypeError("records must be a list or an iterator of records. For one pass [record].")
         parsed = (parse_record(record, position) for position, record in enumerate(records))
         total = len(records) if isinstance(records, Sized) else None
         written = present = 0
-        with tqdm(total=total, unit="text", desc="Indexing", disable=not show_progress_bar) as bar:
+        with progress_bar(total=total, unit="text", desc="Indexing", disable=not show_progress_bar) as bar:
             while batch := list(islice(parsed, BATCH)):
                 new = self._new_records(batch, replace)
                 if new:
@@ -274,9 +252,7 @@ class SearchIndex:
         if len(fields) > len(known):
             self.store.add_fields({name: kind for name, kind in fields.items() if name not in known})
         rows = zip(records, embeddings, strict=True)
-        self.store.write(
-            [Record(record.id, record.text, row, record.metadata) for record, row in rows], replace
-        )
+        self.store.write([Record(record.id, record.text, row, record.metadata) for record, row in rows], replace)
 
     def _embed(self, records: Sequence[NewRecord], bar: tqdm) -> np.ndarray:
         """(records, dimension) fp32, rows of length 1: those given, and the others encoded."""

@@ -111,9 +111,7 @@ class FolderStore:
         if self._table is None:
             return {}
         names = {"string": "str", "int64": "int", "double": "float", "bool": "bool"}
-        return {
-            field.name: names[str(field.type)] for field in self._table.schema if field.name not in BUILT_IN
-        }
+        return {field.name: names[str(field.type)] for field in self._table.schema if field.name not in BUILT_IN}
 
     def add_fields(self, fields: Mapping[str, str]) -> None:
         import pyarrow as pa
@@ -198,9 +196,7 @@ class FolderStore:
             hits.append([as_hit(row, row["_score"], fields) for row in rows])
         return hits
 
-    def _rows(
-        self, query: Any, top_k: int, conditions: Filter, columns: Sequence[str]
-    ) -> list[dict[str, Any]]:
+    def _rows(self, query: Any, top_k: int, conditions: Filter, columns: Sequence[str]) -> list[dict[str, Any]]:
         """The best rows: their ids, texts and these columns."""
         if conditions:
             query = query.where(_sql(conditions), prefilter=True)

@@ -42,9 +42,7 @@ class MilvusStore:
         parts = urlsplit(address)
         self.collection = parts.path.strip("/") or COLLECTION
         if not re.fullmatch(r"[A-Za-z_]\w{0,254}", self.collection, flags=re.ASCII):
-            raise InputError(
-                f"{self.collection!r} in {address} cannot be a collection's name: letters, digits and _."
-            )
+            raise InputError(f"{self.collection!r} in {address} cannot be a collection's name: letters, digits and _.")
         self.options = {"shards": 1, "replicas": 1}
         for name, values in parse_qs(parts.query, keep_blank_values=True).items():
             if name not in self.options or not values[-1].isdecimal() or int(values[-1]) < 1:
@@ -150,10 +148,7 @@ class MilvusStore:
             return 0
         with self._errors():
             (row,) = self.client.query(
-                self.collection,
-                output_fields=["count(*)"],
-                consistency_level="Strong",
-                timeout=self.timeout,
+                self.collection, output_fields=["count(*)"], consistency_level="Strong", timeout=self.timeout
             )
         return row["count(*)"]
 
@@ -183,9 +178,7 @@ class MilvusStore:
         send = self.client.upsert if replace else self.client.insert
         with self._errors():
             for record in records:
-                rows.append(
-                    {**record.metadata, "id": record.id, "text": record.text, "embedding": record.embedding}
-                )
+                rows.append({**record.metadata, "id": record.id, "text": record.text, "embedding": record.embedding})
                 size += record.embedding.nbytes + len(record.text.encode())
                 if size >= self.max_bytes:
                     send(self.collection, rows, timeout=self.timeout)

@@ -193,9 +193,7 @@ def parse_record(record: Any, position: int) -> NewRecord:
             raise RecordTypeError(
                 f"records[{position}]: {key} must be a string, a number, a boolean or None, got {value!r}."
             )
-    return NewRecord(
-        name, text, metadata, None if vector is None else np.asarray(vector, dtype=np.float32).ravel()
-    )
+    return NewRecord(name, text, metadata, None if vector is None else np.asarray(vector, dtype=np.float32).ravel())
 
 
 def text_hash(text: str) -> str:
@@ -233,9 +231,7 @@ def parse_filter(given: Mapping[str, Any], fields: Mapping[str, str]) -> Filter:
         if isinstance(value, Mapping):
             if not value or set(value) - set(OPERATORS):
                 raise InputError(f"{where} must have one or more of {', '.join(OPERATORS)}, got {value!r}.")
-            conditions += [
-                (name, sign, as_field(bound, fields[name], where)) for sign, bound in value.items()
-            ]
+            conditions += [(name, sign, as_field(bound, fields[name], where)) for sign, bound in value.items()]
         else:
             values = list(value) if isinstance(value, (list, tuple, set, frozenset)) else [value]
             if not values:

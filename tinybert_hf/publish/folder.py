@@ -28,9 +28,7 @@ RESULT_FILES = ("*_summary.json", "evaluation_*.json")
 BUILD_RECORD = ".build.json"  # file -> SHA-256 of what a build wrote; stays on this machine
 
 
-def build_folder(
-    model: Path, output_dir: Path, name: str, license: str = "apache-2.0", onnx: bool = False
-) -> Path:
+def build_folder(model: Path, output_dir: Path, name: str, license: str = "apache-2.0", onnx: bool = False) -> Path:
     """Write all that loading, searching and judging the model needs; `output_dir` appears whole or not at all.
 
     Args:
@@ -123,9 +121,7 @@ def load_pipeline(folder: Path) -> Pipeline:
     except (OSError, RuntimeError, SafetensorError, ValueError) as error:
         raise UnreadableError(f"Could not load the model in {folder}: {error}") from error
     if missing := sorted(loading["missing_keys"]):
-        raise InputError(
-            f"The weights in {folder} are incomplete: {missing[0]} and perhaps others are missing."
-        )
+        raise InputError(f"The weights in {folder} are incomplete: {missing[0]} and perhaps others are missing.")
     classifies = isinstance(model, TinyBertForSequenceClassification)
     pipeline = TextClassificationPipeline if classifies else SemanticSearchPipeline
     return pipeline(model=model.eval(), tokenizer=tokenizer)
@@ -145,8 +141,7 @@ def write_sentence_transformers_files(folder: Path, config: TinyBertConfig) -> N
     ]
     files: dict[str, Any] = {
         "modules.json": [
-            {"idx": place, "name": str(place), "path": path, "type": name}
-            for place, (path, name) in enumerate(modules)
+            {"idx": place, "name": str(place), "path": path, "type": name} for place, (path, name) in enumerate(modules)
         ],
         "config_sentence_transformers.json": {
             "model_type": "SentenceTransformer",

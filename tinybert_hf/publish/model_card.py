@@ -29,9 +29,7 @@ REVIEWS = ["The food was cold and the waiter was rude.", "A warm and funny film.
 PAIRS = [{"text": "A man plays a guitar.", "text_pair": "Someone makes music."}]
 
 
-def render_card(
-    folder: Path, pipeline: Pipeline, name: str, license: str, onnx_cosines: dict[str, float]
-) -> ModelCard:
+def render_card(folder: Path, pipeline: Pipeline, name: str, license: str, onnx_cosines: dict[str, float]) -> ModelCard:
     """The model card; its numbers are those of the folder's JSON files, and its first example is run here.
 
     `onnx_cosines` has the ONNX files of the folder with their lowest cosine to the PyTorch model.
@@ -82,17 +80,13 @@ def render_card(
             onnx_cosines=onnx_cosines,
         )
     except (KeyError, TypeError, jinja2.UndefinedError) as error:
-        raise InputError(
-            f"A summary or evaluation of the model is incomplete ({error}); make it anew."
-        ) from error
+        raise InputError(f"A summary or evaluation of the model is incomplete ({error}); make it anew.") from error
 
 
 def measured_results(summary: dict[str, Any] | None, evaluations: list[dict[str, Any]]) -> list[EvalResult]:
     """What was measured of this model on test data, and on held-out rows while training; for the model-index."""
     tasks = {"retrieval": "information-retrieval", "sentiment": "text-classification"}
-    measured = [
-        (tasks["retrieval"], e["data"], e["data"], e["split"], e["results"]["model"]) for e in evaluations
-    ]
+    measured = [(tasks["retrieval"], e["data"], e["data"], e["split"], e["results"]["model"]) for e in evaluations]
     if summary:
         run = summary["arguments"]
         data, task = run["eval_data"] or run["data"], tasks[summary["stage"]]

@@ -81,9 +81,7 @@ def push(
         if files.get("config.json"):  # it has another one
             config = read_json(Path(api.hf_hub_download(repo_id, "config.json", revision=commit)))
             if config.get("model_type") != TinyBertConfig.model_type:
-                raise InputError(
-                    f"{repo_id} is taken by a {config.get('model_type')} model; choose another --repo_id."
-                )
+                raise InputError(f"{repo_id} is taken by a {config.get('model_type')} model; choose another --repo_id.")
         if files.get("README.md") and not overwrite_readme:
             del files["README.md"]
             logger.info("The README.md on the Hub differs and stays; pass --overwrite_readme to replace it.")
@@ -174,9 +172,7 @@ def compare(
     infos = api.get_paths_info(repo_id, files, revision=revision, repo_type=repo_type)
     remote = {info.path: info for info in infos if isinstance(info, RepoFile)}
     return {
-        file: file in remote
-        for file in files
-        if file not in remote or not same_content(remote[file], folder / file)
+        file: file in remote for file in files if file not in remote or not same_content(remote[file], folder / file)
     }
 
 
@@ -215,9 +211,7 @@ def hub_errors_explained(endpoint: str, sent: str = "the model") -> Iterator[Non
         if isinstance(error, ValueError) and not direct:
             reason = " ".join(str(error).split())  # what is wrong in the card
         else:
-            reason = (
-                getattr(cause, "server_message", None) or f"{type(cause).__name__}: {cause}".splitlines()[0]
-            )
+            reason = getattr(cause, "server_message", None) or f"{type(cause).__name__}: {cause}".splitlines()[0]
         fault = "Correct what it names" if 400 <= status < 500 else "Check the network, or wait a few minutes"
         raise HubError(
             f"{endpoint} did not take {sent} ({f'{status}, ' if status else ''}{reason}). "

@@ -13,13 +13,7 @@ from .arguments import RetrievalArguments, SentimentArguments, TrainingArguments
 if TYPE_CHECKING:
     from .setup import TrainingResult
 
-__all__ = [
-    "RetrievalArguments",
-    "SentimentArguments",
-    "TrainingArguments",
-    "train_retrieval",
-    "train_sentiment",
-]
+__all__ = ["RetrievalArguments", "SentimentArguments", "TrainingArguments", "train_retrieval", "train_sentiment"]
 
 # torch is imported when training starts, so that the settings can be read, and `--help` printed, without it.
 

@@ -20,13 +20,7 @@ OUTPUT = Parameter(group=Group("Output", sort_key=6))
 
 # Those of `transformers.get_scheduler` that need no settings of their own.
 Schedule = Literal[
-    "linear",
-    "cosine",
-    "cosine_with_restarts",
-    "polynomial",
-    "constant",
-    "constant_with_warmup",
-    "inverse_sqrt",
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
 ]
 
 # In Python, data may also be a `datasets.Dataset`, a pandas frame, or a list of mappings.
@@ -225,9 +219,7 @@ class RetrievalArguments(TrainingArguments):
             if getattr(self, name) < 0:
                 raise InputError(f"--{name} must not be negative, got {getattr(self, name)}.")
         if self.warm_start_learning_rate <= 0:
-            raise InputError(
-                f"--warm_start_learning_rate must be above 0, got {self.warm_start_learning_rate}."
-            )
+            raise InputError(f"--warm_start_learning_rate must be above 0, got {self.warm_start_learning_rate}.")
         if self.teacher and (self.model or not self.warm_start_epochs):
             raise InputError(
                 f"--teacher {self.teacher} has nothing to teach: set --warm_start_epochs for a new model (without --model) to "

@@ -42,17 +42,13 @@ def find_checkpoint(arguments: TrainingArguments) -> Path | None:
         return checkpoints[-1]
     if not Path(wanted, STATE_FILE).is_file():
         found = ", ".join(str(path) for path in checkpoints) or "none"
-        raise MissingFileError(
-            f"{wanted} is no checkpoint; those in {output_dir}: {found}. Pass one, or auto."
-        )
+        raise MissingFileError(f"{wanted} is no checkpoint; those in {output_dir}: {found}. Pass one, or auto.")
     return Path(wanted)
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
-    steps = [
-        path for path in output_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()
-    ]
+    steps = [path for path in output_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
     return sorted(steps, key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
 

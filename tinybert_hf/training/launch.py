@@ -67,13 +67,7 @@ def start_processes() -> None:
     if asked is None:
         raise InputError("Pass the number of processes as accelerate launch --num_processes N.")
     if int(asked) > 1:
-        torchrun = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc_per_node={asked}",
-        ]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={asked}"]
         os.execv(sys.executable, [*torchrun, *sys.argv])
 
 
@@ -84,11 +78,7 @@ def use_all_cores(num_local_processes: int) -> None:
         (launcher.environ() if launcher else os.environ).get("OMP_NUM_THREADS")
     )
     if not chosen:
-        cores = (
-            len(psutil.Process().cpu_affinity())
-            if hasattr(psutil.Process, "cpu_affinity")
-            else os.cpu_count()
-        )
+        cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count()
         torch.set_num_threads(max(1, (cores or 1) // num_local_processes))
 
 
@@ -133,9 +123,7 @@ class StopSignal:
 
     def received(self, accelerator: Accelerator) -> bool:
         """True on every process as soon as one of them was asked."""
-        if (
-            self.launcher and not self.launcher.is_running()
-        ):  # it does not hand signals on: its death is the signal
+        if self.launcher and not self.launcher.is_running():  # it does not hand signals on: its death is the signal
             self.number = self.number or signal.SIGTERM
         if self.number:
             accelerator.set_trigger()

@@ -39,9 +39,7 @@ def load_documents(arguments: RetrievalArguments, read: Callable[[Any, str], Dat
     columns, flags = {"text": arguments.text_column}, {"text": "text_column"}
     if arguments.title_column:
         columns["title"], flags["title"] = arguments.title_column, "title_column"
-    rows = load_data(
-        arguments.documents, arguments.data_config, arguments.data_split, arguments.data_revision
-    )
+    rows = load_data(arguments.documents, arguments.data_config, arguments.data_split, arguments.data_revision)
     documents = read_documents(rows, columns, describe_data(arguments.documents), flags)
     if arguments.eval_data is not None and (source := arguments.evaluation_source):
         return Split(documents, read(*source))

@@ -1,13 +1,18 @@
 """What a run tells its user: the plan before the first step, the result after the last one."""
 
+import os
 import platform
+import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import psutil
 import torch
 from accelerate import Accelerator
+
+LEAST_CORES_OF_OTHERS = 0.5
 
 
 def plan(unit: str, facts: Mapping[str, Any], max_steps: int, rows_per_step: int, epochs: float) -> str:
@@ -66,6 +71,34 @@ def next_commands(stage: str, folder: Path) -> str:
     }[stage]
     width = max(map(len, commands)) + 1
     return "\n".join(f"{f'{purpose}:':{width}} {command}" for purpose, command in commands.items())
+
+
+class CpuUse(NamedTuple):
+    """Seconds that have passed, and seconds of the processor's cores, since some moment."""
+
+    wall: float
+    own: float  # by this process
+    all: float  # by every process
+
+    @classmethod
+    def now(cls) -> "CpuUse":
+        times = psutil.cpu_times()
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        return cls(time.monotonic(), time.process_time(), sum(times) - idle)
+
+
+def other_programs(start: CpuUse, end: CpuUse, num_local_processes: int = 1) -> str | None:
+    """What other programs take of the processor, where it is enough to slow training down.
+
+    Threads wait for each other, so that a core which is taken now and then slows all of them down.
+
+    >>> other_programs(CpuUse(0.0, 0.0, 0.0), CpuUse(wall=10.0, own=12.0, all=25.0))  # doctest: +ELLIPSIS
+    'Other programs take about 1.3 of ... cores: training would be faster without them.'
+    """
+    cores = (end.all - start.all - num_local_processes * (end.own - start.own)) / (end.wall - start.wall)
+    if cores < LEAST_CORES_OF_OTHERS:
+        return None
+    return f"Other programs take about {cores:.1f} of {os.cpu_count()} cores: training would be faster without them."
 
 
 def describe_hardware(accelerator: Accelerator) -> dict[str, Any]:

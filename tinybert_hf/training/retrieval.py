@@ -89,9 +89,7 @@ class RetrievalStage(Stage):
         self.arguments, self.accelerator, self.sampler = arguments, accelerator, sampler
         self.tokenizer, self.model, self.data, self.rows = start.tokenizer, model, data, rows
         self.config = model.config
-        self.loss = MultipleNegativesRankingLoss(
-            arguments.temperature, embedding_dims(arguments, self.config)
-        )
+        self.loss = MultipleNegativesRankingLoss(arguments.temperature, embedding_dims(arguments, self.config))
         on_cpu = accelerator.device.type == "cpu"
         self.micro_batch_tokens = MICRO_BATCH_TOKENS_ON_CPU if on_cpu else MICRO_BATCH_TOKENS
         self.warm_start_epochs = arguments.warm_start_epochs
@@ -137,9 +135,7 @@ class RetrievalStage(Stage):
         texts, ids = self.texts(rows, step)
         warm_start = step < self.warm_start_steps
         words_alone = warm_start or not self.config.num_hidden_layers
-        if (
-            words_alone
-        ):  # without layers, one pass over the token embedding for the whole batch is the fastest
+        if words_alone:  # without layers, one pass over the token embedding for the whole batch is the fastest
             groups = [list(range(len(texts)))]
         else:
             groups = length_batches([len(text) for text in texts], self.micro_batch_tokens)
@@ -200,11 +196,7 @@ class RetrievalStage(Stage):
 
     def facts(self) -> dict[str, Any]:
         source = self.arguments.data if self.arguments.documents is None else self.arguments.documents
-        return {
-            "data": describe_data(source),
-            "train_rows": len(self.rows),
-            "eval_rows": len(self.data.evaluation),
-        }
+        return {"data": describe_data(source), "train_rows": len(self.rows), "eval_rows": len(self.data.evaluation)}
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"mined_epoch": torch.tensor(self.mined_epoch), "mined_rows": self.mined_rows}
@@ -227,9 +219,7 @@ class DocumentStage(RetrievalStage):
         return texts, torch.tensor(read["text_id"] * 2)
 
 
-def build_stage(
-    arguments: RetrievalArguments, accelerator: Accelerator, checkpoint: Path | None
-) -> RetrievalStage:
+def build_stage(arguments: RetrievalArguments, accelerator: Accelerator, checkpoint: Path | None) -> RetrievalStage:
     """Read the data, load what training starts from, and make a stage of both.
 
     Raises: InputError: if something that the user gave does not fit.

@@ -11,15 +11,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data import (
-    Split,
-    describe_data,
-    encode_labels,
-    hold_out,
-    label_names,
-    load_data,
-    select_columns,
-)
+from ..data import Split, describe_data, encode_labels, hold_out, label_names, load_data, select_columns
 from ..kernels import CpuKernels
 from ..measures import classification_measures
 from ..modeling_tinybert import TinyBertForSequenceClassification
@@ -72,9 +64,7 @@ class SentimentStage(Stage):
         predictions: list[int] = []
         with self.accelerator.split_between_processes(rows) as share:
             for start in range(0, len(share), EVALUATION_BATCH_SIZE):
-                batch = tokenize(
-                    self.tokenizer, share[start : start + EVALUATION_BATCH_SIZE], self.max_length
-                )
+                batch = tokenize(self.tokenizer, share[start : start + EVALUATION_BATCH_SIZE], self.max_length)
                 inputs = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
                 predictions += model(**inputs).logits.argmax(dim=-1).tolist()
         # accelerate (1.12 at least) gives a process for which there is no row the last one again: it is cut off.
@@ -90,9 +80,7 @@ class SentimentStage(Stage):
         }
 
 
-def build_stage(
-    arguments: SentimentArguments, accelerator: Accelerator, checkpoint: Path | None
-) -> SentimentStage:
+def build_stage(arguments: SentimentArguments, accelerator: Accelerator, checkpoint: Path | None) -> SentimentStage:
     """Read the data, load what training starts from, and make a stage of both.
 
     Raises: InputError: if something that the user gave does not fit.
@@ -131,12 +119,8 @@ def load_examples(arguments: SentimentArguments) -> tuple[Split, list[str]]:
     return hold_out(train, arguments.eval_size, arguments.seed, by=["text"]), names
 
 
-def tokenize(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]], max_length: int
-) -> dict[str, Tensor]:
+def tokenize(tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]], max_length: int) -> dict[str, Tensor]:
     """Rows to one padded batch; a pair that is too long loses the end of its longer text."""
     texts = [row["text"] for row in rows]
     pairs = [row["text_pair"] for row in rows] if "text_pair" in rows[0] else None
-    return dict(
-        tokenizer(texts, pairs, truncation=True, max_length=max_length, padding=True, return_tensors="pt")
-    )
+    return dict(tokenizer(texts, pairs, truncation=True, max_length=max_length, padding=True, return_tensors="pt"))

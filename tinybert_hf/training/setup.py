@@ -25,6 +25,7 @@ from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
+CHATTY = ("accelerate", "bm25s", "httpx")
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
@@ -37,9 +38,7 @@ class TrainingResult(NamedTuple):
     folder: Path  # the model
 
 
-def run_stage(
-    arguments: Arguments, build: Callable[[Arguments, Accelerator, Path | None], Stage]
-) -> TrainingResult:
+def run_stage(arguments: Arguments, build: Callable[[Arguments, Accelerator, Path | None], Stage]) -> TrainingResult:
     """Set up, go on from a checkpoint where asked, and train.
 
     Args:
@@ -66,22 +65,20 @@ def prepared_process(arguments: TrainingArguments) -> Iterator[Accelerator]:
 
     What is changed in the process, and set back afterwards:
     - accelerate's state, so that a second training in a notebook starts afresh;
-    - the levels of the loggers of accelerate and httpx, which write a line for each file and each request;
+    - the levels of the loggers of accelerate, bm25s and httpx, which write a line for each file, index and request;
     - the progress bars of transformers, which would cut the training bar in two at every checkpoint;
     - the progress bars of datasets, where standard error is no terminal, and on all processes but the main one, which
       are also silent in this package's log.
 
     What stays changed, on a CPU: the number of torch's threads, and that glibc keeps freed memory.
     """
-    loggers = {name: logging.getLogger(name) for name in ("accelerate", "httpx", "tinybert_hf")}
+    loggers = {name: logging.getLogger(name) for name in (*CHATTY, "tinybert_hf")}
     levels = {name: chatty.level for name, chatty in loggers.items()}
-    bars, data_bars = (
-        transformers_logging.is_progress_bar_enabled(),
-        not datasets.are_progress_bars_disabled(),
-    )
-    accelerator = build_accelerator(arguments)
+    bars, data_bars = (transformers_logging.is_progress_bar_enabled(), not datasets.are_progress_bars_disabled())
+    accelerator: Accelerator | None = None
     try:
-        for name in ("accelerate", "httpx"):
+        accelerator = build_accelerator(arguments)
+        for name in CHATTY:
             loggers[name].setLevel(logging.WARNING)
         transformers_logging.disable_progress_bar()
         if not accelerator.is_main_process:
@@ -96,7 +93,7 @@ def prepared_process(arguments: TrainingArguments) -> Iterator[Accelerator]:
             transformers_logging.enable_progress_bar()
         if data_bars:
             datasets.enable_progress_bars()
-        if accelerator.num_processes == 1:
+        if accelerator is None or accelerator.num_processes == 1:
             AcceleratorState._reset_state(reset_partial_state=True)
             GradientState._reset_state()
 

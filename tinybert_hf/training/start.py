@@ -50,9 +50,7 @@ class Start:
         """The model. What `model_class` has and the weights have not is random. Options as in `from_pretrained`."""
         if self.random:
             return model_class(self.config)
-        return model_class.from_pretrained(
-            self.source, config=self.config, state_dict=self.weights, **options
-        )
+        return model_class.from_pretrained(self.source, config=self.config, state_dict=self.weights, **options)
 
 
 def load_start(
@@ -70,9 +68,7 @@ def load_start(
         return load_encoder(arguments.model, arguments.config_overrides)
     config = override_config(TinyBertConfig(), arguments.config_overrides)
     if accelerator.is_main_process:
-        sources = (
-            [load_data(data) for data in arguments.tokenizer_data] if arguments.tokenizer_data else [dataset]
-        )
+        sources = [load_data(data) for data in arguments.tokenizer_data] if arguments.tokenizer_data else [dataset]
         logger.info("Training the tokenizer.")
         texts = (text for source in sources for text in iterate_texts(source))
         tokenizer = train_tokenizer(texts, config.vocab_size, config.max_position_embeddings)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate.utils import tqdm
 from huggingface_hub import constants
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedTokenizerBase
@@ -19,6 +18,7 @@ from ..data import text_id
 from ..encoding import load_search_pipeline
 from ..errors import UnreadableError
 from ..evaluation import load_sentence_transformer
+from ..progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -53,19 +53,11 @@ def embed_with_teacher(teacher: str, texts: Sequence[str], cache_dir: Path | Non
         known = {text for (text,) in database.execute("SELECT text FROM embeddings")}
         # Texts of like length together, the longest first: the estimate of the time that is left errs on the safe side.
         missing = sorted(distinct.keys() - known, key=lambda key: len(distinct[key]), reverse=True)
-        logger.info(
-            "Teacher %s: %d of %d texts are in %s.",
-            teacher,
-            len(distinct) - len(missing),
-            len(distinct),
-            path,
-        )
-        with tqdm(total=len(missing), unit="text", desc="Embedding (teacher)", dynamic_ncols=True) as bar:
+        logger.info("Teacher %s: %d of %d texts are in %s.", teacher, len(distinct) - len(missing), len(distinct), path)
+        with progress_bar(total=len(missing), unit="text", desc="Embedding (teacher)", dynamic_ncols=True) as bar:
             for start in range(0, len(missing), WINDOW):
                 window = missing[start : start + WINDOW]
-                rows = torch.nn.functional.normalize(
-                    encode([distinct[key] for key in window]).float(), dim=-1
-                )
+                rows = torch.nn.functional.normalize(encode([distinct[key] for key in window]).float(), dim=-1)
                 blobs = (row.tobytes() for row in rows.half().cpu().numpy())
                 with database:  # a transaction
                     database.executemany(

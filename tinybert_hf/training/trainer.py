@@ -14,6 +14,7 @@ function of the seed and the step, and the random states of every process are pa
 
 import json
 import logging
+import os
 import shutil
 import signal
 import sys
@@ -41,7 +42,16 @@ from .checkpoints import STATE_FILE, list_checkpoints, write_json
 from .gradients import average_gradients
 from .launch import StopSignal
 from .optimizer import build_optimizer, build_schedule
-from .report import describe_hardware, describe_versions, duration, next_commands, plan, result_table
+from .report import (
+    CpuUse,
+    describe_hardware,
+    describe_versions,
+    duration,
+    next_commands,
+    other_programs,
+    plan,
+    result_table,
+)
 from .sampler import StepSampler
 from .stage import Stage
 
@@ -128,6 +138,7 @@ class Trainer:
         """Every step from the current one to the last."""
         losses: list[Tensor] = []
         window = first = time.perf_counter()
+        cpu_use = CpuUse.now()
         first_step = self.state.step
         while self.state.step < self.max_steps and not self._stopped_early():
             losses += self._step()
@@ -135,7 +146,7 @@ class Trainer:
             self.state.seconds = time.perf_counter() - started
             bar.update()
             if self.state.step - first_step == STEPS_BEFORE_AN_ESTIMATE:
-                self._estimate((time.perf_counter() - first) / STEPS_BEFORE_AN_ESTIMATE)
+                self._estimate((time.perf_counter() - first) / STEPS_BEFORE_AN_ESTIMATE, cpu_use)
             if self.state.step % self.arguments.logging_steps == 0:
                 self._report(bar, losses, time.perf_counter() - window)
                 losses, window = [], time.perf_counter()
@@ -187,12 +198,15 @@ class Trainer:
         """The entries of the history that hold measures on the held-out data."""
         return [entry for entry in self.state.history if any(name.startswith("eval_") for name in entry)]
 
-    def _estimate(self, seconds: float) -> None:
+    def _estimate(self, seconds: float, start: CpuUse) -> None:
         left = seconds * (self.max_steps - self.state.step)
-        if left > SHORT_RUN:
-            logger.info(
-                "A step takes %.2g seconds: about %s left, without evaluations.", seconds, duration(left)
-            )
+        if left <= SHORT_RUN:
+            return
+        logger.info("A step takes %.2g seconds: about %s left, without evaluations.", seconds, duration(left))
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        on_cpu = self.accelerator.device.type == "cpu"
+        if on_cpu and (reason := other_programs(start, CpuUse.now(), processes)):
+            logger.warning(reason)
 
     def _report(self, bar: std.tqdm, losses: list[Tensor], seconds: float) -> None:
         loss = self.accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
@@ -233,9 +247,7 @@ class Trainer:
         measures = self.stage.evaluate(self.unwrapped_model)
         self._record({f"eval_{name}": value for name, value in measures.items()})
         logger.info(
-            "step %d: %s",
-            self.state.step,
-            ", ".join(f"{name} {value:.4f}" for name, value in measures.items()),
+            "step %d: %s", self.state.step, ", ".join(f"{name} {value:.4f}" for name, value in measures.items())
         )
         if self.state.step and measures[self.stage.best_measure] > self.state.best_value:
             self.state.best_step, self.state.best_value = self.state.step, measures[self.stage.best_measure]
@@ -331,9 +343,7 @@ class Trainer:
             for path in self.output_dir.glob("unfinished-*"):
                 shutil.rmtree(path)
             if self.state.step < self.max_steps:
-                logger.info(
-                    "Stopped at step %d: nothing better since step %d.", self.state.step, self.state.best_step
-                )
+                logger.info("Stopped at step %d: nothing better since step %d.", self.state.step, self.state.best_step)
             systems = {"before": summary["start"], "after": summary["results"], **summary["baselines"]}
             logger.info("On the held-out %s:\n%s", self.stage.unit, result_table(systems))
             logger.info("The model of step %d is in %s.", self.state.best_step, self.output_dir)

@@ -1,0 +1,117 @@
+"""The rows of stage two: pairs, and documents without queries."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from training_run import write_pairs
+
+from tinybert_hf import InputError, RetrievalArguments
+from tinybert_hf.errors import MissingFileError
+from tinybert_hf.training.pairs import load_pairs
+
+
+@pytest.fixture
+def triplets(tmp_path: Path) -> Path:
+    rows = [f"question {i},reply {i},wrong {i},worse {i}" for i in range(80)]
+    (tmp_path / "faq.csv").write_text("\n".join(["q,a,n1,n2", *rows]) + "\n")
+    return tmp_path / "faq.csv"
+
+
+def test_columns_are_renamed_and_held_out_rows_share_no_text(tmp_path: Path) -> None:
+    path = write_pairs(tmp_path / "pairs.csv", 200, seed=0)
+    data = load_pairs(RetrievalArguments(data=str(path), eval_size=50))
+    assert data.train.column_names == ["query", "answer"]
+    assert len(data.evaluation) == 50
+    for name in ("query", "answer"):
+        assert not set(data.train[name]) & set(data.evaluation[name])
+
+
+def test_a_missing_negative_column_is_named(triplets: Path) -> None:
+    arguments = RetrievalArguments(data=str(triplets), query_column="q", answer_column="a", negative_columns=["n3"])
+    with pytest.raises(InputError, match=r"no column 'n3'; it has q, a, n1, n2\. Pass --negative_columns"):
+        load_pairs(arguments)
+
+
+def test_too_few_rows_to_hold_out_are_refused(triplets: Path) -> None:
+    with pytest.raises(InputError, match="Cannot hold out 1000 of 80 rows"):
+        load_pairs(RetrievalArguments(data=str(triplets), query_column="q", answer_column="a"))
+
+
+def test_negatives_are_numbered_in_their_order(triplets: Path) -> None:
+    columns = {"query_column": "q", "answer_column": "a", "negative_columns": ["n2", "n1"]}
+    data = load_pairs(RetrievalArguments(data=str(triplets), eval_data=str(triplets), **columns))
+    assert data.train[3] == {
+        "query": "question 3",
+        "answer": "reply 3",
+        "negative_0": "worse 3",
+        "negative_1": "wrong 3",
+    }
+
+
+def test_what_is_measured_on_may_be_another_file_or_a_split(triplets: Path, tmp_path: Path) -> None:
+    columns = {"query_column": "q", "answer_column": "a"}
+    other = tmp_path / "other.csv"
+    other.write_text("q,a\nwho,me\n")
+    data = load_pairs(RetrievalArguments(data=str(triplets), eval_data=str(other), **columns))
+    assert (len(data.train), data.evaluation.to_list()) == (80, [{"query": "who", "answer": "me"}])
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "train.csv").write_text(triplets.read_text())
+    (folder / "validation.csv").write_text(other.read_text())
+    data = load_pairs(RetrievalArguments(data=str(folder), eval_split="validation", **columns))
+    assert (len(data.train), len(data.evaluation)) == (80, 1)
+
+
+def test_rows_in_memory_are_called_by_their_kind() -> None:
+    frame = pd.DataFrame({"question": ["who"], "answer": ["me"]})
+    with pytest.raises(
+        InputError, match=r"DataFrame of 1 rows \(train\) has no column 'query'; it has question, answer"
+    ):
+        load_pairs(RetrievalArguments(data=frame))
+
+
+def test_a_file_that_is_not_there_is_named() -> None:
+    with pytest.raises(MissingFileError, match=r"nowhere\.csv does not exist"):
+        load_pairs(RetrievalArguments(data="nowhere.csv"))
+
+
+# ---- Documents ----
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    rows = [{"body": f"Part {i}. It does {i} things.", "name": f"item {i}"} for i in range(60)]
+    (tmp_path / "notes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path / "notes.jsonl"
+
+
+def test_documents_are_trained_on_and_their_pairs_are_measured_on(notes: Path) -> None:
+    arguments = RetrievalArguments(documents=str(notes), text_column="body", title_column="name", eval_size=20)
+    data = load_pairs(arguments)
+    assert (len(data.train), len(data.evaluation)) == (40, 20)
+    assert (data.train.column_names, data.evaluation.column_names) == (["head", "body"], ["query", "answer"])
+    number = data.evaluation[0]["query"].removeprefix("item ")
+    assert data.evaluation[0]["answer"] == f"Part {number}. It does {number} things."
+    assert not set(data.train["body"]) & set(data.evaluation["answer"])
+
+
+def test_documents_may_be_measured_on_pairs_of_another_file(notes: Path, tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path / "pairs.csv", 30, seed=0)
+    arguments = RetrievalArguments(documents=str(notes), text_column="body", eval_data=str(pairs))
+    data = load_pairs(arguments)
+    assert (len(data.train), len(data.evaluation)) == (60, 30)
+    assert data.train[0] == {"head": "Part 0.", "body": "It does 0 things."}
+    frame = pd.read_csv(pairs)
+    arguments = RetrievalArguments(documents=pd.read_json(notes, lines=True), text_column="body", eval_data=frame)
+    in_memory = load_pairs(arguments)
+    assert in_memory.train.to_list() == data.train.to_list()
+    assert in_memory.evaluation.to_list() == data.evaluation.to_list()
+
+
+def test_documents_without_their_column_are_named(notes: Path) -> None:
+    with pytest.raises(InputError, match=r"notes\.jsonl has no column 'text'; it has body, name\. Pass --text_column"):
+        load_pairs(RetrievalArguments(documents=str(notes)))
+    with pytest.raises(InputError, match=r"no column 'title'.* Pass --title_column"):
+        load_pairs(RetrievalArguments(documents=str(notes), text_column="body", title_column="title"))
