@@ -16,39 +16,18 @@ if TYPE_CHECKING:
     from .training import RetrievalArguments, SentimentArguments, train_retrieval, train_sentiment
 
 __version__ = "0.1.0"
-__all__ = [
-    "InputError",
-    "RetrievalArguments",
-    "SearchIndex",
-    "SemanticSearchPipeline",
-    "SentimentArguments",
-    "TinyBertConfig",
-    "TinyBertForSequenceClassification",
-    "TinyBertModel",
-    "encode",
-    "encode_stream",
-    "load_search_pipeline",
-    "train_retrieval",
-    "train_sentiment",
-]
 
-# name -> the module that defines it
+# The module of the package that defines each name.
 HOMES = {
     "InputError": "errors",
-    "RetrievalArguments": "training",
+    **dict.fromkeys(("RetrievalArguments", "SentimentArguments", "train_retrieval", "train_sentiment"), "training"),
+    **dict.fromkeys(("TinyBertForSequenceClassification", "TinyBertModel"), "modeling_tinybert"),
+    **dict.fromkeys(("encode", "encode_stream", "load_search_pipeline"), "encoding"),
     "SearchIndex": "index",
     "SemanticSearchPipeline": "pipeline_tinybert",
-    "SentimentArguments": "training",
     "TinyBertConfig": "configuration_tinybert",
-    "TinyBertForSequenceClassification": "modeling_tinybert",
-    "TinyBertModel": "modeling_tinybert",
-    "encode": "encoding",
-    "encode_stream": "encoding",
-    "load_search_pipeline": "encoding",
-    "train_retrieval": "training",
-    "train_sentiment": "training",
 }
-
+__all__ = [*HOMES]
 WITHOUT_MODELS = {"InputError", "RetrievalArguments", "SentimentArguments"}
 
 

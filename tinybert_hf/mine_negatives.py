@@ -218,15 +218,8 @@ def mine_data(
 ) -> tuple[Dataset, Negatives]:
     """The pairs as `query`, `answer`, `negative_0`, `negative_1`, ..., and what mining found.
 
-    Args:
-        data: pairs: a Hub id, a file or a folder; the next arguments say which part of it (`data.load_data`).
-        query_column: the column of the query.
-        answer_column: the column of the text that answers it.
-        corpus: further texts to choose from: a Hub id, a file or a folder. They must not be those of a test.
-        corpus_column: the column of its texts.
-        model: rank with this model, a folder or a Hub id; without it and `teacher`, BM25 ranks.
-        teacher: likewise; messages call it the teacher.
-        num_negatives: for each row; this and the next arguments are those of `mine_negatives`.
+    The arguments are those of `data.load_data`, of `mine_negatives`, and: `corpus`, further texts to choose from; `model` or
+    `teacher`, an encoder to rank with in place of BM25.
 
     Raises: InputError: if data or a model cannot be read, a column is missing, or there are too few candidates.
     """

@@ -6,6 +6,7 @@ search = pipeline("semantic-search", model="OWNER/NAME", trust_remote_code=True)
 search("how do I undo a commit?", ["git revert ...", "git push ..."], top_k=1)
 """
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import chain, islice
 from typing import Any, Protocol
@@ -175,7 +176,8 @@ def encode_stream(
     total = len(texts) if isinstance(texts, Sized) else None
     remaining = iter(texts)
     first = 0
-    with tqdm(total=total, unit="text", desc="Encoding", disable=not show_progress_bar) as bar:
+    seconds = 0.1 if sys.stderr.isatty() else 30.0  # between two updates; a log would fill up with them
+    with tqdm(total=total, unit="text", desc="Encoding", disable=not show_progress_bar, mininterval=seconds) as bar:
         while part := list(islice(remaining, window)):
             check_texts(part, "texts", first)
             first += len(part)

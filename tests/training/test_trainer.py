@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -23,9 +24,8 @@ from training_run import NO_DROPOUT, ROOT, start, train, write_pairs
 from tinybert_hf import RetrievalArguments, train_retrieval
 from tinybert_hf.training.arguments import Schedule
 from tinybert_hf.training.checkpoints import list_checkpoints
-from tinybert_hf.training.retrieval import RetrievalStage, build_stage
-from tinybert_hf.training.setup import TrainingResult, prepared_process
-from tinybert_hf.training.trainer import Trainer
+from tinybert_hf.training.retrieval import RetrievalStage
+from tinybert_hf.training.setup import TrainingResult
 
 TINY = (
     "vocab_size=300,hidden_size=32,num_hidden_layers=2,residual_initializer_range=0.1,"
@@ -539,18 +539,18 @@ def test_trackers_get_numbers_as_numbers_under_train_and_eval(data: Path, tmp_pa
 
 
 def test_the_time_that_is_left_is_told_where_it_is_long(
-    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    arguments = settings(data, tmp_path, max_steps=100)
-    with prepared_process(arguments) as accelerator, caplog.at_level("INFO", "tinybert_hf.training"):
-        stage = build_stage(arguments, accelerator, None)
-        trainer = Trainer(arguments, accelerator, stage, stage.sampler)
-        caplog.clear()
-        trainer.state.step = 3
-        trainer._estimate(seconds=0.05)
-        assert not caplog.messages
-        trainer._estimate(seconds=2.0)
-    assert caplog.messages == ["A step takes 2 seconds: about 3 minutes left, without evaluations."]
+    def told() -> list[str]:
+        return [message for message in caplog.messages if message.startswith("A step takes")]
+
+    with caplog.at_level("INFO", "tinybert_hf.training"):
+        train_retrieval(settings(data, tmp_path / "short"))
+        assert not told()
+        monkeypatch.setattr(RetrievalStage, "prepare", lambda *_: time.sleep(0.2))
+        stop(monkeypatch, settings(data, tmp_path / "long", max_steps=1000), step=3)
+    (line,) = told()
+    assert re.fullmatch(r"A step takes 0\.\d+ seconds: about \d+ minutes left, without evaluations\.", line)
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_spares_the_checkpoints(

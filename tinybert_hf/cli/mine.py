@@ -51,27 +51,13 @@ def mine(
         margin: Only texts that score up to (1 - margin) times what the row's own answer does.
         seed: Seed of what is chosen at random.
     """
+    arguments = {name: value for name, value in locals().items() if name != "output_file"}  # those of `mine_data`
     log_progress()
     import_extra("datasets", purpose="mining")
     from ..mine_negatives import check_output_file, mine_data, write_pairs
 
     check_output_file(output_file)
-    pairs, mined = mine_data(
-        data,
-        data_config=data_config,
-        data_split=data_split,
-        data_revision=data_revision,
-        query_column=query_column,
-        answer_column=answer_column,
-        corpus=corpus,
-        corpus_column=corpus_column,
-        model=model,
-        teacher=teacher,
-        num_negatives=num_negatives,
-        depth=depth,
-        margin=margin,
-        seed=seed,
-    )
+    pairs, mined = mine_data(**arguments)
     write_pairs(pairs, output_file)
     print(summary(mined, model or teacher or "BM25", output_file))
 

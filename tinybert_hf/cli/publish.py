@@ -69,14 +69,7 @@ def publish(
             print(f"Built {output_dir}: {', '.join(sorted(list_files(folder)))}")
         pushed_model = None
         if repo_id:
-            pushed = push(
-                folder,
-                repo_id,
-                private=private,
-                create_pr=create_pr,
-                revision=revision,
-                overwrite_readme=overwrite_readme,
-            )
+            pushed = push(folder, repo_id, private, create_pr, revision, overwrite_readme)
             print(pushed.url)
             pushed_model = repo_id, pushed.commit
         if space:

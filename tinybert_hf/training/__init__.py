@@ -21,9 +21,7 @@ __all__ = ["RetrievalArguments", "SentimentArguments", "TrainingArguments", "tra
 def train_sentiment(arguments: SentimentArguments) -> "TrainingResult":
     """Stage one: train the encoder, with a classifier on it, to tell classes of texts apart.
 
-    Returns: the summary and the folder of the model.
-
-    Raises: InputError: if something that the user gave does not fit.
+    Returns: its summary and its folder. Raises: InputError: if something that the user gave does not fit.
     """
     from .sentiment import build_stage
     from .setup import run_stage
@@ -34,9 +32,7 @@ def train_sentiment(arguments: SentimentArguments) -> "TrainingResult":
 def train_retrieval(arguments: RetrievalArguments) -> "TrainingResult":
     """Stage two: train the encoder to match a query to its answer, with in-batch negatives.
 
-    Returns: the summary and the folder of the model.
-
-    Raises: InputError: if something that the user gave does not fit.
+    Returns: its summary and its folder. Raises: InputError: if something that the user gave does not fit.
     """
     from .retrieval import build_stage
     from .setup import run_stage
