@@ -62,7 +62,7 @@ check: install ## lint, formatting and types, changing nothing
 	$(BIN)/mypy
 
 test: check interop ## all tests; CI runs this
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: install ## the tests for while one works: no browser, node or server, under two minutes
 	$(BIN)/python -m pytest -m "not interop and not slow" -n 2

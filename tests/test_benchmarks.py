@@ -20,7 +20,8 @@ from benchmarks.training import compare
 from benchmarks.training_runs import Encoder, Job, Peer, train_ours, train_theirs
 from tinybert_hf import TinyBertConfig
 from tinybert_hf.evaluation import evaluate_pairs
-from train_retrieval import RetrievalArguments, load_pairs
+from tinybert_hf.training import RetrievalArguments
+from tinybert_hf.training.pairs import load_pairs
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +131,7 @@ def test_encoding_reaches_a_share_of_the_matmul_rate_above_zero(folder: str, tmp
 def test_the_peer_of_the_quality_benchmark_has_the_models_time_and_learns(folder: str, tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "pairs.csv", rows=96, seed=0)
     arguments = RetrievalArguments(data=str(pairs), eval_data=str(pairs), per_device_train_batch_size=16, seed=3)
-    summary = {"seconds": 7.0, "data": {"teacher_seconds": 1.0}, "arguments": asdict(arguments)}
+    summary = {"seconds": 8.0, "data": {}, "arguments": asdict(arguments)}
     summary["hardware"] = {"mixed_precision": "no"}
     started = time.perf_counter()
     steps = train_peer(summary, folder, 5e-3, tmp_path / "peer")

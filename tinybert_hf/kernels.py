@@ -7,9 +7,7 @@ with CpuKernels(training=True):  # one training step
 `CpuKernels` replaces three functions of torch while it is entered: linear layers, dropout and attention. Outputs and
 gradients stay those of plain torch, up to rounding; dropout draws other masks. Each replacement is tried once on a tiny
 case. Where it is missing or computes something else, plain torch does the work, and the log says so. On other devices
-nothing is replaced.
-
-This file imports nothing of the package: it knows torch, not the model.
+nothing is replaced. This file imports nothing of the package: it knows torch, not the model.
 """
 
 import logging

@@ -3,6 +3,7 @@
 Shapes: Q queries, B of them in a block, D documents.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -66,6 +67,7 @@ class Bm25:
 
     def __init__(self, documents: Sequence[str]) -> None:
         self.bm25s = import_extra("bm25s")
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it reports to every log there is
         self.num_documents = len(documents)
         self.index = self.bm25s.BM25()
         self.index.index(self.bm25s.tokenize(list(documents), show_progress=False), show_progress=False)

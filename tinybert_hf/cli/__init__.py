@@ -8,9 +8,11 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
+from rich.console import Console
 
 from .. import __version__
 from ..errors import InputError
@@ -57,9 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     The status is 2 where the command line itself is wrong, 130 after Ctrl-C, and otherwise 1.
     """
     try:
-        app(
-            sys.argv[1:] if argv is None else argv, exit_on_error=False, print_error=False, result_action="return_value"
-        )
+        options: dict[str, Any] = {"exit_on_error": False, "print_error": False, "result_action": "return_value"}
+        app(sys.argv[1:] if argv is None else argv, console=Console(), **options)
         sys.stdout.flush()
     except CycloptsError as error:
         fail(f"{usage_problem(error)} See: {' '.join(['tinybert', *(error.command_chain or ())])} --help", 2)

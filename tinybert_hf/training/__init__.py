@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RetrievalArguments", "SentimentArguments", "TrainingArguments", "train_retrieval", "train_sentiment"]
 
-# torch is imported when training starts, so that the settings can be read, and `--help` printed, without it.
-
 
 def train_sentiment(arguments: SentimentArguments) -> "TrainingResult":
     """Stage one: train the encoder, with a classifier on it, to tell classes of texts apart.

@@ -44,8 +44,8 @@ def result_table(systems: Mapping[str, Mapping[str, float]]) -> str:
     """Measures down, systems across, for a terminal.
 
     >>> print(result_table({"before": {"nDCG@10": 0.789}, "after": {"nDCG@10": 0.871}, "BM25": {"nDCG@10": 0.767}}))
-               before   after    BM25
-    nDCG@10     0.789   0.871   0.767
+             before   after    BM25
+    nDCG@10   0.789   0.871   0.767
     """
     measures = list(dict.fromkeys(name for values in systems.values() for name in values))
     width = max(map(len, measures))
