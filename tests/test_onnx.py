@@ -28,6 +28,7 @@ from tinybert_hf.onnx import FP32_FILE, INT8_FILE, OnnxEncoder, export_onnx
 from tinybert_hf.publish.folder import build_folder
 from tinybert_hf.tokenization import save_tokenizer, train_tokenizer
 
+pytestmark = pytest.mark.slow  # an export takes ten seconds
 INTEROP = ROOT / ".interop"
 LONG = "send and receive electronic mail " * 20
 SHOWN = ["chat with friends", "A client for instant messaging over the XMPP protocol."]  # in the card

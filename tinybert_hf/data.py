@@ -220,8 +220,7 @@ def hold_out(dataset: Dataset, size: int, seed: int, by: Sequence[str]) -> Split
     )
     if not len(train):
         raise InputError(
-            f"Each of {len(rest)} rows shares a text with one of the {size} that were held out. Pass --eval_data or "
-            "--eval_split with rows to measure on, or a smaller --eval_size."
+            f"All {len(rest)} rows share a text with the {size} held out. Pass --eval_data or --eval_split."
         )
     logger.info("Held out %d rows; %d of the rest shared a text with them.", size, len(rest) - len(train))
     return Split(train, evaluation)

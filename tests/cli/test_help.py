@@ -67,9 +67,9 @@ def test_flags_stand_in_groups_with_the_defaults_that_say_something() -> None:
     text = help_of("train", "retrieval")
     groups = [line for line in text.splitlines() if re.match(r"[A-Z][a-z ]+$", line)]
     assert groups == ["Arguments", "Data", "Model", "Schedule", "Loss and negatives", "Memory", "Output"]
-    assert re.search(r"--learning_rate FLOAT +Peak of the learning rate. \[default: 0.0001\]", text)
+    assert re.search(r"--learning_rate(?: FLOAT)? +Peak of the learning rate. \[default: 0.0001\]", text)
     memory = text.split("\nMemory\n")[1].split("\nOutput\n")[0]
-    assert "--activation_budget_tokens INT" in memory
+    assert "  --activation_budget_tokens" in memory
     assert "[required]" in help_of("search")
 
 
@@ -77,7 +77,7 @@ def test_flags_stand_in_groups_with_the_defaults_that_say_something() -> None:
 def test_both_stages_know_the_shared_flags(stage: str) -> None:
     text = help_of("train", stage)
     for flag in ("--model", "--data", "--output_dir", "--max_steps", "--seed", "--resume_from_checkpoint"):
-        assert f"{flag} " in text
+        assert re.search(rf"^  {flag}\s", text, flags=re.MULTILINE), flag
 
 
 def test_examples_are_printed_as_they_are_written(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 python -m pytest tests/cli/test_publish_command.py -q
 """
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,12 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ..
         made.append(("folder", model, *arguments))
         return output_dir.resolve()
 
-    def push_(folder: Path, repo_id: str, **options: Any) -> push.Pushed:
-        made.append(("push", repo_id, options))
+    signature = inspect.signature(push.push)
+
+    def push_(*given: Any, **named: Any) -> push.Pushed:
+        options = signature.bind(*given, **named).arguments
+        del options["folder"]
+        made.append(("push", options))
         return push.Pushed("https://hub/commit", "abc")
 
     def build_space(output_dir: Path, *arguments: Any) -> Path:
@@ -41,8 +46,8 @@ def test_a_push_passes_every_flag_on_and_prints_the_address(calls: list[tuple[An
     flags = ["--license", "mit", "--onnx", "--private", "--create_pr", "--revision", "dev", "--overwrite_readme"]
     done = tinybert("publish", "--model", "m", "--repo_id", "me/model", *flags)
     assert done == (0, "https://hub/commit\n", "")
-    options = {"private": True, "create_pr": True, "revision": "dev", "overwrite_readme": True}
-    assert calls == [("folder", Path("m"), "me/model", "mit", True), ("push", "me/model", options)]
+    options = {"repo_id": "me/model", "private": True, "create_pr": True, "revision": "dev", "overwrite_readme": True}
+    assert calls == [("folder", Path("m"), "me/model", "mit", True), ("push", options)]
 
 
 def test_without_a_repository_the_folder_is_built_and_kept(calls: list[tuple[Any, ...]], tmp_path: Path) -> None:

@@ -28,6 +28,14 @@ def test_columns_are_renamed_and_held_out_rows_share_no_text(tmp_path: Path) -> 
         assert not set(data.train[name]) & set(data.evaluation[name])
 
 
+@pytest.mark.parametrize("shared", ["query", "answer"])
+def test_rows_that_share_one_text_with_a_held_out_row_are_left_out(shared: str) -> None:
+    rows = [{"query": f"question {i}", "answer": f"reply {i}"} | {shared: f"text {i // 3}"} for i in range(90)]
+    data = load_pairs(RetrievalArguments(data=rows, eval_size=10))
+    assert len(data.train) < 80, "this test would be vacuous: nothing is shared"
+    assert not set(data.train[shared]) & set(data.evaluation[shared])
+
+
 def test_a_missing_negative_column_is_named(triplets: Path) -> None:
     arguments = RetrievalArguments(data=str(triplets), query_column="q", answer_column="a", negative_columns=["n3"])
     with pytest.raises(InputError, match=r"no column 'n3'; it has q, a, n1, n2\. Pass --negative_columns"):
@@ -95,6 +103,19 @@ def test_documents_are_trained_on_and_their_pairs_are_measured_on(notes: Path) -
     number = data.evaluation[0]["query"].removeprefix("item ")
     assert data.evaluation[0]["answer"] == f"Part {number}. It does {number} things."
     assert not set(data.train["body"]) & set(data.evaluation["answer"])
+
+
+def test_documents_with_the_text_of_a_held_out_one_are_left_out() -> None:
+    rows = [{"text": f"It does {i // 3} things. Or so.", "title": f"item {i}"} for i in range(90)]
+    data = load_pairs(RetrievalArguments(documents=rows, title_column="title", eval_size=10))
+    assert len(data.train) < 80, "this test would be vacuous: nothing is shared"
+    assert not set(data.train["body"]) & set(data.evaluation["answer"])
+
+
+def test_a_split_says_nothing_of_documents(notes: Path) -> None:
+    """It would be one of --data, which is not read."""
+    arguments = RetrievalArguments(documents=str(notes), text_column="body", eval_split="validation", eval_size=20)
+    assert len(load_pairs(arguments).evaluation) == 20
 
 
 def test_documents_may_be_measured_on_pairs_of_another_file(notes: Path, tmp_path: Path) -> None:

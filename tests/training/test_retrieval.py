@@ -160,7 +160,9 @@ def test_splitting_by_length_changes_neither_loss_nor_gradient(
             module.p = 0.0
         if hasattr(module, "dropout_prob"):
             module.dropout_prob = 0.0
-    stage = make_stage()
+    queries = ["fast mail", "play music from the command line", "photos", "archives"]
+    answers = ["send fast electronic mail", "music", "draw pictures", "a"]  # sorted otherwise than their queries
+    stage = make_stage({"query": queries, "answer": answers})
     stage.micro_batch_tokens = micro_batch_tokens
     batch = stage.batch([0, 1, 2, 3], step=0)
     assert (len(batch.micro_batches) > 1) == (micro_batch_tokens == 24)
@@ -198,14 +200,30 @@ def test_mining_waits_for_the_end_of_the_warm_start(
     make_stage: Callable[..., RetrievalStage], model: TinyBertModel
 ) -> None:
     model.config.pooling = "mean"
-    stage = make_stage(mined_negatives=1, warm_start_epochs=1.0)
-    assert stage.warm_start_steps == 3
-    stage.prepare(model, step=2)
-    assert stage.mined_epoch == -1
-    assert len(stage.batch([0, 1], step=2).answer_ids) == 2
-    stage.prepare(model, step=3)
+    stage = make_stage(mined_negatives=1, warm_start_epochs=2.0)
+    assert stage.warm_start_steps == 6
+    for step in (0, 5):
+        stage.prepare(model, step)
+        assert stage.mined_epoch == -1
+        assert len(stage.batch([0, 1], step).answer_ids) == 2
+    stage.prepare(model, step=6)
     assert stage.mined_epoch == 0
-    assert len(stage.batch([0, 1], step=3).answer_ids) == 4
+    assert len(stage.batch([0, 1], step=6).answer_ids) == 4
+
+
+def test_each_epoch_draws_other_negatives_among_the_best(
+    make_stage: Callable[..., RetrievalStage], model: TinyBertModel
+) -> None:
+    texts = {name: [f"{name} {i} {word}" for i, word in enumerate(WORDS)] for name in ("query", "answer")}
+    stage = make_stage(texts, mined_negatives=2)
+    first = stage.mine(model, epoch=0)
+    assert first.shape == (16, 2) and torch.equal(stage.mine(model, epoch=0), first)
+    assert not torch.equal(stage.mine(model, epoch=1), first)
+    assert not torch.equal(make_stage(texts, mined_negatives=2, seed=5).mine(model, epoch=0), first)
+    stage.prepare(model, step=0)
+    _, ids = stage.texts([3, 7], step=0)
+    expected = [texts["answer"][row] for row in first[[3, 7]].T.flatten().tolist()]
+    assert ids[4:].tolist() == [text_id(text) for text in expected], "first ones of all rows, then second ones"
 
 
 def test_a_warm_start_trains_the_words_alone(make_stage: Callable[..., RetrievalStage], model: TinyBertModel) -> None:
@@ -218,6 +236,7 @@ def test_a_warm_start_trains_the_words_alone(make_stage: Callable[..., Retrieval
     stage.backward(model.train(), first)
     assert not passes and all(parameter.grad is None for parameter in model.layers.parameters())
     assert model.embeddings.word_embeddings.weight.grad.abs().sum() > 0
+    assert not any(parameter.requires_grad for parameter in model.layers.parameters()), "nor summed over processes"
     stage.backward(model, later)
     assert passes and all(parameter.grad is not None for parameter in model.layers.parameters())
 

@@ -118,6 +118,7 @@ def launch(hub: LoopbackHub, home: Path, script: str, *arguments: str) -> str:
     return done.stderr
 
 
+@pytest.mark.slow
 def test_both_stages_train_on_the_hubs_data_sets(hub: LoopbackHub, tmp_path: Path) -> None:
     rows = [(text, 1) for text in GOOD] + [(text, 0) for text in BAD]
     pairs = [(f"{text} {i}", f"{text}, said {i}") for i in range(10) for text in GOOD + BAD]
@@ -136,6 +137,7 @@ def test_both_stages_train_on_the_hubs_data_sets(hub: LoopbackHub, tmp_path: Pat
     assert (two["data"]["train_rows"], two["data"]["eval_rows"]) == (60, 40)
 
 
+@pytest.mark.slow
 def test_natural_language_inference_pairs_train_too(hub: LoopbackHub, tmp_path: Path) -> None:
     rows = [(GOOD[i % 5], BAD[(i + label) % 5], label) for i in range(20) for label in range(3)]
     hub.add_repo("dataset", "sentence-transformers/all-nli", hub_datasets.all_nli(rows))

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from training_run import TINY, WORDS, write_pairs
 
-from tinybert_hf import RetrievalArguments, SentimentArguments
+from tinybert_hf import RetrievalArguments, SentimentArguments, kernels
 from tinybert_hf.training import retrieval, sentiment
 from tinybert_hf.training.stage import Stage
 
@@ -124,3 +124,24 @@ def test_a_stage_tells_what_the_summary_needs(kind: str, tmp_path: Path, acceler
     assert stage.best_measure in measures
     for system in stage.baselines().values():
         assert set(system) <= set(measures)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "warm start's first step"])
+def test_a_step_is_computed_by_the_kernels(
+    kind: str, tmp_path: Path, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their masks, attention and packed weights, but for words alone, which have no use for them."""
+    used: set[str] = set()
+    for name in ("dropout", "attention", "multiply_packed"):
+        original = getattr(kernels, name)
+        monkeypatch.setattr(kernels, name, lambda *a, _of=original, _as=name, **k: (used.add(_as), _of(*a, **k))[1])
+    monkeypatch.setattr(kernels, "LEAST_TOKENS_TO_PACK", 1)
+    stage = build(kind.removesuffix("'s first step"), tmp_path / "out", accelerator)
+    step = 0 if kind.endswith("step") else first_step(stage)
+    stage.prepare(stage.model, step)
+    used.clear()
+    stage.backward(stage.model.train(), stage.batch(stage.sampler.micro_batches(step)[0], step))
+    expected = {"dropout"} if kind.endswith("step") else {"dropout", "attention"}
+    if kind != "sentiment" and "attention" in expected and kernels.can_pack(torch.float32):
+        expected.add("multiply_packed")
+    assert used == expected

@@ -102,6 +102,7 @@ def test_training_learns(uninterrupted: Path) -> None:
     assert losses[-1] < losses[0] - 0.2
 
 
+@pytest.mark.slow
 def test_killed_at_ten_random_moments_a_run_ends_with_the_same_bytes(
     data: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
@@ -124,6 +125,7 @@ def test_killed_at_ten_random_moments_a_run_ends_with_the_same_bytes(
     assert resumed >= 5, "this test would be vacuous: no run had a checkpoint to resume from"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_whose_writing_was_killed_is_not_picked_up(
     data: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
@@ -170,6 +172,7 @@ def test_mined_negatives_are_part_of_what_is_resumed(data: Path, uninterrupted: 
     assert weights(tmp_path / "whole") != weights(uninterrupted)
 
 
+@pytest.mark.slow
 def test_two_processes_killed_and_resumed_end_with_the_same_bytes(data: Path, tmp_path: Path) -> None:
     train("retrieval", flags(data, tmp_path / "whole"), tmp_path / "log", num_processes=2)
     arguments = flags(data, tmp_path / "killed")
@@ -198,6 +201,7 @@ def test_two_processes_train_what_one_trains_with_the_joint_batch(data: Path, tm
     assert losses[1][-1] < 0.99 * losses[1][0], "this test would be vacuous: nothing was learned"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_processes", ["1", "2"])
 def test_sigterm_to_accelerate_launch_saves_and_leaves(data: Path, tmp_path: Path, num_processes: str) -> None:
     output_dir = tmp_path / "out"

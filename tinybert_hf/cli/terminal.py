@@ -29,7 +29,9 @@ class HelpFormatter:
         console.print(Text(str(panel.title), style="bold"))
         width = max(min(console.width, WIDEST) - NAMES, 20)
         for entry in panel.entries:
-            names = "  " + " ".join(entry.display_labels_with_metavar)
+            # With the type of their value, which cyclopts 4 (for Python 3.10) does not tell.
+            labels = getattr(entry, "display_labels_with_metavar", entry.all_options)
+            names = "  " + " ".join(labels)
             lines = textwrap.wrap(describe(entry), width, break_long_words=False, break_on_hyphens=False) or [""]
             if len(names) > NAMES - 2:
                 lines.insert(0, "")
