@@ -4,8 +4,8 @@
         --output_file benchmarks/results/learning_curve.json --plot docs/learning_curve.png
 
 Trains the recipe `minilm` on the first pairs of the bundled data, and measures each model on the bundled test set: 1,000
-queries, 10,000 documents. The best checkpoint is chosen on the bundled validation pairs. Fewer pairs are read more often
-and in smaller batches, so that each run makes some 30 steps or more (`schedule`). With `--plot` alone, the picture is drawn
+queries, 10,000 documents. The best checkpoint is chosen on the bundled validation pairs. Batch and
+passes are the recipe's. With `--plot` alone, the picture is drawn
 from the output file.
 """
 
@@ -25,7 +25,6 @@ from tinybert_hf.evaluation import BM25, MODEL, evaluate_model
 TRAIN, VALIDATION = "data/debian/train.jsonl.gz", "data/debian/validation.jsonl.gz"
 TEST = "data/debian/test"
 MEASURE = "nDCG@10"
-FEWEST_STEPS = 30
 
 
 @dataclass
@@ -41,17 +40,6 @@ class LearningCurve:
         metadata={"help": "How many pairs to train on, a run for each."},
     )
     plot: str | None = field(default=None, metadata={"help": "A PNG file to draw."})
-
-
-def schedule(pairs: int) -> dict[str, int]:
-    """Rows of a batch and passes over the pairs, for some `FEWEST_STEPS` steps or more.
-
-    >>> schedule(300), schedule(18_000)
-    ({'per_device_train_batch_size': 64, 'num_train_epochs': 8}, {'per_device_train_batch_size': 256, 'num_train_epochs': 2})
-    """
-    batch_size = next(size for size in (256, 128, 64, 32) if 4 * size <= pairs or size == 32)
-    epochs = max(2, -(-FEWEST_STEPS // (pairs // batch_size)))
-    return {"per_device_train_batch_size": batch_size, "num_train_epochs": epochs}
 
 
 def measure(curve: LearningCurve) -> dict[str, Any]:
@@ -70,8 +58,6 @@ def measure(curve: LearningCurve) -> dict[str, Any]:
                 "model": curve.model,
                 "output_dir": output_dir,
                 "report_to": "none",
-                "save_steps": 10_000 if number > 10_000 else 10,
-                **schedule(number),
             }
             tinybert(["train", "retrieval", "minilm", *(f"--{name}={value}" for name, value in flags.items())])
             summary = json.loads((output_dir / "retrieval_summary.json").read_text(encoding="utf-8"))

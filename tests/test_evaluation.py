@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,9 @@ def test_the_result_has_every_system_with_intervals(beir: Path, model_folder: Pa
 
 
 def test_the_command_of_a_result_is_one_for_a_shell() -> None:
-    command = evaluation.evaluation_command("my model", "faq", "dev", ["a/b"], [8, 16])
+    command = evaluation.evaluation_command("my model", "faq", "dev", ["a/b"], [8, 16], ("q", "a"))
     expected = ["tinybert", "evaluate", "--model", "my model", "--data", "faq", "--split", "dev"]
+    expected += ["--query_column", "q", "--answer_column", "a"]
     assert shlex.split(command) == [*expected, "--truncate_dims", "8", "16", "--baselines", "a/b"]
 
 
@@ -214,7 +216,26 @@ def test_the_in_batch_loss_of_equal_embeddings_is_chance() -> None:
     assert loss == pytest.approx(math.log(32))
 
 
-def test_too_few_pairs_for_the_loss_are_refused() -> None:
+def test_fewer_pairs_than_a_batch_are_ranked_against_each_other() -> None:
     ids = torch.arange(5)
-    with pytest.raises(ValueError, match="needs 32 pairs or more, got 5"):
-        in_batch_loss(torch.ones(5, 4), torch.ones(5, 4), ids, ids, temperature=0.05)
+    loss = in_batch_loss(torch.ones(5, 4), torch.ones(5, 4), ids, ids, temperature=0.05)
+    assert loss == pytest.approx(math.log(5))
+
+
+def test_other_texts_are_ranked_among_the_answers() -> None:
+    vectors = {"q": [1.0, 0.0], "a": [0.6, 0.8], "other": [0.8, 0.6]}
+
+    def embed(texts: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([vectors[text] for text in texts])
+
+    assert evaluate_pairs(["q"], ["a"], embed, 1.0)["RR@10"] == 1.0
+    assert evaluate_pairs(["q"], ["a"], embed, 1.0, others=["other", "a"])["RR@10"] == 0.5
+
+
+def test_a_file_of_pairs_is_measured_on(model_folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "faq.csv"
+    file.write_text("question,reply\nmusic player,play music\nwhich song,play music\nphotos,manage photos\n")
+    result = evaluate_model(str(model_folder), str(file), columns=("question", "reply"))
+    assert (result["queries"], result["documents"]) == (3, 2)
+    assert result["results"]["BM25"]["RR@10"] == pytest.approx(2 / 3)  # "which song" has no word in common
+    assert result["command"].endswith("--query_column question --answer_column reply")

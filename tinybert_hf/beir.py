@@ -11,10 +11,13 @@ from typing import Any, NamedTuple
 
 from datasets import Dataset, get_dataset_config_names, load_dataset
 
-from .data import load_data, without_progress_bars
+from .data import load_data, select_columns, without_progress_bars
 from .errors import InputError, MissingFileError
 
 Qrels = dict[str, dict[str, int]]  # query id -> document id -> grade
+
+
+PAIR_COLUMNS = ("query", "answer")
 
 
 class RetrievalData(NamedTuple):
@@ -81,13 +84,23 @@ def beir_hub(data: str | Path, split: str) -> tuple[Dataset, Dataset, Dataset]:
     return corpus, queries, judgements
 
 
-def pairs_as_retrieval(queries: Sequence[str], answers: Sequence[str]) -> RetrievalData:
-    """Pairs of texts as a retrieval task: every query against all distinct answers.
+def load_pairs_file(file: str | Path, columns: tuple[str, str] = PAIR_COLUMNS) -> RetrievalData:
+    """A file of pairs as a retrieval task; `columns` are those of the query and of the answer.
+
+    Raises: InputError: if it cannot be read or lacks a column.
+    """
+    names = {"query": columns[0], "answer": columns[1]}
+    rows = select_columns(load_data(file), names, str(file), {name: f"{name}_column" for name in names})
+    return pairs_as_retrieval(rows["query"][:], rows["answer"][:])
+
+
+def pairs_as_retrieval(queries: Sequence[str], answers: Sequence[str], others: Sequence[str] = ()) -> RetrievalData:
+    """Pairs of texts as a retrieval task: every query against all distinct answers, and `others`.
 
     >>> pairs_as_retrieval(["how", "why", "how"], ["so", "so", "thus"]).qrels
     {'q0': {'d0': 1, 'd1': 1}, 'q1': {'d0': 1}}
     """
-    documents = {text: f"d{i}" for i, text in enumerate(dict.fromkeys(answers))}
+    documents = {text: f"d{i}" for i, text in enumerate(dict.fromkeys([*answers, *others]))}
     questions = {text: f"q{i}" for i, text in enumerate(dict.fromkeys(queries))}
     qrels: Qrels = {}
     for query, answer in zip(queries, answers, strict=True):

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 FILE_READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 COMPRESSIONS = {".gz", ".bz2", ".xz", ".zst"}
 
+FEWEST_HELD_OUT, MOST_HELD_OUT = 10, 1_000
+
 
 class Split(NamedTuple):
     """Training rows and the rows held out to measure on."""
@@ -191,17 +193,21 @@ def encode_labels(dataset: Dataset, names: Sequence[str], source: str) -> Datase
 
 
 @without_progress_bars()
-def hold_out(dataset: Dataset, size: int, seed: int, by: Sequence[str]) -> Split:
+def hold_out(dataset: Dataset, size: int | None, seed: int, by: Sequence[str]) -> Split:
     """Set `size` random rows aside, and drop from the rest every row that shares a text with them.
+
+    Where that would drop more than half of the rest, as with a thousand questions for twenty answers, only rows that
+    share a text of the first column are dropped.
 
     Args:
         dataset: the rows to split.
-        size: rows to hold out.
+        size: rows to hold out; None takes a tenth, at least 10 and at most 1,000.
         seed: of the choice.
         by: columns of which no text may stand on both sides.
 
     Raises: InputError: if fewer than `size` rows are left, or none without a text in common.
     """
+    size = size or min(MOST_HELD_OUT, max(FEWEST_HELD_OUT, len(dataset) // 10))
     if len(dataset) < 2 * size:
         raise InputError(
             f"Cannot hold out {size} of {len(dataset)} rows. Pass --eval_data or --eval_split with rows to measure "
@@ -211,18 +217,25 @@ def hold_out(dataset: Dataset, size: int, seed: int, by: Sequence[str]) -> Split
     evaluation = shuffled.select(range(size))
     held_out = {name: {text.strip() for text in evaluation[name]} for name in by}
     rest = shuffled.select(range(size, len(shuffled)))
-    train = rest.filter(
-        lambda batch: [
-            not any(text.strip() in held_out[name] for name, text in zip(by, row, strict=True))
-            for row in zip(*(batch[name] for name in by), strict=True)
-        ],
-        batched=True,
-    )
+
+    def without(columns: Sequence[str]) -> Dataset:
+        return rest.filter(
+            lambda batch: [
+                not any(text.strip() in held_out[name] for name, text in zip(columns, row, strict=True))
+                for row in zip(*(batch[name] for name in columns), strict=True)
+            ],
+            batched=True,
+        )
+
+    train = without(by)
+    if 2 * len(train) < len(rest) and len(by) > 1:
+        train, by = without(by[:1]), by[:1]
     if not len(train):
         raise InputError(
             f"All {len(rest)} rows share a text with the {size} held out. Pass --eval_data or --eval_split."
         )
-    logger.info("Held out %d rows; %d of the rest shared a text with them.", size, len(rest) - len(train))
+    dropped = len(rest) - len(train)
+    logger.info("Held out %d rows to measure on; left out %d that share a %s.", size, dropped, " or ".join(by))
     return Split(train, evaluation)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .beir import RetrievalData, load_beir, pairs_as_retrieval
+from .beir import PAIR_COLUMNS, RetrievalData, load_beir, load_pairs_file, pairs_as_retrieval
 from .configuration_tinybert import TinyBertConfig
 from .encoding import load_search_pipeline
 from .errors import InputError, UnreadableError
@@ -27,22 +27,28 @@ from .measures import MEASURES, measures_by_query, percentile_interval, ranking_
 from .ranking import Bm25, Run, Score, by_dot_product, fuse_runs, rank
 
 MODEL, BM25 = "model", "BM25"  # what results call these two
+LOSS_BATCH = 32  # pairs that the held-out loss ranks against each other
 
 
 # ---- Pairs held out of training ----
 
 
 def evaluate_pairs(
-    queries: Sequence[str], answers: Sequence[str], embed: Callable[[Sequence[str]], Tensor], temperature: float
+    queries: Sequence[str],
+    answers: Sequence[str],
+    embed: Callable[[Sequence[str]], Tensor],
+    temperature: float,
+    others: Sequence[str] = (),
 ) -> dict[str, float]:
     """Loss in batches of 32, and how every query ranks all the distinct answers.
 
     Args:
         queries: N texts; row i is answered by row i of `answers`.
+        others: texts that are ranked among the answers.
         embed: texts -> (texts, H) fp32, rows of length 1.
         temperature: of the loss.
     """
-    data = pairs_as_retrieval(queries, answers)
+    data = pairs_as_retrieval(queries, answers, others)
     query_embeddings = embed(list(data.queries.values()))
     document_embeddings = embed(list(data.corpus.values()))
     run = rank(list(data.queries), list(data.corpus), by_dot_product(query_embeddings, document_embeddings))
@@ -62,21 +68,18 @@ def in_batch_loss(
     query_ids: Tensor,
     answer_ids: Tensor,
     temperature: float,
-    batch_size: int = 32,
+    batch_size: int = LOSS_BATCH,
 ) -> float:
     """Ranking loss of held-out pairs in fixed batches, in nats: ln(32) = 3.47 is chance, whatever training did.
+
+    Fewer pairs are one batch; then the logarithm of their number is chance.
 
     Args:
         query_embeddings: (N, H); row i is answered by row i of `answer_embeddings`, (N, H).
         query_ids: (N,) numbers, likewise `answer_ids`; equal ones are the same text, no negatives of each other.
         batch_size: pairs ranked against each other; the last N % batch_size are left out.
-
-    Raises: InputError: if there are fewer pairs than `batch_size`.
     """
-    if len(query_embeddings) < batch_size:
-        raise InputError(
-            f"The held-out loss needs {batch_size} pairs or more, got {len(query_embeddings)}. Hold out more."
-        )
+    batch_size = min(batch_size, len(query_embeddings))
     losses = []
     for start in range(0, len(query_embeddings) - batch_size + 1, batch_size):
         rows = slice(start, start + batch_size)
@@ -161,16 +164,22 @@ def load_sentence_transformer(model: str, role: str) -> Any:
 
 
 def evaluate_model(
-    model: str, data: str, split: str = "test", baselines: Sequence[str] = (), truncate_dims: Sequence[int] = ()
+    model: str,
+    data: str,
+    split: str = "test",
+    baselines: Sequence[str] = (),
+    truncate_dims: Sequence[int] = (),
+    columns: tuple[str, str] = PAIR_COLUMNS,
 ) -> dict[str, Any]:
     """Measure a model, BM25, the baselines and their fusions with BM25; the model card prints the result.
 
     Args:
         model: a model folder or a Hub id.
-        data: a folder in BEIR layout, or the Hub id of such a data set.
+        data: a folder in BEIR layout, the Hub id of such a data set, or a file of pairs.
         split: which judgements to use; NanoBEIR has the split train.
         baselines: other models to measure too: SentenceTransformers or models of ours, folders or Hub ids.
         truncate_dims: measure the first so many dimensions of the model's embeddings too.
+        columns: of a file of pairs: that of the query, that of the answer.
 
     Returns: a mapping for JSON. Of it, `intervals` has [low, high] for each of the numbers in `results`, and
     `differences[a][b]` for the mean of a less that of b on the same queries. All are 95% bootstrap intervals over the
@@ -179,7 +188,7 @@ def evaluate_model(
     Raises: InputError: if the data or a model cannot be read, or two systems would have one name.
     """
     names = name_baselines(baselines)
-    loaded = load_beir(data, split)
+    loaded = load_pairs_file(data, columns) if Path(data).is_file() else load_beir(data, split)
     started = time.perf_counter()
     bm25 = Bm25(list(loaded.corpus.values())).rank(loaded.queries, list(loaded.corpus))
     bm25_seconds = time.perf_counter() - started
@@ -194,7 +203,7 @@ def evaluate_model(
     systems = list(runs)
     texts = len(loaded.queries) + len(loaded.corpus)
     return {
-        "command": evaluation_command(model, data, split, baselines, truncate_dims),
+        "command": evaluation_command(model, data, split, baselines, truncate_dims, columns),
         "data": data,
         "split": split,
         "queries": len(loaded.queries),
@@ -263,11 +272,12 @@ def fusion_with(name: str) -> str:
 
 
 def evaluation_command(
-    model: str, data: str, split: str, baselines: Sequence[str], truncate_dims: Sequence[int]
+    model: str, data: str, split: str, baselines: Sequence[str], truncate_dims: Sequence[int], columns: tuple[str, str]
 ) -> str:
     """The command that measures this again."""
     command = ["tinybert", "evaluate", "--model", model, "--data", data]
     command += ["--split", split] if split != "test" else []
+    command += ["--query_column", columns[0], "--answer_column", columns[1]] if columns != PAIR_COLUMNS else []
     command += ["--truncate_dims", *map(str, truncate_dims)] if truncate_dims else []
     command += ["--baselines", *baselines] if baselines else []
     return shlex.join(command)

@@ -5,13 +5,15 @@ Shapes: Q queries, B of them in a block, D documents.
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .extras import import_extra
+from .languages import words
 
 FUSED = 100  # best of each ranking that a fusion sees
 BM25_WEIGHT, DENSE_WEIGHT = 0.3, 0.7  # of the scores in a fusion, measured (docs/decisions.md)
@@ -70,14 +72,17 @@ class Bm25:
         logging.getLogger("bm25s").setLevel(logging.WARNING)  # it reports to every log there is
         self.num_documents = len(documents)
         self.index = self.bm25s.BM25()
-        self.index.index(self.bm25s.tokenize(list(documents), show_progress=False), show_progress=False)
+        self.index.index(self.tokenize(documents), show_progress=False)
+
+    def tokenize(self, texts: Iterable[str], return_ids: bool = True) -> Any:
+        """Lower-case words of every script, without English stop words, as `bm25s` takes them."""
+        spaced = [" ".join(words(text)) for text in texts]
+        return self.bm25s.tokenize(spaced, token_pattern=r"\S+", return_ids=return_ids, show_progress=False)
 
     def rank(self, queries: Mapping[str, str], document_ids: Sequence[str]) -> Run:
         """The `TOP_K` best documents of each query (id -> text); those without a word of it are left out."""
         documents, scores = self.index.retrieve(
-            self.bm25s.tokenize(list(queries.values()), show_progress=False),
-            k=min(TOP_K, self.num_documents),
-            show_progress=False,
+            self.tokenize(queries.values()), k=min(TOP_K, self.num_documents), show_progress=False
         )
         # bm25s fills up with documents that share no word with the query; they score 0.
         return {
@@ -87,11 +92,11 @@ class Bm25:
 
     def score(self, queries: Sequence[str]) -> Score:
         """All scores of these queries; 0 where they have no word in common."""
-        words = self.bm25s.tokenize(list(queries), return_ids=False, show_progress=False)
+        tokens = self.tokenize(queries, return_ids=False)
 
         def score(block: slice) -> Tensor:
             scores = torch.zeros(block.stop - block.start, self.num_documents)
-            for row, query in enumerate(words[block]):
+            for row, query in enumerate(tokens[block]):
                 if query:  # without a word but stop words it finds nothing
                     scores[row] = torch.from_numpy(self.index.get_scores(query))
             return scores

@@ -1,19 +1,28 @@
 """Texts to a tokenizer that every version of transformers loads without remote code."""
 
 import json
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .data import text_id
 from .errors import InputError
+from .languages import UNSPACED
+
+logger = logging.getLogger(__name__)
 
 SPECIAL_TOKENS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]"]  # ids 0 to 3
-MAX_ALPHABET = 1000  # characters with tokens of their own, as in BERT; words with rarer ones become [UNK]
+MIN_ALPHABET = 1000  # characters with tokens of their own, as in BERT; words with rarer ones become [UNK]
+COVERAGE = 0.9995  # of the characters in the texts, as in XLM-R; many for Chinese
+LONGEST_WORD = 100  # letters; WordPiece takes a longer word for [UNK]
+MOST_UNKNOWN, MOST_CUT = 0.01, 0.1  # shares of the tokens and of the texts above which training warns
+UNSPACED_PIECE = 16  # letters that are taken for a word where there are no blanks between words
 
 
 def train_tokenizer(
@@ -31,19 +40,33 @@ def train_tokenizer(
 
     Raises: InputError: if the texts hold no word.
     """
-    # Queries are typed in lower case and without accents, answers are not.
-    normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)
+    # Queries are typed in lower case and without accents, answers are not. The marks of other scripts than Latin, Greek
+    # and Cyrillic, which have a block of their own, tell words apart.
+    normalizer = normalizers.Sequence(
+        [
+            normalizers.BertNormalizer(lowercase=True, strip_accents=False),
+            normalizers.NFD(),
+            normalizers.Replace(Regex("[\u0300-\u036f]"), ""),
+            normalizers.NFC(),
+        ]
+    )
+    unspaced = pre_tokenizers.Split(Regex(f"[{UNSPACED}]{{1,{UNSPACED_PIECE}}}"), "isolated")
+    pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), unspaced])
     normalized = [normalizer.normalize_str(text) for text in texts]
     counts = Counter(character for text in normalized for character in text if not character.isspace())
     if not counts:
         raise InputError("The tokenizer's training texts hold no word; pass data with text in it.")
     by_frequency = sorted(counts, key=lambda character: (-counts[character], character))
-    size = min(MAX_ALPHABET, vocab_size // 4)  # each character takes two tokens; leave half for longer ones
+    covered = np.cumsum([counts[character] for character in by_frequency])
+    size = max(MIN_ALPHABET, int(np.searchsorted(covered, COVERAGE * covered[-1])) + 1)
+    size = min(size, vocab_size // 4)  # each character takes two tokens; leave half for longer ones
     rare = str.maketrans(dict.fromkeys(by_frequency[size:], " "))
     alphabet = sorted(by_frequency[:size])
 
     trainee = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    trainee.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    # The trainer takes the square of a word's length in time.
+    without_long = pre_tokenizers.Split(Regex(f".{{{LONGEST_WORD + 1},}}"), "removed")
+    trainee.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizer, without_long])
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         special_tokens=[*SPECIAL_TOKENS, *alphabet, *(f"##{character}" for character in alphabet)],
@@ -54,7 +77,7 @@ def train_tokenizer(
     tokenizer = Tokenizer(models.WordPiece(trainee.get_vocab(), unk_token="[UNK]"))
     tokenizer.add_special_tokens(SPECIAL_TOKENS)
     tokenizer.normalizer = normalizer
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.decoder = decoders.WordPiece()
     return wrap_tokenizer(tokenizer, model_max_length)
 
@@ -94,6 +117,36 @@ def tokenize_columns(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_l
         return {name: tokens[name]["input_ids"] for name in columns} | ids
 
     return map_tokens(dataset, tokenize, tokenizer, f"{max_length}")
+
+
+def report_tokens(rows: Dataset, columns: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    """Tell the share of unknown tokens and of texts that are cut off, in up to 10,000 rows; warn where it is large.
+
+    Args:
+        rows: token ids, as `tokenize_columns` gives them.
+        columns: those to look at.
+        tokenizer: that made them.
+        max_length: tokens after which texts were cut off.
+    """
+    texts = [ids for name in columns for ids in rows[:10_000][name]]
+    marks = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    tokens = [number for ids in texts for number in ids if number not in marks]
+    unknown = tokens.count(tokenizer.unk_token_id) / max(1, len(tokens))
+    cut = sum(len(ids) >= max_length for ids in texts) / len(texts)
+    logger.info("%.2g%% of the tokens are unknown; %.2g%% of the texts are cut off.", 100 * unknown, 100 * cut)
+    if unknown > MOST_UNKNOWN:
+        logger.warning(
+            "The tokenizer does not know %.0f%% of the tokens in these texts, so the model cannot learn them. Start from an "
+            "encoder for their language, as --model intfloat/multilingual-e5-small, or leave --model out.",
+            100 * unknown,
+        )
+    if cut > MOST_CUT:
+        logger.warning(
+            "%.0f%% of the texts have more than %d tokens, and only these are read. Cut them into passages, or raise "
+            "max_position_embeddings in --config_overrides.",
+            100 * cut,
+            max_length,
+        )
 
 
 def map_tokens(

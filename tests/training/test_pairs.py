@@ -43,8 +43,25 @@ def test_a_missing_negative_column_is_named(triplets: Path) -> None:
 
 
 def test_too_few_rows_to_hold_out_are_refused(triplets: Path) -> None:
-    with pytest.raises(InputError, match="Cannot hold out 1000 of 80 rows"):
-        load_pairs(RetrievalArguments(data=str(triplets), query_column="q", answer_column="a"))
+    with pytest.raises(InputError, match="Cannot hold out 50 of 80 rows"):
+        load_pairs(RetrievalArguments(data=str(triplets), query_column="q", answer_column="a", eval_size=50))
+
+
+@pytest.mark.parametrize(("rows", "held_out"), [(30, 10), (100, 10), (300, 30), (20_000, 1_000)])
+def test_a_tenth_is_held_out_within_bounds(rows: int, held_out: int) -> None:
+    pairs = [{"query": f"question {i}", "answer": f"reply {i}"} for i in range(rows)]
+    data = load_pairs(RetrievalArguments(data=pairs))
+    assert (len(data.train), len(data.evaluation)) == (rows - held_out, held_out)
+
+
+def test_many_questions_for_few_answers_are_held_out_by_question(caplog: pytest.LogCaptureFixture) -> None:
+    pairs = [{"query": f"question {i // 2}", "answer": f"reply {i % 20}"} for i in range(1_000)]
+    with caplog.at_level("INFO", "tinybert_hf.data"):
+        data = load_pairs(RetrievalArguments(data=pairs))
+    assert len(data.evaluation) == 100
+    assert 800 <= len(data.train) < 900, "this test would be vacuous: no question is shared"
+    assert not set(data.train["query"]) & set(data.evaluation["query"])
+    assert caplog.messages[-1].endswith("that share a query.")
 
 
 def test_negatives_are_numbered_in_their_order(triplets: Path) -> None:

@@ -4,7 +4,7 @@ from itertools import chain
 
 import pytest
 
-from tinybert_hf.training.sampler import StepSampler
+from tinybert_hf.training.sampler import StepSampler, choose_batch_size, choose_epochs
 
 
 def batches(sampler: StepSampler, start_step: int = 0, max_steps: int = 6) -> list[list[int]]:
@@ -54,3 +54,17 @@ def test_another_seed_gives_another_order() -> None:
 def test_too_few_rows_for_one_step_are_refused() -> None:
     with pytest.raises(ValueError, match=r"7 rows, one optimizer step takes 8 \(2 x 2 accumulated x 2 processes\)"):
         StepSampler(num_rows=7, batch_size=2, gradient_accumulation_steps=2, num_processes=2)
+
+
+def test_a_batch_is_no_larger_than_the_data_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    assert choose_batch_size(256, num_rows=90, batches=2) == 45
+    assert caplog.messages == ["A batch has 45 rows in place of 256: there are only 90 to train on."]
+    assert choose_batch_size(45, num_rows=90, batches=2) == 45
+
+
+@pytest.mark.parametrize(("rows", "batch_size", "epochs"), [(20, 20, 30), (90, 32, 15), (270, 64, 8), (17_000, 256, 1)])
+def test_auto_gives_small_data_thirty_steps(rows: int, batch_size: int, epochs: int) -> None:
+    size = choose_batch_size("auto", rows)
+    steps = StepSampler(rows, size).steps_per_epoch
+    assert (size, choose_epochs("auto", steps)) == (batch_size, epochs)
+    assert steps * epochs >= 30

@@ -89,7 +89,7 @@ def test_the_summary_holds_what_the_history_measured(uninterrupted: Path) -> Non
     summary = json.loads((uninterrupted / "retrieval_summary.json").read_text())
     evaluations = {entry["step"]: entry for entry in summary["history"] if "eval_nDCG@10" in entry}
     assert list(evaluations) == [0, *range(SAVE_STEPS, MAX_STEPS, SAVE_STEPS), MAX_STEPS]
-    best = max(list(evaluations)[1:], key=lambda step: evaluations[step]["eval_nDCG@10"])
+    best = max(evaluations, key=lambda step: evaluations[step]["eval_nDCG@10"])
     assert summary["best_step"] == best
     assert summary["results"]["nDCG@10"] == evaluations[best]["eval_nDCG@10"]
     assert summary["data"]["train_rows"] == 100
@@ -144,7 +144,7 @@ main(["train", "retrieval", *{flags(data, output_dir)!r}])
     died = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
     assert died.returncode == -signal.SIGKILL
     assert list(output_dir.glob("unfinished-*")), "this test would be vacuous: the save was not interrupted"
-    assert [path.name for path in list_checkpoints(output_dir)] == [f"checkpoint-{SAVE_STEPS}"]
+    assert list_checkpoints(output_dir)[-1].name == f"checkpoint-{SAVE_STEPS}"
     train("retrieval", flags(data, output_dir), tmp_path / "log")
     assert weights(output_dir) == weights(uninterrupted)
     assert not list(output_dir.glob("unfinished-*"))
@@ -408,7 +408,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
 @pytest.mark.parametrize(
     ("patience", "values", "last", "best"),
     [
-        (1, [0.9, 0.3, 0.2], 4, 2),  # the start is no step to go back to
+        (1, [0.9, 0.3, 0.2], 2, 0),  # what training starts from is a candidate too
         (2, [0.1, 0.3, 0.2, 0.3], 6, 2),  # as good is not better
         (2, [0.1, 0.3, 0.2, 0.4, 0.4, 0.1], 10, 6),  # a better one starts the count anew
         (2, [0.1, 0.3, 0.2, 0.4, 0.3, 0.5, 0.2], 12, 10),  # not in the last step
@@ -432,10 +432,12 @@ def test_a_run_stops_after_so_many_evaluations_without_a_better_one(
     assert [path.name for path in list_checkpoints(result.folder)] == [
         f"checkpoint-{step}" for step in sorted({best, last})
     ]
-    assert result.summary["results"] == {"nDCG@10": max(values[1:])}
+    assert result.summary["results"] == {"nDCG@10": max(values)}
     assert result.summary["start"] == {"nDCG@10": values[0]}
     best_model = (tmp_path / "out" / f"checkpoint-{best}" / "model.safetensors").read_bytes()
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == best_model
+    worse = "Training did not make the model better: the weights that it started from are kept." in caplog.messages
+    assert worse is (best == 0)
     told = f"Stopped at step {last}: nothing better since step {best}." in caplog.messages
     assert told is (last < 12)
 
@@ -443,17 +445,17 @@ def test_a_run_stops_after_so_many_evaluations_without_a_better_one(
 def test_a_run_that_stops_early_goes_on_to_the_same_end(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # So small a rate changes no ranking: the first evaluation after the start stays the best.
+    # So small a rate changes no ranking: the start stays the best.
     more = {"max_steps": 40, "learning_rate": 1e-9, "early_stopping_patience": 2}
     whole = train_retrieval(settings(data, tmp_path / "whole", **more))
-    assert (whole.summary["steps"], whole.summary["best_step"]) == (6, 2)
+    assert (whole.summary["steps"], whole.summary["best_step"]) == (4, 0)
     stopped = settings(data, tmp_path / "stopped", **more)
-    stop(monkeypatch, stopped, step=4)  # after one evaluation without a better result
+    stop(monkeypatch, stopped, step=2)  # after one evaluation without a better result
     resumed = train_retrieval(stopped)
     assert last_weights(resumed) == last_weights(whole)
     assert history(resumed) == history(whole)
     again = train_retrieval(stopped)
-    assert (again.summary["steps"], again.summary["best_step"]) == (6, 2), "a run that is over stays so"
+    assert (again.summary["steps"], again.summary["best_step"]) == (4, 0), "a run that is over stays so"
     assert last_weights(again) == last_weights(whole)
 
 
@@ -565,7 +567,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_spares_the_checkpoints(
 
     def broken(stage: RetrievalStage, model: Any, batch: Any) -> torch.Tensor:
         loss = backward(stage, model, batch)
-        return loss * torch.nan if list_checkpoints(tmp_path / "out") else loss
+        return loss * torch.nan if (tmp_path / "out" / "checkpoint-2").exists() else loss
 
     with monkeypatch.context() as patch:
         patch.setattr(RetrievalStage, "backward", broken)

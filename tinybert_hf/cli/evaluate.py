@@ -13,22 +13,27 @@ def evaluate(
     split: str = "test",
     baselines: list[str] | None = None,
     truncate_dims: list[int] | None = None,
+    query_column: str = "query",
+    answer_column: str = "answer",
     output_file: Path | None = None,
 ) -> None:
     """Measure how well a model ranks, beside BM25, both fused, and other encoders.
 
         tinybert evaluate --model outputs/retrieval --data data/debian/test
+        tinybert evaluate --model outputs/faq --data new_questions.csv --query_column question --answer_column reply
         tinybert evaluate --model outputs/retrieval --data mteb/nfcorpus --baselines sentence-transformers/all-MiniLM-L6-v2
 
-    A folder in BEIR layout has corpus.jsonl, queries.jsonl and qrels/test.tsv. The model card prints every
+    Of a file of pairs, every query ranks all answers. A folder in BEIR layout has corpus.jsonl, queries.jsonl and qrels/test.tsv. The model card prints every
     evaluation_NAME.json of a model folder: --output_file outputs/retrieval/evaluation_debian.json.
 
     Args:
         model: A folder or a Hub id: a model of ours, or any BERT encoder (as sentence-transformers/all-MiniLM-L6-v2).
-        data: A folder in BEIR layout, or the Hub id of such a data set.
+        data: A file of pairs, a folder in BEIR layout, or the Hub id of such a data set.
         split: Which judgements to use; NanoBEIR has the split train.
         baselines: Other models to measure too: SentenceTransformers or models of ours, folders or Hub ids.
         truncate_dims: Measure the first so many dimensions of the model's embeddings too.
+        query_column: The column of the query, in a file of pairs.
+        answer_column: The column of the text that answers it.
         output_file: Also write the result here, as JSON.
     """
     log_progress()
@@ -37,7 +42,7 @@ def evaluate(
     import_extra("datasets", purpose="measuring")
     from ..evaluation import evaluate_model, result_table
 
-    result = evaluate_model(model, data, split, baselines or (), truncate_dims or ())
+    result = evaluate_model(model, data, split, baselines or (), truncate_dims or (), (query_column, answer_column))
     print(result_table(result))
     if output_file:
         output_file.write_text(to_json(result, indent=2) + "\n", encoding="utf-8")

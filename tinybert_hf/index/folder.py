@@ -105,7 +105,7 @@ class FolderStore:
         )
         with self._errors():
             self._table = self._connect().create_table(COLLECTION, schema=schema, exist_ok=True)
-            self._table.create_index("text", config=self._indexes.FTS())
+            self._table.create_index("text", config=self._indexes.FTS(base_tokenizer="icu/split"))
 
     def fields(self) -> dict[str, str]:
         if self._table is None:
@@ -163,7 +163,7 @@ class FolderStore:
         with suppress(BusyError), self._errors():  # if another process does it, that is enough
             indexed = {column for index in self._table.list_indices() for column in index.columns}
             if "text" not in indexed:  # killed between making the table and its index
-                self._table.create_index("text", config=self._indexes.FTS())
+                self._table.create_index("text", config=self._indexes.FTS(base_tokenizer="icu/split"))
             if self._table.count_rows() >= self.ann_threshold and "embedding" not in indexed:
                 self._table.create_index("embedding", config=self.ann or self._rabitq())
             self._table.optimize(cleanup_older_than=self.keep_versions)

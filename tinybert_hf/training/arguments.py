@@ -23,6 +23,8 @@ Schedule = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
 ]
 
+Auto = Literal["auto"]  # chosen by the number of rows (`sampler`)
+
 # In Python, data may also be a `datasets.Dataset`, a pandas frame, or a list of mappings.
 Data = Any
 
@@ -43,8 +45,9 @@ class TrainingArguments:
     """Data to measure on. Without it, --data is used."""
     eval_split: Annotated[str | None, DATA] = None
     """Split of a Hub data set or a folder to measure on. With none, or with a single file, rows are held out."""
-    eval_size: Annotated[int, DATA] = 1000
-    """Rows to hold out where there is neither --eval_data nor --eval_split."""
+    eval_size: Annotated[int | None, DATA] = None
+    """Rows to hold out where there is neither --eval_data nor --eval_split. Without it, a tenth of them: 10 at least, 1,000
+    at most."""
 
     model: Annotated[str | None, MODEL] = None
     """Model folder or Hub id to start from: one of ours, or any BERT encoder (as
@@ -55,12 +58,12 @@ class TrainingArguments:
     tokenizer_data: Annotated[list[str] | None, MODEL] = None
     """Data whose texts a new model's tokenizer learns from. Without it, --data is used."""
 
-    num_train_epochs: Annotated[float, SCHEDULE] = 3.0
-    """Passes over the training data."""
+    num_train_epochs: Annotated[float | Auto, SCHEDULE] = 3.0
+    """Passes over the training data. auto: one, and more where that would be fewer than 30 steps."""
     max_steps: Annotated[int, SCHEDULE] = -1
     """Optimizer steps, in place of epochs, where above 0."""
-    per_device_train_batch_size: Annotated[int, SCHEDULE] = 32
-    """Rows of a batch on each process."""
+    per_device_train_batch_size: Annotated[int | Auto, SCHEDULE] = 32
+    """Rows of a batch on each process. auto: 256, and fewer for small data, so that a pass has 4 steps."""
     gradient_accumulation_steps: Annotated[int, SCHEDULE] = 1
     """Batches whose gradients are added up before a step."""
     learning_rate: Annotated[float, SCHEDULE] = 1e-4
@@ -75,8 +78,9 @@ class TrainingArguments:
     """Weight decay of AdamW. Biases and norms have none."""
     max_grad_norm: Annotated[float, SCHEDULE] = 1.0
     """Gradients above this norm are scaled down to it."""
-    save_steps: Annotated[int, SCHEDULE] = 500
-    """Steps between two evaluations. Each saves a checkpoint; the best and the last one are kept."""
+    save_steps: Annotated[float, SCHEDULE] = 500
+    """Steps between two evaluations; below 1, a share of all steps. Each saves a checkpoint; the best and the last one are
+    kept."""
     early_stopping_patience: Annotated[int | None, SCHEDULE] = None
     """Stop after so many evaluations in a row without a better result. Without it, all steps are made."""
     seed: Annotated[int, SCHEDULE] = 0
@@ -106,7 +110,7 @@ class TrainingArguments:
             "max_grad_norm",
             "early_stopping_patience",
         ):
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
+            if getattr(self, name) not in (None, "auto") and getattr(self, name) <= 0:
                 raise InputError(f"--{name} must be above 0, got {getattr(self, name)}.")
         if self.lr_scheduler_type not in get_args(Schedule):
             raise InputError(

@@ -7,6 +7,8 @@ From rows to a gradient, for a batch of B pairs:
    its gradient back through the encoder (`gradients.cached_backward`).
 """
 
+import logging
+import math
 import sys
 from functools import partial
 from pathlib import Path
@@ -21,11 +23,11 @@ from transformers import PreTrainedModel
 
 from ..beir import pairs_as_retrieval
 from ..configuration_tinybert import TinyBertConfig
-from ..data import Split, describe_data
+from ..data import MOST_HELD_OUT, Split, describe_data
 from ..documents import draw_pair, tokenize_documents
 from ..encoding import encode_by_processes
 from ..errors import InputError
-from ..evaluation import evaluate_pairs
+from ..evaluation import LOSS_BATCH, evaluate_pairs
 from ..kernels import CpuKernels
 from ..losses import MultipleNegativesRankingLoss
 from ..measures import ranking_measures
@@ -33,7 +35,7 @@ from ..mine_negatives import mine_by_embeddings
 from ..modeling_tinybert import TinyBertModel
 from ..pipeline_tinybert import length_batches, pad_batch
 from ..ranking import Bm25
-from ..tokenization import tokenize_columns
+from ..tokenization import report_tokens, tokenize_columns
 from ..words import embed_words, is_words_alone, start_from_tokens, weigh_by_rarity
 from .arguments import RetrievalArguments
 from .gradients import MicroBatch, cached_backward
@@ -42,6 +44,8 @@ from .sampler import StepSampler, build_sampler
 from .stage import Stage
 from .start import Start, load_start
 from .teacher import embed_tokens
+
+logger = logging.getLogger(__name__)
 
 MINING_DEPTH = 30  # mined negatives are drawn among the best of this number
 # Tokens of a micro-batch, padding included.
@@ -98,6 +102,11 @@ class RetrievalStage(Stage):
         negatives = [f"negative_{i}" for i in range(len(arguments.negative_columns or []))]
         self.columns = ["query", "answer", *negatives]
         self.texts_per_row = len(self.columns) + arguments.mined_negatives
+        if len(data.evaluation) < LOSS_BATCH:
+            number = len(data.evaluation)
+            logger.info(
+                "The held-out loss ranks %d pairs against each other: %.2f is chance.", number, math.log(number)
+            )
         # Rows of the answers that each query takes wrongly, as of an epoch.
         self.mined_epoch = -1
         self.mined_rows = torch.empty(0, arguments.mined_negatives, dtype=torch.long)
@@ -184,13 +193,21 @@ class RetrievalStage(Stage):
     # ---- Measures ----
 
     def evaluate(self, model: PreTrainedModel) -> dict[str, float]:
-        pairs = self.data.evaluation
+        pairs, others = self.data.evaluation, self.other_answers()
         embed = partial(encode_by_processes, model, self.tokenizer)
-        return evaluate_pairs(pairs["query"][:], pairs["answer"][:], embed, self.arguments.temperature)
+        return evaluate_pairs(pairs["query"][:], pairs["answer"][:], embed, self.arguments.temperature, others)
+
+    def other_answers(self) -> list[str]:
+        """What is ranked beside few held-out answers: among ten texts alone, every model finds the right one."""
+        if self.arguments.evaluation_source:
+            return []
+        column = "answer" if "answer" in self.data.train.column_names else "body"
+        return self.data.train[column][: max(0, MOST_HELD_OUT - len(self.data.evaluation))]
 
     def baselines(self) -> dict[str, dict[str, float]]:
         """BM25 on the held-out pairs."""
-        pairs = pairs_as_retrieval(self.data.evaluation["query"][:], self.data.evaluation["answer"][:])
+        evaluation = self.data.evaluation
+        pairs = pairs_as_retrieval(evaluation["query"][:], evaluation["answer"][:], self.other_answers())
         run = Bm25(list(pairs.corpus.values())).rank(pairs.queries, list(pairs.corpus))
         return {"BM25": ranking_measures(pairs.qrels, run, ("nDCG@10", "RR@10"))}
 
@@ -235,6 +252,8 @@ def build_stage(arguments: RetrievalArguments, accelerator: Accelerator, checkpo
     with accelerator.main_process_first():
         tokenize = tokenize_documents if from_documents else tokenize_columns
         rows = tokenize(data.train, start.tokenizer, start.config.max_position_embeddings)
+        columns = ["text"] if from_documents else ["query", "answer"]
+        report_tokens(rows, columns, start.tokenizer, start.config.max_position_embeddings)
         if arguments.teacher and start.random:
             start_from_tokens(model, embed_tokens(arguments.teacher, start.tokenizer))
     if arguments.warm_start_epochs and not checkpoint:

@@ -3,11 +3,18 @@
 So batches are the same for any number of processes, and a run can go on at any step.
 """
 
+import logging
+
 import torch
 from accelerate import Accelerator
 
 from ..errors import InputError
 from .arguments import TrainingArguments
+
+logger = logging.getLogger(__name__)
+
+LARGEST_BATCH, SMALLEST_BATCH = 256, 32  # of `auto`
+STEPS_OF_AN_EPOCH, FEWEST_STEPS = 4, 30  # of `auto`
 
 
 class StepSampler:
@@ -69,11 +76,43 @@ class StepSampler:
 
 def build_sampler(arguments: TrainingArguments, accelerator: Accelerator, num_rows: int) -> StepSampler:
     """The sampler of this process."""
+    batches = arguments.gradient_accumulation_steps * accelerator.num_processes
     return StepSampler(
         num_rows,
-        arguments.per_device_train_batch_size,
+        choose_batch_size(arguments.per_device_train_batch_size, num_rows, batches),
         arguments.gradient_accumulation_steps,
         arguments.seed,
         accelerator.process_index,
         accelerator.num_processes,
     )
+
+
+def choose_batch_size(asked: int | str, num_rows: int, batches: int = 1) -> int:
+    """Rows of a batch: as asked, unless there are fewer rows; for `auto`, as the size of the data allows.
+
+    Args:
+        asked: a number, or `auto`.
+        num_rows: to train on.
+        batches: that make a step.
+
+    >>> [choose_batch_size("auto", rows) for rows in (20, 90, 270, 900, 16_200)]
+    [20, 32, 64, 128, 256]
+    """
+    most = max(1, num_rows // batches)
+    if asked == "auto":
+        size = LARGEST_BATCH
+        while size > SMALLEST_BATCH and size * STEPS_OF_AN_EPOCH > most:
+            size //= 2
+        return min(size, most)
+    if int(asked) > most:
+        logger.warning("A batch has %d rows in place of %s: there are only %d to train on.", most, asked, num_rows)
+    return min(int(asked), most)
+
+
+def choose_epochs(asked: float | str, steps_per_epoch: int) -> float:
+    """Passes over the data: as asked; for `auto`, enough for `FEWEST_STEPS` steps.
+
+    >>> choose_epochs("auto", steps_per_epoch=70), choose_epochs("auto", steps_per_epoch=4), choose_epochs(0.5, 70)
+    (1, 8, 0.5)
+    """
+    return -(-FEWEST_STEPS // steps_per_epoch) if asked == "auto" else float(asked)

@@ -52,7 +52,7 @@ from .report import (
     plan,
     result_table,
 )
-from .sampler import StepSampler
+from .sampler import StepSampler, choose_epochs
 from .stage import Stage
 
 logger = logging.getLogger(__name__)
@@ -90,8 +90,11 @@ class Trainer:
         self.sampler = sampler
         self.output_dir = Path(arguments.output_dir)
         self.warm_start_steps = round(stage.warm_start_epochs * sampler.steps_per_epoch)
-        num_steps = max(1, round(arguments.num_train_epochs * sampler.steps_per_epoch))
+        num_epochs = choose_epochs(arguments.num_train_epochs, sampler.steps_per_epoch)
+        num_steps = max(1, round(num_epochs * sampler.steps_per_epoch))
         self.max_steps = arguments.max_steps if arguments.max_steps > 0 else self.warm_start_steps + num_steps
+        share = arguments.save_steps if arguments.save_steps < 1 else 0
+        self.save_steps = max(1, round(share * self.max_steps)) if share else int(arguments.save_steps)
         # Not for evaluation only: this leaves out DistributedDataParallel, whose part `average_gradients` has.
         self.model = accelerator.prepare_model(stage.model, evaluation_mode=True)
         self.optimizer = accelerator.prepare_optimizer(build_optimizer(stage.model, arguments))
@@ -119,6 +122,7 @@ class Trainer:
         started = time.perf_counter() - self.state.seconds
         if not self.state.history:
             self._evaluate()
+            self._save_checkpoint()  # what training starts from may stay the best
         with (
             StopSignal() as stop,
             logging_redirect_tqdm(),
@@ -151,7 +155,7 @@ class Trainer:
                 self._report(bar, losses, time.perf_counter() - window)
                 losses, window = [], time.perf_counter()
             last = self.state.step == self.max_steps
-            if last or self.state.step % self.arguments.save_steps == 0:
+            if last or self.state.step % self.save_steps == 0:
                 paused = time.perf_counter()
                 self._evaluate()
                 self.state.seconds = time.perf_counter() - started
@@ -186,7 +190,7 @@ class Trainer:
     def _stopped_early(self) -> bool:
         """Whether as many evaluations as `early_stopping_patience` have brought nothing better."""
         patience = self.arguments.early_stopping_patience
-        if patience is None or not self.state.best_step:
+        if patience is None:
             return False
         steps = [entry["step"] for entry in self.evaluations]
         return len(steps) - 1 - steps.index(self.state.best_step) >= patience
@@ -249,7 +253,7 @@ class Trainer:
         logger.info(
             "step %d: %s", self.state.step, ", ".join(f"{name} {value:.4f}" for name, value in measures.items())
         )
-        if self.state.step and measures[self.stage.best_measure] > self.state.best_value:
+        if measures[self.stage.best_measure] > self.state.best_value:
             self.state.best_step, self.state.best_value = self.state.step, measures[self.stage.best_measure]
 
     # ---- Checkpoints ----
@@ -346,6 +350,8 @@ class Trainer:
                 logger.info("Stopped at step %d: nothing better since step %d.", self.state.step, self.state.best_step)
             systems = {"before": summary["start"], "after": summary["results"], **summary["baselines"]}
             logger.info("On the held-out %s:\n%s", self.stage.unit, result_table(systems))
+            if not self.state.best_step:
+                logger.warning("Training did not make the model better: the weights that it started from are kept.")
             logger.info("The model of step %d is in %s.", self.state.best_step, self.output_dir)
             logger.info("What to do with it:\n%s", next_commands(self.stage.name, self.output_dir))
         self.accelerator.wait_for_everyone()
