@@ -140,7 +140,7 @@ def use_extras() -> None:
     tinybert(*retrieval, *harder, "--model", "sentiment", "--output_dir", "retrieval")
     tinybert("publish", "--model", "retrieval", "--output_dir", "published", "--onnx")
     run(sys.executable, "-c", STRANGER, "published")
-    taught = ["--config_overrides", SIZES, "--warm_start_epochs", "1", "--teacher", "published"]
+    taught = ["--config_overrides", SIZES, "--teacher", "published"]
     tinybert(*retrieval, *taught, "--output_dir", "taught")
     tinybert("evaluate", "--model", "taught", "--data", "beir", "--baselines", "published")
     mined = ["mine", "--data", "pairs.csv", "--num_negatives", "1", "--output_file"]

@@ -80,8 +80,6 @@ RETRIEVAL = summary(
     model="outputs/sentiment",
     temperature=0.057,
     teacher="someone/teacher",
-    warm_start_epochs=7.0,
-    warm_start_learning_rate=0.0043,
     negative_columns=["near", "far"],
 )
 EVALUATION = {

@@ -91,7 +91,7 @@ def test_tokens_start_as_the_teacher_has_them(model: TinyBertModel, width: int) 
     assert torch.equal(after[:, own:], before[:, own:])
 
 
-def test_a_warm_start_begins_with_rare_words_heavier(model: TinyBertModel) -> None:
+def test_training_begins_with_rare_words_heavier(model: TinyBertModel) -> None:
     before = model.get_input_embeddings().weight.detach().clone()
     weigh_by_rarity(model, [[1, 5, 5, 6, 2], [1, 5, 2], [1, 5, 7, 2]])
     ratio = (model.get_input_embeddings().weight / before).mean(dim=1)

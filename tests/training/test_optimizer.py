@@ -1,7 +1,7 @@
 """What is stepped at which rate, step by step."""
 
 import math
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 import torch
@@ -15,10 +15,10 @@ from tinybert_hf.training.optimizer import build_optimizer, build_schedule
 TYPES = get_args(Schedule)
 
 
-def rates(model: TinyBertModel, arguments: TrainingArguments, max_steps: int, *warm_start: Any) -> list[list[float]]:
+def rates(model: TinyBertModel, arguments: TrainingArguments, max_steps: int) -> list[list[float]]:
     """The learning rates of every step: of the token embedding, of matrices, and of biases and norms."""
     optimizer = build_optimizer(model, arguments)
-    schedule = build_schedule(optimizer, arguments, max_steps, *warm_start)
+    schedule = build_schedule(optimizer, arguments, max_steps)
     steps = []
     for _ in range(max_steps):
         steps.append([group["lr"] for group in optimizer.param_groups])
@@ -42,54 +42,30 @@ def test_without_one_it_is_that_of_all_others(model: TinyBertModel) -> None:
     assert [group["lr"] for group in groups] == [0.1] * 3
 
 
-def test_the_warm_start_trains_the_token_embedding_alone(model: TinyBertModel) -> None:
-    arguments = TrainingArguments(learning_rate=0.1, embedding_learning_rate=0.2, warmup_ratio=0.2)
-    embedding, matrices, biases = zip(*rates(model, arguments, 14, 4, 0.8), strict=True)
-    assert embedding[:4] == pytest.approx([0.8, 0.6, 0.4, 0.2])
-    assert matrices[:4] == (0, 0, 0, 0)
-    assert matrices[4:] == pytest.approx([0, 0.05, 0.1, *(0.1 * i / 8 for i in range(7, 0, -1))])
-    assert embedding[4:] == pytest.approx([2 * rate for rate in matrices[4:]])
-    assert biases == matrices
-
-
 @pytest.mark.parametrize(
-    ("max_steps", "warmup_ratio", "warm_start", "embedding", "others"),
+    ("max_steps", "warmup_ratio", "embedding", "others"),
     [
         (
             10,
             0.2,
-            (),
             [0.0, 0.1, 0.2, 0.175, 0.15, 0.125, 0.1, 0.075, 0.05, 0.025],
             [0.0, 0.05, 0.1, 0.0875, 0.075, 0.0625, 0.05, 0.0375, 0.025, 0.0125],
         ),
         (
-            14,
-            0.2,
-            (4, 0.8),
-            [0.8, 0.6, 0.4, 0.2, 0.0, 0.1, 0.2, 0.175, 0.15, 0.125, 0.1, 0.075, 0.05, 0.025],
-            [0.0, 0.0, 0.0, 0.0, 0.0, 0.05, 0.1, 0.0875, 0.075, 0.0625, 0.05, 0.0375, 0.025, 0.0125],
-        ),
-        (
             7,
             0.0,
-            (),
             [0.2, 0.171428571429, 0.142857142857, 0.114285714286, 0.085714285714, 0.057142857143, 0.028571428571],
             [0.1, 0.085714285714, 0.071428571429, 0.057142857143, 0.042857142857, 0.028571428571, 0.014285714286],
         ),
-        (5, 0.5, (), [0.0, 0.1, 0.2, 0.133333333333, 0.066666666667], [0.0, 0.05, 0.1, 0.066666666667, 0.033333333333]),
+        (5, 0.5, [0.0, 0.1, 0.2, 0.133333333333, 0.066666666667], [0.0, 0.05, 0.1, 0.066666666667, 0.033333333333]),
     ],
 )
 def test_linear_is_the_schedule_of_earlier_versions(
-    model: TinyBertModel,
-    max_steps: int,
-    warmup_ratio: float,
-    warm_start: tuple[Any, ...],
-    embedding: list[float],
-    others: list[float],
+    model: TinyBertModel, max_steps: int, warmup_ratio: float, embedding: list[float], others: list[float]
 ) -> None:
     """The numbers are those of commit f5892af, whose schedule was written out."""
     arguments = TrainingArguments(learning_rate=0.1, embedding_learning_rate=0.2, warmup_ratio=warmup_ratio)
-    actual = list(zip(*rates(model, arguments, max_steps, *warm_start), strict=True))
+    actual = list(zip(*rates(model, arguments, max_steps), strict=True))
     assert actual[0] == pytest.approx(embedding, abs=1e-11)
     assert actual[1] == actual[2] == pytest.approx(others, abs=1e-11)
 
@@ -109,22 +85,16 @@ SHAPES = {  # of a step's rate after the warm-up, with t from 0 to 1
 }
 
 
-@pytest.mark.parametrize("warm_start", [(), (5, 0.8)])
 @pytest.mark.parametrize("kind", TYPES)
-def test_each_schedule_has_its_shape_after_the_warm_up(
-    model: TinyBertModel, kind: Schedule, warm_start: tuple[Any, ...]
-) -> None:
+def test_each_schedule_has_its_shape_after_the_warm_up(model: TinyBertModel, kind: Schedule) -> None:
     arguments = TrainingArguments(
         learning_rate=0.1, embedding_learning_rate=0.2, warmup_ratio=0.2, lr_scheduler_type=kind
     )
-    first = warm_start[0] if warm_start else 0
-    embedding, matrices, biases = zip(*rates(model, arguments, first + 20, *warm_start), strict=True)
-    assert embedding[:first] == pytest.approx([0.8, 0.64, 0.48, 0.32, 0.16][:first])
-    assert matrices[:first] == (0.0,) * first
+    embedding, matrices, biases = zip(*rates(model, arguments, 20), strict=True)
     warm_up = [0.1] * 4 if kind == "constant" else [0, 0.025, 0.05, 0.075]
     expected = [0.1 * SHAPES[kind]((step - 4) / 16, step) for step in range(4, 20)]
-    assert matrices[first:] == pytest.approx([*warm_up, *expected], abs=1e-7)
-    assert embedding[first:] == pytest.approx([2 * rate for rate in matrices[first:]], abs=1e-7)
+    assert matrices == pytest.approx([*warm_up, *expected], abs=1e-7)
+    assert embedding == pytest.approx([2 * rate for rate in matrices], abs=1e-7)
     assert biases == matrices
 
 
@@ -136,11 +106,11 @@ def test_the_types_are_those_of_the_flag() -> None:
 
 def test_a_schedule_goes_on_from_its_state(model: TinyBertModel) -> None:
     arguments = TrainingArguments(learning_rate=0.1, embedding_learning_rate=0.2, lr_scheduler_type="cosine")
-    whole = rates(model, arguments, 20, 5, 0.8)
+    whole = rates(model, arguments, 20)
 
     def schedule() -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
         optimizer = build_optimizer(model, arguments)
-        return optimizer, build_schedule(optimizer, arguments, 20, 5, 0.8)
+        return optimizer, build_schedule(optimizer, arguments, 20)
 
     optimizer, first = schedule()
     for _ in range(9):

@@ -41,24 +41,6 @@ def test_explicit_negatives_and_accumulation_train(triplets: Path) -> None:
     assert [entry["step"] for entry in summary["history"] if "loss" in entry] == [1, 2, 3]
 
 
-def test_a_warm_start_needs_mean_pooling(triplets: Path) -> None:
-    arguments = ["--data", str(triplets), "--query_column", "q", "--answer_column", "a", "--eval_size", "32"]
-    arguments += [
-        "--config_overrides",
-        TINY + ",pooling=cls",
-        "--warm_start_epochs",
-        "1",
-        "--output_dir",
-        str(triplets.parent),
-    ]
-    log = triplets.parent / "log"
-    with pytest.raises(AssertionError):
-        train("retrieval", arguments, log)
-    assert "--warm_start_epochs 1.0 trains the mean of token embeddings, and this encoder pools by 'cls'" in (
-        log.read_text()
-    )
-
-
 def test_documents_alone_train(tmp_path: Path) -> None:
     lines = [f"{WORDS[i % 16]} for {WORDS[i // 16]}, a program. It has {i} parts that do it." for i in range(200)]
     documents = [json.dumps({"body": line, "name": f"item {i}"}) for i, line in enumerate(lines)]
@@ -85,7 +67,7 @@ def test_a_teachers_tokens_and_smaller_widths_change_what_is_trained(
     losses = {}
     for name, flags in {
         "alone": [],
-        "tokens": ["--teacher", str(model_folder), "--warm_start_epochs", "1"],
+        "tokens": ["--teacher", str(model_folder)],
         "widths": ["--matryoshka_dims", "4", "8"],
     }.items():
         out = tmp_path / name
@@ -196,21 +178,6 @@ def test_several_negatives_stand_behind_the_answers_first_all_rows_first_ones(
     assert (len(batch.query_ids), len(batch.answer_ids), len(batch.order)) == (2, 6, 8)
 
 
-def test_mining_waits_for_the_end_of_the_warm_start(
-    make_stage: Callable[..., RetrievalStage], model: TinyBertModel
-) -> None:
-    model.config.pooling = "mean"
-    stage = make_stage(mined_negatives=1, warm_start_epochs=2.0)
-    assert stage.warm_start_steps == 6
-    for step in (0, 5):
-        stage.prepare(model, step)
-        assert stage.mined_epoch == -1
-        assert len(stage.batch([0, 1], step).answer_ids) == 2
-    stage.prepare(model, step=6)
-    assert stage.mined_epoch == 0
-    assert len(stage.batch([0, 1], step=6).answer_ids) == 4
-
-
 def test_each_epoch_draws_other_negatives_among_the_best(
     make_stage: Callable[..., RetrievalStage], model: TinyBertModel
 ) -> None:
@@ -224,21 +191,6 @@ def test_each_epoch_draws_other_negatives_among_the_best(
     _, ids = stage.texts([3, 7], step=0)
     expected = [texts["answer"][row] for row in first[[3, 7]].T.flatten().tolist()]
     assert ids[4:].tolist() == [text_id(text) for text in expected], "first ones of all rows, then second ones"
-
-
-def test_a_warm_start_trains_the_words_alone(make_stage: Callable[..., RetrievalStage], model: TinyBertModel) -> None:
-    model.config.pooling = "mean"
-    stage = make_stage(warm_start_epochs=1.0)
-    first, later = stage.batch([0, 1], step=0), stage.batch([0, 1], step=3)
-    assert first.words_alone and not later.words_alone
-    passes: list[None] = []
-    model.register_forward_pre_hook(lambda *_: passes.append(None))
-    stage.backward(model.train(), first)
-    assert not passes and all(parameter.grad is None for parameter in model.layers.parameters())
-    assert model.embeddings.word_embeddings.weight.grad.abs().sum() > 0
-    assert not any(parameter.requires_grad for parameter in model.layers.parameters()), "nor summed over processes"
-    stage.backward(model, later)
-    assert passes and all(parameter.grad is not None for parameter in model.layers.parameters())
 
 
 def test_more_activations_kept_is_the_same_gradient(
@@ -269,7 +221,7 @@ def test_an_encoder_without_layers_is_trained_in_one_pass(
     stage = build_stage(arguments, accelerator, None)
     stage.micro_batch_tokens = 8
     batch = stage.batch(list(range(16)), step=0)
-    assert batch.words_alone and len(batch.micro_batches) == 1
+    assert len(batch.micro_batches) == 1
     loss = stage.backward(stage.model.train(), batch)
     assert loss.isfinite() and stage.model.embeddings.word_embeddings.weight.grad is not None
 
@@ -277,8 +229,6 @@ def test_an_encoder_without_layers_is_trained_in_one_pass(
 @pytest.mark.parametrize(
     ("overrides", "more", "message"),
     [
-        ("pooling=cls", {"warm_start_epochs": 1.0}, "this encoder pools by 'cls'"),
-        ("norm_position=post", {"warm_start_epochs": 1.0}, "for layers that start as the identity"),
         (
             "hidden_dropout_prob=0",
             {"matryoshka_dims": [8, 33]},

@@ -17,7 +17,6 @@ KINDS = {  # and the texts of a row
     "pairs": 2,
     "negatives": 4,
     "mined": 4,
-    "warm start": 2,
     "documents": 2,
     "sentiment": 1,
 }
@@ -39,7 +38,7 @@ def build(kind: str, folder: Path, accelerator: Accelerator) -> Stage:
         shared["negative_columns"] = ["near", "far"]
     else:
         shared["data"] = str(write_pairs(folder / "pairs.csv", 100, seed=0))
-    more = {"mined": {"mined_negatives": 2}, "warm start": {"warm_start_epochs": 1.0}}.get(kind, {})
+    more = {"mined_negatives": 2} if kind == "mined" else {}
     return retrieval.build_stage(RetrievalArguments(eval_size=32, **shared, **more), accelerator, None)
 
 
@@ -69,7 +68,7 @@ def stages(request: pytest.FixtureRequest, tmp_path: Path, accelerator: Accelera
 
 
 def first_step(stage: Stage) -> int:
-    """A step of the second epoch, past any warm start."""
+    """A step of the third epoch."""
     return 2 * stage.sampler.steps_per_epoch
 
 
@@ -126,22 +125,22 @@ def test_a_stage_tells_what_the_summary_needs(kind: str, tmp_path: Path, acceler
         assert set(system) <= set(measures)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "warm start's first step"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_step_is_computed_by_the_kernels(
     kind: str, tmp_path: Path, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their masks, attention and packed weights, but for words alone, which have no use for them."""
+    """Their masks, attention and packed weights."""
     used: set[str] = set()
     for name in ("dropout", "attention", "multiply_packed"):
         original = getattr(kernels, name)
         monkeypatch.setattr(kernels, name, lambda *a, _of=original, _as=name, **k: (used.add(_as), _of(*a, **k))[1])
     monkeypatch.setattr(kernels, "LEAST_TOKENS_TO_PACK", 1)
-    stage = build(kind.removesuffix("'s first step"), tmp_path / "out", accelerator)
-    step = 0 if kind.endswith("step") else first_step(stage)
+    stage = build(kind, tmp_path / "out", accelerator)
+    step = first_step(stage)
     stage.prepare(stage.model, step)
     used.clear()
     stage.backward(stage.model.train(), stage.batch(stage.sampler.micro_batches(step)[0], step))
-    expected = {"dropout"} if kind.endswith("step") else {"dropout", "attention"}
-    if kind != "sentiment" and "attention" in expected and kernels.can_pack(torch.float32):
+    expected = {"dropout", "attention"}
+    if kind != "sentiment" and kernels.can_pack(torch.float32):
         expected.add("multiply_packed")
     assert used == expected

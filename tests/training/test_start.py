@@ -75,7 +75,7 @@ def test_training_moves_all_of_it_and_can_be_resumed(bert_folder: Path, tmp_path
     "folder, flags, message",
     [
         ("model", ["--config_overrides", "num_hidden_layers=1"], "is a tinybert model, which brings its own"),
-        ("bert", ["--warm_start_epochs", "1"], "for layers that start as the identity, and those of --model"),
+        ("bert", ["--config_overrides", "hidden_size=8"], "fix hidden_size"),
     ],
 )
 def test_what_a_trained_encoder_does_not_allow_is_refused(

@@ -48,7 +48,7 @@ def flags(data: Path, output_dir: Path, *more: str) -> list[str]:
         *("--data", str(data / "train.csv"), "--eval_data", str(data / "validation.csv")),
         *("--config_overrides", TINY, "--output_dir", str(output_dir), "--per_device_train_batch_size", "8"),
         *("--max_steps", str(MAX_STEPS), "--save_steps", str(SAVE_STEPS), "--logging_steps", "3"),
-        *("--learning_rate", "0.002", "--warm_start_epochs", "1"),  # 12 of the 40 steps
+        *("--learning_rate", "0.002"),
         *("--report_to", "none", "--resume_from_checkpoint", "auto", *more),
     ]
 
@@ -164,7 +164,7 @@ def test_mined_negatives_are_part_of_what_is_resumed(data: Path, uninterrupted: 
     arguments = flags(data, tmp_path / "killed", "--mined_negatives", "1")
     train("retrieval", flags(data, tmp_path / "whole", "--mined_negatives", "1"), tmp_path / "log")
     (process,) = start("retrieval", arguments, tmp_path / "log")
-    wait_for_checkpoint(tmp_path / "killed", step=21)  # in the middle of an epoch after the warm start
+    wait_for_checkpoint(tmp_path / "killed", step=21)  # in the middle of an epoch
     process.kill()
     process.join()
     train("retrieval", arguments, tmp_path / "log")

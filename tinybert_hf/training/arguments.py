@@ -194,11 +194,6 @@ class RetrievalArguments(TrainingArguments):
     teacher: Annotated[str | None, MODEL] = None
     """A folder or Hub id of an encoder (any SentenceTransformer or AutoModel). The token embedding of a new model starts
     from its embeddings of the tokens. They are kept for later runs."""
-    warm_start_epochs: Annotated[float, SCHEDULE] = 0.0
-    """Passes over the data, before the others, that train the token embedding alone, as an encoder without layers. New
-    layers then start as the identity."""
-    warm_start_learning_rate: Annotated[float, SCHEDULE] = 1e-2
-    """Peak for the token embedding during the warm start."""
     gradient_accumulation_steps: Annotated[int, SCHEDULE] = 1
     """Batches whose gradients are added up before a step. It does not enlarge the set of negatives: each batch is ranked
     on its own."""
@@ -219,13 +214,11 @@ class RetrievalArguments(TrainingArguments):
                 "--documents makes new queries in every epoch, and --negative_columns and --mined_negatives need fixed "
                 "ones. Leave them out."
             )
-        for name in ("mined_negatives", "warm_start_epochs", "activation_budget_tokens"):
+        for name in ("mined_negatives", "activation_budget_tokens"):
             if getattr(self, name) < 0:
                 raise InputError(f"--{name} must not be negative, got {getattr(self, name)}.")
-        if self.warm_start_learning_rate <= 0:
-            raise InputError(f"--warm_start_learning_rate must be above 0, got {self.warm_start_learning_rate}.")
-        if self.teacher and (self.model or not self.warm_start_epochs):
+        if self.teacher and self.model:
             raise InputError(
-                f"--teacher {self.teacher} has nothing to teach: set --warm_start_epochs for a new model (without --model) to "
-                "begin with its embeddings of the tokens."
+                f"--teacher {self.teacher} gives a new model its embeddings of the tokens, and --model {self.model} has its "
+                "own. Leave one of them out."
             )

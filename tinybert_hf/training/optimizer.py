@@ -23,35 +23,6 @@ def build_optimizer(model: PreTrainedModel, arguments: TrainingArguments) -> tor
     )
 
 
-def build_schedule(
-    optimizer: torch.optim.Optimizer,
-    arguments: TrainingArguments,
-    max_steps: int,
-    warm_start_steps: int = 0,
-    warm_start_learning_rate: float = 0.0,
-) -> LambdaLR:
-    """The schedule that `transformers` calls `arguments.lr_scheduler_type`, after a linear warm-up.
-
-    During the warm start, before it, the token embedding (`build_optimizer`'s first group) falls from its own peak to 0,
-    and nothing else is trained.
-    """
-    num_steps = max_steps - warm_start_steps
-    warmup_steps = round(arguments.warmup_ratio * num_steps)
-    schedule = get_scheduler(arguments.lr_scheduler_type, optimizer, warmup_steps, num_steps)
-    if not warm_start_steps:
-        return schedule
-    factor = schedule.lr_lambdas[0]
-    embedding, *others = optimizer.param_groups
-    for group in optimizer.param_groups:  # as before the first schedule set them for its first step
-        group["lr"] = group.pop("initial_lr")
-    peak = warm_start_learning_rate / embedding["lr"]
-
-    def embedding_factor(step: int) -> float:
-        if step < warm_start_steps:
-            return peak * (1 - step / warm_start_steps)
-        return factor(step - warm_start_steps)
-
-    def other_factor(step: int) -> float:
-        return 0.0 if step < warm_start_steps else factor(step - warm_start_steps)
-
-    return LambdaLR(optimizer, [embedding_factor, *[other_factor] * len(others)])
+def build_schedule(optimizer: torch.optim.Optimizer, arguments: TrainingArguments, max_steps: int) -> LambdaLR:
+    """The schedule that `transformers` calls `arguments.lr_scheduler_type`, after a linear warm-up."""
+    return get_scheduler(arguments.lr_scheduler_type, optimizer, round(arguments.warmup_ratio * max_steps), max_steps)

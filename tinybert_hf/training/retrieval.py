@@ -60,7 +60,6 @@ class RetrievalBatch(NamedTuple):
     order: Tensor  # (texts,): the place of each text in the micro-batches
     query_ids: Tensor  # (B,) text ids (`data.text_id`)
     answer_ids: Tensor  # (B x (1 + negatives),), the answers first
-    words_alone: bool  # the layers take no part
 
 
 class RetrievalStage(Stage):
@@ -96,9 +95,6 @@ class RetrievalStage(Stage):
         self.loss = MultipleNegativesRankingLoss(arguments.temperature, embedding_dims(arguments, self.config))
         on_cpu = accelerator.device.type == "cpu"
         self.micro_batch_tokens = MICRO_BATCH_TOKENS_ON_CPU if on_cpu else MICRO_BATCH_TOKENS
-        self.warm_start_epochs = arguments.warm_start_epochs
-        self.warm_start_learning_rate = arguments.warm_start_learning_rate
-        self.warm_start_steps = round(arguments.warm_start_epochs * sampler.steps_per_epoch)
         negatives = [f"negative_{i}" for i in range(len(arguments.negative_columns or []))]
         self.columns = ["query", "answer", *negatives]
         self.texts_per_row = len(self.columns) + arguments.mined_negatives
@@ -115,9 +111,9 @@ class RetrievalStage(Stage):
 
     def prepare(self, model: PreTrainedModel, step: int) -> None:
         """At the first step of each epoch, mine negatives with the model as it is now."""
-        if not self.arguments.mined_negatives or step < self.warm_start_steps:
+        if not self.arguments.mined_negatives:
             return
-        epoch = (step - self.warm_start_steps) // self.sampler.steps_per_epoch
+        epoch = step // self.sampler.steps_per_epoch
         if epoch != self.mined_epoch:
             self.mined_epoch, self.mined_rows = epoch, self.mine(model, epoch)
 
@@ -142,9 +138,9 @@ class RetrievalStage(Stage):
     def batch(self, rows: list[int], step: int) -> RetrievalBatch:
         """Rows of the training data -> B queries, answers and negatives, in micro-batches of texts of like length."""
         texts, ids = self.texts(rows, step)
-        warm_start = step < self.warm_start_steps
-        words_alone = warm_start or not self.config.num_hidden_layers
-        if words_alone:  # without layers, one pass over the token embedding for the whole batch is the fastest
+        if (
+            not self.config.num_hidden_layers
+        ):  # without layers, one pass over the token embedding for the whole batch is the fastest
             groups = [list(range(len(texts)))]
         else:
             groups = length_batches([len(text) for text in texts], self.micro_batch_tokens)
@@ -154,7 +150,6 @@ class RetrievalStage(Stage):
             order=torch.tensor([i for group in groups for i in group]).argsort(),
             query_ids=ids[: len(rows)],
             answer_ids=ids[len(rows) :],
-            words_alone=words_alone,
         )
 
     def texts(self, rows: list[int], step: int) -> tuple[list[list[int]], Tensor]:
@@ -162,7 +157,7 @@ class RetrievalStage(Stage):
         read = self.rows[rows]
         texts = [ids for name in self.columns for ids in read[name]]
         ids = torch.tensor([number for name in self.columns for number in read[f"{name}_id"]])
-        if self.arguments.mined_negatives and step >= self.warm_start_steps:
+        if self.arguments.mined_negatives:
             mined = self.rows[self.mined_rows[rows].T.flatten().tolist()]
             texts += mined["answer"]
             ids = torch.cat((ids, torch.tensor(mined["answer_id"])))
@@ -173,9 +168,7 @@ class RetrievalStage(Stage):
     def backward(self, model: nn.Module, batch: RetrievalBatch) -> Tensor:
         """Add the gradient of the ranking loss over the whole batch."""
         encoder = self.accelerator.unwrap_model(model)
-        if self.warm_start_steps:
-            encoder.layers.requires_grad_(not batch.words_alone)
-        by_words = batch.words_alone and (encoder.config.num_hidden_layers or is_words_alone(encoder.config))
+        by_words = is_words_alone(encoder.config)
 
         def embed(texts: MicroBatch) -> Tensor:
             return embed_words(encoder, **texts) if by_words else model(**texts).pooler_output
@@ -185,7 +178,7 @@ class RetrievalStage(Stage):
             return self.loss(queries, answers, batch.query_ids, batch.answer_ids)
 
         # Without layers there are no activations to save.
-        budget = sys.maxsize if batch.words_alone else self.arguments.activation_budget_tokens
+        budget = self.arguments.activation_budget_tokens if self.config.num_hidden_layers else sys.maxsize
         num_tokens = sum(texts["input_ids"].numel() for texts in batch.micro_batches)
         with CpuKernels(training=True, num_tokens=num_tokens):
             return cached_backward(self.accelerator, embed, batch.micro_batches, compute_loss, budget)
@@ -244,7 +237,6 @@ def build_stage(arguments: RetrievalArguments, accelerator: Accelerator, checkpo
     with accelerator.main_process_first():
         data = load_pairs(arguments)
     start = load_start(arguments, accelerator, checkpoint, data.train)
-    check_warm_start(arguments, start.config)
     embedding_dims(arguments, start.config)
     set_seed(arguments.seed)
     model = start.load(TinyBertModel)
@@ -256,27 +248,11 @@ def build_stage(arguments: RetrievalArguments, accelerator: Accelerator, checkpo
         report_tokens(rows, columns, start.tokenizer, start.config.max_position_embeddings)
         if arguments.teacher and start.random:
             start_from_tokens(model, embed_tokens(arguments.teacher, start.tokenizer))
-    if arguments.warm_start_epochs and not checkpoint:
+    if start.random and is_words_alone(start.config):
         weigh_by_rarity(model, rows["text" if from_documents else "answer"])
     sampler = build_sampler(arguments, accelerator, len(rows))
     stage_class = DocumentStage if from_documents else RetrievalStage
     return stage_class(arguments, accelerator, start, data, sampler, rows, model)
-
-
-def check_warm_start(arguments: RetrievalArguments, config: TinyBertConfig) -> None:
-    """Raise InputError where the encoder is not the mean of its words when its layers are new."""
-    if not arguments.warm_start_epochs:
-        return
-    if config.pooling != "mean":
-        raise InputError(
-            f"--warm_start_epochs {arguments.warm_start_epochs} trains the mean of token embeddings, and this encoder pools "
-            f"by {config.pooling!r}. Leave the warm start out, or set pooling: mean in --config_overrides."
-        )
-    if config.norm_position != "pre":
-        raise InputError(
-            f"--warm_start_epochs {arguments.warm_start_epochs} trains token embeddings for layers that start as the identity, "
-            f"and those of --model {arguments.model} do not. Leave the warm start out."
-        )
 
 
 def embedding_dims(arguments: RetrievalArguments, config: TinyBertConfig) -> list[int]:

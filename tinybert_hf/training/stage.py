@@ -24,9 +24,6 @@ class Stage(ABC):
     tokenizer: PreTrainedTokenizerBase
     sampler: StepSampler
     texts_per_row: int
-    # Passes over the data, before the others, that train the token embedding alone, and its peak learning rate then.
-    warm_start_epochs: float = 0.0
-    warm_start_learning_rate: float = 0.0
 
     def prepare(self, model: PreTrainedModel, step: int) -> None:  # noqa: B027 - most stages have nothing to prepare
         """Do what the batches of a step need; all processes call it together."""

@@ -89,10 +89,9 @@ class Trainer:
         self.stage = stage
         self.sampler = sampler
         self.output_dir = Path(arguments.output_dir)
-        self.warm_start_steps = round(stage.warm_start_epochs * sampler.steps_per_epoch)
         num_epochs = choose_epochs(arguments.num_train_epochs, sampler.steps_per_epoch)
         num_steps = max(1, round(num_epochs * sampler.steps_per_epoch))
-        self.max_steps = arguments.max_steps if arguments.max_steps > 0 else self.warm_start_steps + num_steps
+        self.max_steps = arguments.max_steps if arguments.max_steps > 0 else num_steps
         share = arguments.save_steps if arguments.save_steps < 1 else 0
         self.save_steps = max(1, round(share * self.max_steps)) if share else int(arguments.save_steps)
         # Not for evaluation only: this leaves out DistributedDataParallel, whose part `average_gradients` has.
@@ -100,9 +99,7 @@ class Trainer:
         self.optimizer = accelerator.prepare_optimizer(build_optimizer(stage.model, arguments))
         self.embedding_gradient = SparseEmbeddingGradient(self.unwrapped_model.get_input_embeddings())
         # Not prepared: accelerate's wrapper would step it once for every process.
-        self.schedule = build_schedule(
-            self.optimizer, arguments, self.max_steps, self.warm_start_steps, stage.warm_start_learning_rate
-        )
+        self.schedule = build_schedule(self.optimizer, arguments, self.max_steps)
         accelerator.register_save_state_pre_hook(self._save_model)
         accelerator.register_load_state_pre_hook(self._load_model)
         self.state = TrainingState(run=self._identity())
