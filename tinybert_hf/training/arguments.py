@@ -187,6 +187,10 @@ class RetrievalArguments(TrainingArguments):
     """Numbers of first dimensions, as 64 128 256, that learn to rank on their own too, so that users may cut the
     embeddings (Kusupati et al. 2022)."""
 
+    query_prompt: Annotated[str | None, MODEL] = None
+    """What every query begins with for the model, as 'query: '. Without it, what --model says, or nothing."""
+    document_prompt: Annotated[str | None, MODEL] = None
+    """What every other text begins with, as 'passage: '. Without it, what --model says, or nothing."""
     teacher: Annotated[str | None, MODEL] = None
     """A folder or Hub id of an encoder (any SentenceTransformer or AutoModel). The token embedding of a new model starts
     from its embeddings of the tokens. They are kept for later runs."""
