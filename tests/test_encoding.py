@@ -201,9 +201,7 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_a_model_of_another_kind_is_named(tmp_path: Path) -> None:
     MPNetConfig().save_pretrained(tmp_path / "other")
-    with pytest.raises(
-        UnreadableError, match="from this folder: it is a mpnet model; what works: tinybert, bert, "
-    ):
+    with pytest.raises(UnreadableError, match="from this folder: it is a mpnet model; what works: tinybert, bert, "):
         load_search_pipeline(tmp_path / "other")
 
 
