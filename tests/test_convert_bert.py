@@ -249,7 +249,7 @@ def test_everything_of_a_start_is_read_at_the_revision_that_was_asked_for(
         from tinybert_hf import load_search_pipeline
 
         first = HfApi().model_info("tester/bert").sha
-        for name in ("1_Pooling/config.json", "config_sentence_transformers.json", "sentence_bert_config.json"):
+        for name in ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"):
             HfApi().delete_file(name, "tester/bert")
         for revision in (first, None):
             config = load_search_pipeline("tester/bert", revision=revision).model.config
