@@ -144,6 +144,5 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> No
     path = Path(folder, "tokenizer_config.json")
     config = json.loads(path.read_text(encoding="utf-8"))
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    if tokenizer.model_input_names != PreTrainedTokenizerFast.model_input_names:
-        config["model_input_names"] = tokenizer.model_input_names
+    config["model_input_names"] = tokenizer.model_input_names  # else segments are that class's choice
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -47,11 +47,11 @@ class TrainingArguments:
     """Rows to hold out where there is neither --eval_data nor --eval_split."""
 
     model: Annotated[str | None, MODEL] = None
-    """Model folder or Hub id to start from: one of ours, or any BERT encoder (as
-    sentence-transformers/all-MiniLM-L6-v2). Without it, training starts from random weights."""
+    """Model folder or Hub id to start from: one of ours, or a BERT, RoBERTa, XLM-RoBERTa,
+    CamemBERT or DistilBERT encoder (as sentence-transformers/all-MiniLM-L6-v2). Without it, training starts from random weights."""
     config_overrides: Annotated[str | None, MODEL] = None
-    """What differs from the default configuration, as name=value,name=value (in a recipe, a mapping). With a BERT as
-    --model: fewer num_hidden_layers or max_position_embeddings, or other dropout."""
+    """What differs from the default configuration, as name=value,name=value (in a recipe, a mapping). With such an
+    encoder as --model: fewer num_hidden_layers or max_position_embeddings, or other dropout."""
     tokenizer_data: Annotated[list[str] | None, MODEL] = None
     """Data whose texts a new model's tokenizer learns from. Without it, --data is used."""
 
