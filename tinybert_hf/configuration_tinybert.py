@@ -45,6 +45,7 @@ class TinyBertConfig(PretrainedConfig):
         residual_initializer_range: the same for the two matrices of a block whose output is added to the residual
             stream. At 0 a new pre-norm block starts as the identity, and a new encoder as the pooled token embeddings.
         layer_norm_eps: added to the variance in LayerNorm.
+        prompts: what a text begins with, by its kind: `query` or `document`. They are part of what is encoded.
         classifier_dropout: dropout before the classifier; None means `hidden_dropout_prob`.
 
     Raises:
@@ -75,6 +76,7 @@ class TinyBertConfig(PretrainedConfig):
         layer_norm_eps: float = 1e-12,
         classifier_dropout: float | None = None,
         pad_token_id: int = 3,
+        prompts: dict[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         if hidden_size % num_attention_heads:
@@ -112,11 +114,15 @@ class TinyBertConfig(PretrainedConfig):
         self.layer_norm_eps = layer_norm_eps
         self.classifier_dropout = classifier_dropout
         self.pad_token_id = pad_token_id
+        self.prompts = {kind: prompt for kind, prompt in (prompts or {}).items() if prompt}
         super().__init__(**kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain data, with the code map of a complete folder."""
-        return super().to_dict() | {"auto_map": dict(AUTO_MAP), "custom_pipelines": CUSTOM_PIPELINES}
+        values = super().to_dict() | {"auto_map": dict(AUTO_MAP), "custom_pipelines": CUSTOM_PIPELINES}
+        if not any(self.prompts.values()):
+            del values["prompts"]
+        return values
 
 
 TinyBertConfig.register_for_auto_class()

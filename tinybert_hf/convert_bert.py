@@ -1,7 +1,7 @@
-"""Another project's BERT encoder as the start of training: its weights under our names, its arithmetic unchanged.
+"""Another project's encoder as the start of training: its weights under our names, its arithmetic unchanged.
 
 all-MiniLM-L6-v2, e5-small, bge-small and most other small encoders for search are BERT models (Devlin et al. 2018,
-arXiv:1810.04805). Shapes: H hidden size, L layers.
+arXiv:1810.04805), or compute what one computes (`ENCODERS`). Shapes: H hidden size, L layers.
 """
 
 import json
@@ -10,68 +10,150 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from .configuration_tinybert import TinyBertConfig
-from .errors import InputError
+from .errors import InputError, UnreadableError
+
+ENCODERS = ("bert", "camembert", "distilbert", "roberta", "xlm-roberta")
+# BERT's sizes that are taken over; DistilBERT (Sanh et al. 2019, arXiv:1910.01108) has other names for some.
+SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "initializer_range")
+RENAMED_SIZES = {
+    "intermediate_size": "hidden_dim",
+    "hidden_act": "activation",
+    "hidden_dropout_prob": "dropout",
+    "attention_probs_dropout_prob": "attention_dropout",
+}
+DISTILBERT_WEIGHTS = {  # its names and BERT's
+    "transformer.layer.": "encoder.layer.",
+    ".attention.q_lin.": ".attention.self.query.",
+    ".attention.k_lin.": ".attention.self.key.",
+    ".attention.v_lin.": ".attention.self.value.",
+    ".attention.out_lin.": ".attention.output.dense.",
+    ".sa_layer_norm.": ".attention.output.LayerNorm.",
+    ".ffn.lin1.": ".intermediate.dense.",
+    ".ffn.lin2.": ".output.dense.",
+    ".output_layer_norm.": ".output.LayerNorm.",
+}
 
 
-def load_weights(
-    source: str, config: TinyBertConfig, num_layers: int, revision: str | None = None
-) -> dict[str, Tensor]:
-    """The weights of a folder's or a Hub repository's BERT of `num_layers` layers, as `convert_weights` names them."""
-    bert = AutoModel.from_pretrained(source, revision=revision, trust_remote_code=False)
-    return convert_weights(bert.state_dict(), config, num_layers)
+def load_config(source: str, revision: str | None = None) -> Any:
+    """The configuration of a TinyBERT, or of an encoder that becomes one.
+
+    Raises: OSError or ValueError: if it cannot be read, or is another kind of model.
+    """
+    kind = PreTrainedConfig.get_config_dict(source, revision=revision)[0].get("model_type")
+    if kind not in (TinyBertConfig.model_type, *ENCODERS):
+        raise ValueError(f"it is a {kind} model; what works: {TinyBertConfig.model_type}, {', '.join(ENCODERS)}.")
+    return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
 
 
-def read_config(source: str, bert_config: Any) -> TinyBertConfig:
-    """Configuration of a TinyBERT that computes what a BERT encoder computes.
+def load_weights(source: str, bert_config: Any, config: TinyBertConfig, revision: str | None) -> dict[str, Tensor]:
+    """The fp32 weights of a folder's or a Hub repository's encoder, as `convert_weights` names them."""
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": False, "dtype": torch.float32}
+    weights = AutoModel.from_pretrained(source, **options).state_dict()
+    if bert_config.model_type == "distilbert":
+        for theirs, berts in DISTILBERT_WEIGHTS.items():
+            weights = {name.replace(theirs, berts): tensor for name, tensor in weights.items()}
+        # It knows no segments; adding 0 is the same.
+        weights["embeddings.token_type_embeddings.weight"] = torch.zeros(1, config.hidden_size)
+    positions = weights["embeddings.position_embeddings.weight"]
+    weights["embeddings.position_embeddings.weight"] = positions[first_position(bert_config) :]
+    return convert_weights(weights, config, bert_config.num_hidden_layers)
+
+
+def first_position(bert_config: Any) -> int:
+    """The row of the table of positions that a text's first token takes: RoBERTa and its kin count from the padding's."""
+    return bert_config.pad_token_id + 1 if bert_config.model_type not in ("bert", "distilbert") else 0
+
+
+def load_tokenizer(source: str, bert_config: Any, revision: str | None) -> PreTrainedTokenizerBase:
+    """The tokenizer of an encoder that is taken over.
+
+    Raises: InputError: if the library `tokenizers` does not run it, it is empty, or it has no padding.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    problem = None
+    if not tokenizer.is_fast:
+        problem = "is a slow one. Save it with the fast class of transformers."
+    elif len(tokenizer) == len(tokenizer.all_special_ids):  # what transformers makes up where there is none
+        problem = "has no words. Put its files into the folder."
+    elif tokenizer.pad_token is None:
+        problem = "has no padding. Name its pad_token in tokenizer_config.json."
+    if problem:
+        raise InputError(f"The tokenizer of --model {source} {problem}")
+    tokenizer.padding_side = "right"
+    if getattr(bert_config, "type_vocab_size", 1) == 1:
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+    return tokenizer
+
+
+def read_config(
+    source: str, bert_config: Any, tokenizer: PreTrainedTokenizerBase, revision: str | None
+) -> TinyBertConfig:
+    """Configuration of a TinyBERT that computes what an encoder computes.
 
     Args:
-        source: a folder or Hub id; also a SentenceTransformer's, whose pooling and maximum length are kept.
+        source: a folder or Hub id; also a SentenceTransformer's, whose pooling, prompts and maximum length are kept.
         bert_config: its configuration.
+        tokenizer: its own, which decides how to pad: multilingual-e5-small is a BERT with XLM-R's tokenizer.
+        revision: of the Hub repository.
 
-    Raises: InputError: if it pools neither the first token nor the mean, has further layers behind that, or other than
-        absolute positions.
+    Raises: InputError: if it is a decoder, pools neither the first token nor the mean, has further layers behind that, or
+        other than absolute positions.
     """
     positions = getattr(bert_config, "position_embedding_type", "absolute")
     if positions != "absolute":
         raise InputError(f"--model {source} has {positions} positions; only absolute ones can be taken over.")
-    longest = bert_config.max_position_embeddings
-    max_length = read_json(source, "sentence_bert_config.json").get("max_seq_length") or longest
+    if getattr(bert_config, "is_decoder", False):
+        raise InputError(f"--model {source} is a decoder; only encoders can be taken over.")
+    renamed = RENAMED_SIZES if bert_config.model_type == "distilbert" else {}
+    longest = bert_config.max_position_embeddings - first_position(bert_config)
+    max_length = read_json(source, "sentence_bert_config.json", revision).get("max_seq_length")
     return TinyBertConfig(
-        vocab_size=bert_config.vocab_size,
-        hidden_size=bert_config.hidden_size,
-        num_hidden_layers=bert_config.num_hidden_layers,
-        num_attention_heads=bert_config.num_attention_heads,
-        intermediate_size=bert_config.intermediate_size,
-        hidden_act=bert_config.hidden_act,
-        hidden_dropout_prob=bert_config.hidden_dropout_prob,
-        attention_probs_dropout_prob=bert_config.attention_probs_dropout_prob,
-        max_position_embeddings=min(max_length, longest),
+        **{name: getattr(bert_config, renamed.get(name, name)) for name in (*SIZES, *RENAMED_SIZES)},
+        max_position_embeddings=min(max_length or tokenizer.model_max_length, longest),
         position_embedding_type="learned",
         norm_position="post",
-        type_vocab_size=bert_config.type_vocab_size,
-        pooling=read_pooling(source),
-        initializer_range=bert_config.initializer_range,
-        layer_norm_eps=bert_config.layer_norm_eps,
-        pad_token_id=bert_config.pad_token_id,
+        type_vocab_size=getattr(bert_config, "type_vocab_size", 1),
+        pooling=read_pooling(source, revision),
+        layer_norm_eps=getattr(bert_config, "layer_norm_eps", 1e-12),
+        pad_token_id=tokenizer.pad_token_id,
+        prompts=read_prompts(source, revision),
     )
 
 
-def read_pooling(source: str) -> str:
+def read_prompts(source: str, revision: str | None) -> dict[str, str]:
+    """What a SentenceTransformer puts before a query and before a document.
+
+    Raises: InputError: if its default is none of its prompts.
+    """
+    settings = read_json(source, "config_sentence_transformers.json", revision)
+    prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
+    if default and default not in prompts:
+        raise InputError(f"--model {source} has no prompt {default!r}, its default_prompt_name; it has {[*prompts]}.")
+    found = {}
+    for kind, names in {"query": ["query"], "document": ["document", "passage", "corpus"]}.items():
+        # sentence-transformers saves an empty one beside one of another name.
+        known = sorted((prompts[name] or "" for name in names if name in prompts), key=bool, reverse=True)
+        found[kind] = known[0] if known else prompts[default] if default else ""
+    return found
+
+
+def read_pooling(source: str, revision: str | None) -> str:
     """How a SentenceTransformer pools; of a folder that does not say, the mean."""
-    modules = {module["type"].split(".")[-1]: module["path"] for module in read_json(source, "modules.json")}
+    modules = {module["type"].split(".")[-1]: module["path"] for module in read_json(source, "modules.json", revision)}
     if more := set(modules) - {"Transformer", "Pooling", "Normalize"}:
         raise InputError(
-            f"--model {source} has further layers after its BERT ({', '.join(sorted(more))}), which cannot be taken over."
+            f"--model {source} has further layers after its encoder, which cannot be taken over: {', '.join(sorted(more))}."
         )
     if "Pooling" not in modules:
         return "mean"
-    settings = read_json(source, f"{modules['Pooling']}/config.json")
+    settings = read_json(source, f"{modules['Pooling']}/config.json", revision)
     if "pooling_mode" in settings:
-        modes = [settings["pooling_mode"]]
+        modes = settings["pooling_mode"]
+        modes = [modes] if isinstance(modes, str) else modes
     else:  # as older releases of sentence-transformers wrote it
         names = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
         chosen = [name for name, value in settings.items() if name.startswith("pooling_mode_") and value]
@@ -80,13 +162,21 @@ def read_pooling(source: str) -> str:
         raise InputError(
             f"--model {source} pools by {', '.join(modes)}; only the first token (cls) or the mean can be taken over."
         )
+    if not settings.get("include_prompt", True) and any(read_prompts(source, revision).values()):
+        raise InputError(f"--model {source} leaves its prompts out of the pooling, which cannot be taken over.")
     return modes[0]
 
 
-def read_json(source: str, name: str) -> Any:
-    """A file of a folder or a Hub repository; empty if there is none."""
-    path = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
-    return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+def read_json(source: str, name: str, revision: str | None) -> Any:
+    """A file of a folder or a Hub repository; empty if there is none.
+
+    Raises: UnreadableError: if it is damaged.
+    """
+    path = cached_file(source, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+    except ValueError as error:
+        raise UnreadableError(f"{path} is no valid JSON: {error}") from error
 
 
 def convert_weights(bert: dict[str, Tensor], config: TinyBertConfig, num_layers: int) -> dict[str, Tensor]:

@@ -130,8 +130,10 @@ def tokenize_documents(documents: Dataset, tokenizer: PreTrainedTokenizerBase, m
         tokenizer: one that puts one special token at either end of a text.
         max_length: tokens after which a document is cut off, the special ones included.
 
-    Raises: InputError: if no document is long enough.
+    Raises: InputError: if the tokenizer is another one, or no document is long enough.
     """
+    if tokenizer.num_special_tokens_to_add() != 2:
+        raise InputError("--documents needs a tokenizer that puts one special token at either end of a text.")
 
     def tokenize(batch: dict[str, list[str]]) -> dict[str, list]:
         texts = [f"{head}\n{body}" for head, body in zip(batch["head"], batch["body"], strict=True)]

@@ -15,12 +15,12 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from . import auto, pipeline_tinybert  # noqa: F401 - auto registers the models
 from .configuration_tinybert import TinyBertConfig
-from .convert_bert import load_weights, read_config
+from .convert_bert import load_config, load_tokenizer, load_weights, read_config
 from .errors import UnreadableError, check_hub_id
 from .kernels import CpuKernels
 from .modeling_tinybert import TinyBertModel
@@ -107,7 +107,7 @@ def load_search_pipeline(
     """`pipeline("semantic-search", model=...)` with the installed package's code instead of the model folder's.
 
     Args:
-        model: a model folder or a Hub id: one of ours, or any BERT encoder, as sentence-transformers/all-MiniLM-L6-v2.
+        model: a model folder or a Hub id: one of ours, or an encoder of `convert_bert.ENCODERS`.
         revision: a branch, tag or commit of the Hub repository.
         dtype: of the weights; None takes bf16 where the hardware has it and fp32 elsewhere.
 
@@ -121,17 +121,16 @@ def load_search_pipeline(
     dtype = dtype or fast_dtype(device)
     logger.info("Encoding with %s in %s.", device, dtype)
     try:
-        config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
-        if config.model_type not in (TinyBertConfig.model_type, "bert"):
-            raise ValueError(f"it is a {config.model_type} model, and search needs a tinybert or a BERT model.")
-        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
-        if config.model_type == "bert":
-            own = read_config(str(model), config)
-            weights = load_weights(str(model), own, config.num_hidden_layers, revision)
+        config = load_config(str(model), revision)
+        if config.model_type == TinyBertConfig.model_type:
+            tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+            encoder = TinyBertModel.from_pretrained(model, revision=revision, dtype=dtype)
+        else:
+            tokenizer = load_tokenizer(str(model), config, revision)
+            own = read_config(str(model), config, tokenizer, revision)
+            weights = load_weights(str(model), config, own, revision)
             encoder = TinyBertModel.from_pretrained(None, config=own, state_dict=weights, dtype=dtype)
             tokenizer.model_max_length = own.max_position_embeddings
-        else:
-            encoder = TinyBertModel.from_pretrained(model, revision=revision, dtype=dtype)
         return SearchPipeline(model=encoder.to(device), tokenizer=tokenizer, device=device)
     except (OSError, ValueError) as error:
         place = "from this folder" if Path(model).is_dir() else "(no such folder here) from the Hub"

@@ -96,8 +96,7 @@ def in_batch_loss(
 class TextEncoder(NamedTuple):
     """A model of ours or a SentenceTransformer, used in one way. The embeddings lie on the encoder's device."""
 
-    encode: Callable[[Sequence[str]], Tensor]  # texts -> (texts, H), without any prompt
-    encode_queries: Callable[[Sequence[str]], Tensor]
+    encode_queries: Callable[[Sequence[str]], Tensor]  # texts -> (texts, H), with the model's own prompt
     encode_documents: Callable[[Sequence[str]], Tensor]
     similarity: Callable[[Tensor, Tensor], Tensor]  # (Q, H), (D, H) -> (Q, D)
 
@@ -108,7 +107,7 @@ class TextEncoder(NamedTuple):
         return lambda block: self.similarity(query_embeddings[block], document_embeddings)
 
 
-def load_text_encoder(model: str, role: str) -> TextEncoder:
+def load_text_encoder(model: str, role: str, show_progress_bar: bool = True) -> TextEncoder:
     """A tinybert model, or what `sentence_transformers` loads, with its own prompts and its own measure.
 
     Args:
@@ -119,24 +118,15 @@ def load_text_encoder(model: str, role: str) -> TextEncoder:
     """
     if is_tinybert(model):
         pipeline = load_search_pipeline(model)
-
-        def encode(texts: Sequence[str], show_progress_bar: bool) -> Tensor:
-            return pipeline.encode(texts, show_progress_bar=show_progress_bar).to(pipeline.device)
-
-        with_bar = partial(encode, show_progress_bar=True)
         return TextEncoder(
-            partial(encode, show_progress_bar=False),
-            with_bar,
-            with_bar,
+            lambda texts: pipeline.encode_query(texts, show_progress_bar=show_progress_bar).to(pipeline.device),
+            lambda texts: pipeline.encode_document(texts, show_progress_bar=show_progress_bar).to(pipeline.device),
             lambda queries, documents: queries @ documents.T,
         )
     encoder = load_sentence_transformer(model, role)
-    options = {"convert_to_tensor": True, "show_progress_bar": True}
+    options = {"convert_to_tensor": True, "show_progress_bar": show_progress_bar}
     return TextEncoder(
-        partial(encoder.encode, convert_to_tensor=True, show_progress_bar=False),
-        partial(encoder.encode_query, **options),
-        partial(encoder.encode_document, **options),
-        encoder.similarity,
+        partial(encoder.encode_query, **options), partial(encoder.encode_document, **options), encoder.similarity
     )
 
 
@@ -242,8 +232,8 @@ def run_model(model: str, data: RetrievalData, truncate_dims: Sequence[int]) -> 
     if wrong := [dim for dim in truncate_dims if not 1 <= dim <= width]:
         raise InputError(f"--truncate_dims must be from 1 to {width}, the width of {model}, got {wrong[0]}.")
     started = time.perf_counter()
-    documents = pipeline.encode(list(data.corpus.values()), show_progress_bar=True)
-    queries = pipeline.encode(list(data.queries.values()))
+    documents = pipeline.encode_document(list(data.corpus.values()), show_progress_bar=True)
+    queries = pipeline.encode_query(list(data.queries.values()))
     seconds = time.perf_counter() - started
     runs = {}
     for name, dim in {MODEL: width, **{f"{MODEL}, {dim} dimensions": dim for dim in truncate_dims}}.items():

@@ -111,6 +111,12 @@ def pad_batch(input_ids: Sequence[Sequence[int]], pad_token_id: int) -> dict[str
     return {"input_ids": torch.full(mask.shape, pad_token_id).masked_scatter_(mask, ids), "attention_mask": mask}
 
 
+def with_prompt(config: Any, kind: str, texts: Sequence[str]) -> list[str]:
+    """Texts of a kind, `query` or `document`, behind the model's prompt for it, where there is one."""
+    check_texts(texts, "texts")
+    return [config.prompts.get(kind, "") + text for text in texts]
+
+
 def encode(
     model: Encoder,
     tokenizer: PreTrainedTokenizerBase,
@@ -228,7 +234,7 @@ class SemanticSearchPipeline(Pipeline):
     number of chunks returns them all.
 
     `pipeline("semantic-search", ..., truncate_dim=128)` compares the first 128 dimensions only: made for models trained
-    with `--matryoshka_dims`.
+    with `--matryoshka_dims`. A model's prompts are put before the query and the chunks; `encode` puts none.
 
     Raises:
         TypeError: if a query or a chunk is not a string.
@@ -243,8 +249,16 @@ class SemanticSearchPipeline(Pipeline):
         return super().__call__({"query": query, "chunks": chunks, "top_k": top_k})
 
     def encode(self, texts: Sequence[str], **options: Any) -> Tensor:
-        """Embed texts as the search does: (N, H or D), rows of length 1. Options as in the function `encode`."""
+        """Embed texts as they are: (N, H or D), rows of length 1. Options as in the function `encode`."""
         return encode(self.model, self.tokenizer, texts, **{**self._forward_params, **options})
+
+    def encode_query(self, texts: Sequence[str], **options: Any) -> Tensor:
+        """`encode` with the model's prompt for queries before each text."""
+        return self.encode(with_prompt(self.model.config, "query", texts), **options)
+
+    def encode_document(self, texts: Sequence[str], **options: Any) -> Tensor:
+        """`encode` with the model's prompt for documents before each text."""
+        return self.encode(with_prompt(self.model.config, "document", texts), **options)
 
     def _sanitize_parameters(self, truncate_dim: int | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
         if kwargs:
@@ -264,7 +278,9 @@ class SemanticSearchPipeline(Pipeline):
 
     def _forward(self, model_inputs: dict[str, Any], **options: int) -> dict[str, Any]:
         queries, chunks = model_inputs["queries"], model_inputs["chunks"]
-        embeddings = self.encode([*queries, *chunks], **options)
+        config = self.model.config
+        prompted = [*with_prompt(config, "query", queries), *with_prompt(config, "document", chunks)]
+        embeddings = self.encode(prompted, **options)
         scores = embeddings[: len(queries)] @ embeddings[len(queries) :].T  # (queries, chunks)
         return model_inputs | {"scores": scores}
 

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -104,19 +104,36 @@ def wrap_tokenizer(tokenizer: Tokenizer, model_max_length: int) -> PreTrainedTok
     )
 
 
-def tokenize_columns(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
+def tokenize_columns(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, prompts: Mapping[str, str] | None = None
+) -> Dataset:
     """Replace every column of texts by its token ids, and add `<column>_id`, the numbers of its texts (`text_id`).
 
     `datasets` keeps the result on disk beside the data and takes it from there in the next run.
     """
     columns = dataset.column_names
+    prompts = prompts or {}
+    before = {name: prompts.get("query" if name == "query" else "document", "") for name in columns}
 
     def tokenize(batch: dict[str, list[str]]) -> dict[str, list]:
-        tokens = {name: tokenizer(batch[name], truncation=True, max_length=max_length) for name in columns}
+        texts = {name: [before[name] + text for text in batch[name]] for name in columns}
+        tokens = {name: tokenizer(texts[name], truncation=True, max_length=max_length) for name in columns}
         ids = {f"{name}_id": [text_id(text) for text in batch[name]] for name in columns}
         return {name: tokens[name]["input_ids"] for name in columns} | ids
 
-    return map_tokens(dataset, tokenize, tokenizer, f"{max_length}")
+    return map_tokens(dataset, tokenize, tokenizer, f"{max_length}{prompts or ''}")
+
+
+def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Mapping[str, str], max_length: int) -> list[list[int]]:
+    """The token ids of the prompts of queries and of documents, without special tokens.
+
+    Raises: InputError: if one leaves a text less than half of `max_length` tokens.
+    """
+    texts = [prompts.get(kind, "").rstrip() for kind in ("query", "document")]
+    tokens = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    if (longest := max(map(len, tokens))) > max_length // 2:
+        raise InputError(f"A prompt has {longest} tokens, and the encoder takes {max_length}. Pass a shorter one.")
+    return tokens
 
 
 def report_tokens(rows: Dataset, columns: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
@@ -180,4 +197,5 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> No
     path = Path(folder, "tokenizer_config.json")
     config = json.loads(path.read_text(encoding="utf-8"))
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    config["model_input_names"] = tokenizer.model_input_names  # else segments are that class's choice
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

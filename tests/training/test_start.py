@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from conftest import TEXTS
 from datasets import Dataset
 from training_run import train, write_pairs
-from transformers import AutoTokenizer, DistilBertConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, MPNetConfig, PreTrainedTokenizerBase
 
 from tinybert_hf import RetrievalArguments, TinyBertConfig, TinyBertForSequenceClassification, TinyBertModel
 from tinybert_hf.errors import InputError, MissingFileError, UnreadableError
@@ -92,7 +92,7 @@ def test_a_name_that_can_be_no_model_is_refused_at_once(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "AutoConfig", None)  # nobody is asked
+    monkeypatch.setattr(module, "load_config", None)  # nobody is asked
     with pytest.raises(MissingFileError, match=f"There is no model '{name}'"):
         load_encoder(name)
 
@@ -103,8 +103,9 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
 
 
 def test_an_encoder_of_another_kind_is_named(tmp_path: Path) -> None:
-    DistilBertConfig().save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="is a distilbert model; this script trains tinybert models, and BERT models"):
+    MPNetConfig().save_pretrained(tmp_path)
+    works = "tinybert, bert, camembert, distilbert, roberta, xlm-roberta"
+    with pytest.raises(InputError, match=f"Could not load --model .*: it is a mpnet model; what works: {works}"):
         load_encoder(str(tmp_path))
 
 

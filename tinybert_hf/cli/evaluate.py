@@ -27,7 +27,7 @@ def evaluate(
     evaluation_NAME.json of a model folder: --output_file outputs/retrieval/evaluation_debian.json.
 
     Args:
-        model: A folder or a Hub id: a model of ours, or any BERT encoder (as sentence-transformers/all-MiniLM-L6-v2).
+        model: A folder or a Hub id: a model of ours, or another encoder (as sentence-transformers/all-MiniLM-L6-v2).
         data: A file of pairs, a folder in BEIR layout, or the Hub id of such a data set.
         split: Which judgements to use; NanoBEIR has the split train.
         baselines: Other models to measure too: SentenceTransformers or models of ours, folders or Hub ids.

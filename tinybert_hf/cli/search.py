@@ -16,7 +16,7 @@ def search(*, model: str, query: AnyText, chunks: AnyText, top_k: int = 3, json:
     For more than some 10,000 lines, or for searching again and again, make an index: tinybert index --help.
 
     Args:
-        model: A folder or a Hub id: a model of ours, or any BERT encoder (as sentence-transformers/all-MiniLM-L6-v2).
+        model: A folder or a Hub id: a model of ours, or another encoder (as sentence-transformers/all-MiniLM-L6-v2).
         query: The question, or a few words.
         chunks: A text file with one chunk a line, or - for standard input. Blank lines are skipped.
         top_k: How many chunks to print.

@@ -8,6 +8,7 @@ index.search("undo a commit", top_k=3, filter={"section": ["vcs", "devel"]})
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from functools import cached_property
 from itertools import islice
@@ -16,9 +17,10 @@ from typing import Any, Literal, NamedTuple, get_args, overload
 
 import numpy as np
 from tqdm import tqdm
-from transformers import AutoConfig
-from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils import cached_file
+from transformers.utils.hub import get_checkpoint_shard_files
 
+from ..convert_bert import load_config, read_prompts
 from ..encoding import load_search_pipeline, with_kernels
 from ..errors import InputError, UnreadableError
 from ..pipeline_tinybert import (
@@ -28,6 +30,7 @@ from ..pipeline_tinybert import (
     check_truncate_dim,
     default_batch_tokens,
     embed_window,
+    with_prompt,
 )
 from ..progress import progress_bar
 from ..ranking import FUSED, fuse_scores
@@ -35,6 +38,7 @@ from .folder import FolderStore
 from .milvus import MilvusStore
 from .records import Hit, NewRecord, Record, Store, as_field, parse_filter, parse_record, text_of_id, unit_rows
 
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 # Records that are encoded and acknowledged together: what a killed build loses at most. The small encoder needs seconds
 # for them on a CPU, the full one minutes.
 BATCH = 2_048
@@ -59,29 +63,41 @@ class Identity(NamedTuple):
 
 
 def model_identity(model: str | Path, revision: str | None, truncate_dim: int | None) -> Identity:
-    """Name, commit (of the Hub), SHA-256 of the weights, and the embeddings' width.
+    """Name, commit (of the Hub), SHA-256 of the weights (and of the prompts, if there are any), and the embeddings' width.
 
     Raises:
         UnreadableError: if there is no such model.
         InputError: if `truncate_dim` does not fit it.
     """
     try:
-        config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
-        file = cached_file(str(model), SAFE_WEIGHTS_NAME, revision=revision)
+        config: Any = load_config(str(model), revision)
+        files = weight_files(str(model), revision)
+        prompts = getattr(config, "prompts", None) or read_prompts(str(model), revision)
     except (OSError, ValueError) as error:
         raise UnreadableError(f"Could not load the model {model}: {error}") from error
-    assert file is not None  # else it raises
     try:
         check_truncate_dim(truncate_dim, config.hidden_size)
     except ValueError as error:
         raise InputError(f"{model}: {error}") from error
     digest = hashlib.sha256()
-    with open(file, "rb") as weights:
-        while block := weights.read(2**20):
-            digest.update(block)
+    for file in files:
+        with open(file, "rb") as weights:
+            while block := weights.read(2**20):
+                digest.update(block)
+    if any(prompts.values()):
+        digest.update(json.dumps(prompts, sort_keys=True).encode())
     return Identity(
         str(model), getattr(config, "_commit_hash", None), digest.hexdigest(), truncate_dim or config.hidden_size
     )
+
+
+def weight_files(model: str, revision: str | None) -> list[str]:
+    """The files that transformers reads the weights from. Raises OSError where there is none."""
+    for name in WEIGHTS:
+        if file := cached_file(model, name, revision=revision, _raise_exceptions_for_missing_entries=False):
+            in_parts = name.endswith(".index.json")
+            return get_checkpoint_shard_files(model, file, revision=revision)[0] if in_parts else [file]
+    raise OSError(f"it has no {WEIGHTS[0]}.")
 
 
 def open_store(address: str, token: str | None) -> Store:
@@ -271,6 +287,7 @@ class SearchIndex:
         """(texts, dimension) fp32, not scaled to length 1 yet. The bar counts the texts as they are done."""
         model, tokenizer = with_kernels(self.pipeline.model), self.pipeline.tokenizer
         assert self.identity is not None  # the pipeline has checked it
+        texts = with_prompt(model.config, "document", texts)
         rows = embed_window(model, tokenizer, texts, default_batch_tokens(model), bar)
         return rows[:, : self.identity.dimension].cpu().numpy()
 
@@ -340,7 +357,7 @@ class SearchIndex:
     def _query_vectors(self, texts: list[str], embeddings: np.ndarray | None) -> np.ndarray:
         assert self.identity is not None  # the index is not empty
         if embeddings is None:
-            return self.pipeline.encode(texts, truncate_dim=self.identity.dimension).numpy()
+            return self.pipeline.encode_query(texts, truncate_dim=self.identity.dimension).numpy()
         rows = np.asarray(embeddings, dtype=np.float32)
         if rows.ndim != 2 or rows.shape[1] != self.identity.dimension:
             raise InputError(

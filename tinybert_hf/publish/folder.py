@@ -145,7 +145,7 @@ def write_sentence_transformers_files(folder: Path, config: TinyBertConfig) -> N
         ],
         "config_sentence_transformers.json": {
             "model_type": "SentenceTransformer",
-            "prompts": {"query": "", "document": ""},
+            "prompts": {"query": "", "document": "", **config.prompts},
             "default_prompt_name": None,
             "similarity_fn_name": "cosine",
         },

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ def render_card(folder: Path, pipeline: Pipeline, name: str, license: str, onnx_
             own_summary=own_summary,
             evaluations=evaluations,
             onnx_cosines=onnx_cosines,
+            quote=shlex.quote,
         )
     except (KeyError, TypeError, jinja2.UndefinedError) as error:
         raise InputError(f"A summary or evaluation of the model is incomplete ({error}); make it anew.") from error

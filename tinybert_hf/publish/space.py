@@ -7,6 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, SpaceCard, SpaceCardData
 
+from ..convert_bert import read_prompts
 from ..errors import MissingFileError
 from .folder import check_replaceable, replace_whole
 
@@ -46,7 +47,15 @@ def build_space(output_dir: Path, space_id: str, model: Path, pushed_model: tupl
         above = Path(os.path.relpath(model, output_dir)).parent.as_posix()
         name, revision = model.name, "main"
         place = {"host": f"{above}/", "path": "{model}/", "link": f"{above}/{name}/"}
-    settings = {"model": name, "revision": revision, **place, "npm": NPM, "version": TRANSFORMERS_JS}
+    prompts = read_prompts(str(model), None)
+    settings = {
+        "model": name,
+        "revision": revision,
+        **place,
+        "prompts": prompts,
+        "npm": NPM,
+        "version": TRANSFORMERS_JS,
+    }
     card = SpaceCardData(
         title=space_id.split("/")[-1],
         emoji="🔎",

@@ -50,11 +50,11 @@ class TrainingArguments:
     at most."""
 
     model: Annotated[str | None, MODEL] = None
-    """Model folder or Hub id to start from: one of ours, or any BERT encoder (as
-    sentence-transformers/all-MiniLM-L6-v2). Without it, training starts from random weights."""
+    """Model folder or Hub id to start from: one of ours, or a BERT, RoBERTa, XLM-RoBERTa,
+    CamemBERT or DistilBERT encoder (as sentence-transformers/all-MiniLM-L6-v2). Without it, training starts from random weights."""
     config_overrides: Annotated[str | None, MODEL] = None
-    """What differs from the default configuration, as name=value,name=value (in a recipe, a mapping). With a BERT as
-    --model: fewer num_hidden_layers or max_position_embeddings, or other dropout."""
+    """What differs from the default configuration, as name=value,name=value (in a recipe, a mapping). With such an
+    encoder as --model: fewer num_hidden_layers or max_position_embeddings, or other dropout."""
     tokenizer_data: Annotated[list[str] | None, MODEL] = None
     """Data whose texts a new model's tokenizer learns from. Without it, --data is used."""
 
@@ -191,6 +191,10 @@ class RetrievalArguments(TrainingArguments):
     """Numbers of first dimensions, as 64 128 256, that learn to rank on their own too, so that users may cut the
     embeddings (Kusupati et al. 2022)."""
 
+    query_prompt: Annotated[str | None, MODEL] = None
+    """What every query begins with for the model, as 'query: '. Without it, what --model says, or nothing."""
+    document_prompt: Annotated[str | None, MODEL] = None
+    """What every other text begins with, as 'passage: '. Without it, what --model says, or nothing."""
     teacher: Annotated[str | None, MODEL] = None
     """A folder or Hub id of an encoder (any SentenceTransformer or AutoModel). The token embedding of a new model starts
     from its embeddings of the tokens. They are kept for later runs."""

@@ -33,9 +33,9 @@ from ..losses import MultipleNegativesRankingLoss
 from ..measures import ranking_measures
 from ..mine_negatives import mine_by_embeddings
 from ..modeling_tinybert import TinyBertModel
-from ..pipeline_tinybert import length_batches, pad_batch
+from ..pipeline_tinybert import length_batches, pad_batch, with_prompt
 from ..ranking import Bm25
-from ..tokenization import report_tokens, tokenize_columns
+from ..tokenization import prompt_tokens, report_tokens, tokenize_columns
 from ..words import embed_words, is_words_alone, start_from_tokens, weigh_by_rarity
 from .arguments import RetrievalArguments
 from .gradients import MicroBatch, cached_backward
@@ -120,8 +120,8 @@ class RetrievalStage(Stage):
     def mine(self, model: PreTrainedModel, epoch: int) -> Tensor:
         """Rows of wrong answers that the model ranks high, (rows, mined_negatives)."""
         queries, answers = (
-            encode_by_processes(model, self.tokenizer, self.data.train[name][:], show_progress_bar=True)
-            for name in ("query", "answer")
+            encode_by_processes(model, self.tokenizer, texts, show_progress_bar=True)
+            for texts in self.prompted(self.data.train)
         )
         query_ids, answer_ids = (torch.tensor(self.rows[name][:]) for name in ("query_id", "answer_id"))
         mined = mine_by_embeddings(
@@ -183,12 +183,18 @@ class RetrievalStage(Stage):
         with CpuKernels(training=True, num_tokens=num_tokens):
             return cached_backward(self.accelerator, embed, batch.micro_batches, compute_loss, budget)
 
+    def prompted(self, pairs: Dataset) -> tuple[list[str], list[str]]:
+        """Queries and answers behind their prompts."""
+        config = self.config
+        return with_prompt(config, "query", pairs["query"][:]), with_prompt(config, "document", pairs["answer"][:])
+
     # ---- Measures ----
 
     def evaluate(self, model: PreTrainedModel) -> dict[str, float]:
-        pairs, others = self.data.evaluation, self.other_answers()
+        queries, answers = self.prompted(self.data.evaluation)
         embed = partial(encode_by_processes, model, self.tokenizer)
-        return evaluate_pairs(pairs["query"][:], pairs["answer"][:], embed, self.arguments.temperature, others)
+        others = with_prompt(self.config, "document", self.other_answers())
+        return evaluate_pairs(queries, answers, embed, self.arguments.temperature, others)
 
     def other_answers(self) -> list[str]:
         """What is ranked beside few held-out answers: among ten texts alone, every model finds the right one."""
@@ -225,7 +231,9 @@ class DocumentStage(RetrievalStage):
         read = self.rows[rows]
         documents = [dict(zip(read, values, strict=True)) for values in zip(*read.values(), strict=True)]
         pairs = [draw_pair(document, self.arguments.seed, epoch) for document in documents]
-        texts = [pair.query for pair in pairs] + [pair.answer for pair in pairs]
+        prompts = prompt_tokens(self.tokenizer, self.config.prompts, self.config.max_position_embeddings)
+        sides = zip(prompts, zip(*pairs, strict=True), strict=True)
+        texts = [[first, *prompt, *rest] for prompt, side in sides for first, *rest in side]
         return texts, torch.tensor(read["text_id"] * 2)
 
 
@@ -237,15 +245,20 @@ def build_stage(arguments: RetrievalArguments, accelerator: Accelerator, checkpo
     with accelerator.main_process_first():
         data = load_pairs(arguments)
     start = load_start(arguments, accelerator, checkpoint, data.train)
+    asked = {"query": arguments.query_prompt, "document": arguments.document_prompt}
+    start.config.prompts |= {kind: prompt for kind, prompt in asked.items() if prompt is not None}
+    max_length = start.config.max_position_embeddings
+    prompts = prompt_tokens(start.tokenizer, start.config.prompts, max_length)
     embedding_dims(arguments, start.config)
     set_seed(arguments.seed)
     model = start.load(TinyBertModel)
     from_documents = arguments.documents is not None
     with accelerator.main_process_first():
-        tokenize = tokenize_documents if from_documents else tokenize_columns
-        rows = tokenize(data.train, start.tokenizer, start.config.max_position_embeddings)
-        columns = ["text"] if from_documents else ["query", "answer"]
-        report_tokens(rows, columns, start.tokenizer, start.config.max_position_embeddings)
+        if from_documents:
+            rows = tokenize_documents(data.train, start.tokenizer, max_length - max(map(len, prompts)))
+        else:
+            rows = tokenize_columns(data.train, start.tokenizer, max_length, start.config.prompts)
+        report_tokens(rows, ["text"] if from_documents else ["query", "answer"], start.tokenizer, max_length)
         if arguments.teacher and start.random:
             start_from_tokens(model, embed_tokens(arguments.teacher, start.tokenizer))
     if start.random and is_words_alone(start.config):

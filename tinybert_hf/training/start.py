@@ -9,11 +9,11 @@ from typing import Any
 from accelerate import Accelerator
 from datasets import Dataset
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .. import auto  # noqa: F401 - registers the models
 from ..configuration_tinybert import TinyBertConfig
-from ..convert_bert import load_weights, read_config
+from ..convert_bert import first_position, load_config, load_tokenizer, load_weights, read_config
 from ..data import iterate_texts, load_data
 from ..errors import InputError, UnreadableError, check_hub_id
 from ..modeling_tinybert import TinyBertPreTrainedModel
@@ -89,16 +89,11 @@ def load_encoder(source: str, overrides: str | None = None) -> Start:
     if not Path(source).exists():
         check_hub_id(source, "model")
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = load_config(source)
     except (OSError, ValueError) as error:
         raise UnreadableError(f"Could not load --model {source}: {error}") from error
-    if config.model_type == "bert":
-        return load_bert(source, config, overrides)
     if config.model_type != TinyBertConfig.model_type:
-        raise InputError(
-            f"--model {source} is a {config.model_type} model; this script trains tinybert models, and BERT models "
-            "(as sentence-transformers/all-MiniLM-L6-v2), which become such."
-        )
+        return load_bert(source, config, overrides)
     own, asked = config.to_dict(), override_config(config, overrides).to_dict()
     if other := sorted(f"{name}={own[name]}" for name, value in asked.items() if value != own[name]):
         raise InputError(
@@ -120,7 +115,8 @@ def load_bert(source: str, bert_config: Any, overrides: str | None) -> Start:
     Raises: InputError: if an override is not one of `OPEN_OF_BERT` or exceeds what the encoder has; and what
         `convert_bert.read_config` raises.
     """
-    whole = read_config(source, bert_config)
+    tokenizer = load_tokenizer(source, bert_config, None)
+    whole = read_config(source, bert_config, tokenizer, None)
     config = override_config(whole, overrides)
     changed = {name for name, value in config.to_dict().items() if value != whole.to_dict()[name]}
     if closed := sorted(changed - OPEN_OF_BERT):
@@ -130,15 +126,14 @@ def load_bert(source: str, bert_config: Any, overrides: str | None) -> Start:
         )
     for name, least, most in (
         ("num_hidden_layers", 1, bert_config.num_hidden_layers),
-        ("max_position_embeddings", 3, bert_config.max_position_embeddings),
+        ("max_position_embeddings", 3, bert_config.max_position_embeddings - first_position(bert_config)),
     ):
         if not least <= getattr(config, name) <= most:
             raise InputError(
                 f"--config_overrides {overrides}: {name} must be from {least} to {most} for --model {source}."
             )
-    tokenizer = AutoTokenizer.from_pretrained(source)
     tokenizer.model_max_length = config.max_position_embeddings
-    weights = load_weights(source, config, bert_config.num_hidden_layers)
+    weights = load_weights(source, bert_config, config, None)
     return Start(config, tokenizer, weights=weights)
 
 

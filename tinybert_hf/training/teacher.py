@@ -11,13 +11,10 @@ import numpy as np
 import torch
 from huggingface_hub import constants
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from ..configuration_tinybert import TinyBertConfig
 from ..data import text_id
-from ..encoding import load_search_pipeline
-from ..errors import UnreadableError
-from ..evaluation import load_sentence_transformer
+from ..evaluation import load_text_encoder
 from ..progress import progress_bar
 
 logger = logging.getLogger(__name__)
@@ -95,25 +92,14 @@ def embed_tokens(teacher: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     return embeddings @ directions.flip(1)
 
 
-def load_teacher(teacher: str) -> tuple[Callable[[list[str]], Tensor], str]:
+def load_teacher(teacher: str) -> tuple[Callable[[Sequence[str]], Tensor], str]:
     """The teacher as a function from texts to (N, D), and what tells it from others.
 
     Raises: UnreadableError: if it cannot be loaded.
     """
-    try:
-        config = AutoConfig.from_pretrained(teacher, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UnreadableError(f"Could not load the teacher {teacher}: {error}") from error
-    if config.model_type == TinyBertConfig.model_type:
-        encode: Callable[[list[str]], Tensor] = load_search_pipeline(teacher).encode
-    else:
-        encoder = load_sentence_transformer(teacher, "teacher")
-
-        def encode(texts: list[str]) -> Tensor:
-            return encoder.encode(texts, convert_to_tensor=True, show_progress_bar=False)
-
+    encode = load_text_encoder(teacher, "teacher", show_progress_bar=False).encode_documents
     if not Path(teacher).is_dir():
-        return encode, f"{teacher}@{config._commit_hash}"
+        return encode, f"{teacher}@{PreTrainedConfig.get_config_dict(teacher)[0]['_commit_hash']}"
     digest = hashlib.sha256()
     for pattern in IDENTIFYING:
         for path in sorted(Path(teacher).rglob(pattern)):

@@ -28,9 +28,10 @@ async function load() {
   tokenizer = await AutoTokenizer.from_pretrained(name, { revision });
 }
 
-/** Texts -> embeddings of length 1, as Float32Arrays. */
-async function encode(texts) {
-  const inputs = tokenizer(texts, { padding: true, truncation: true });
+/** Texts of a kind, "query" or "document" -> embeddings of length 1, as Float32Arrays. */
+async function encode(texts, kind) {
+  const prompt = settings.prompts[kind]; // the model knows texts of this kind behind it
+  const inputs = tokenizer(texts.map((text) => prompt + text), { padding: true, truncation: true });
   const [rows, tokens] = inputs.input_ids.dims;
   // transformers.js drops the end mark of a text that it cuts off; the model was trained with it.
   for (let row = 0; row < rows; row++) {
@@ -51,7 +52,7 @@ async function search(request) {
     await new Promise((resolve) => setTimeout(resolve)); // lets a newer request in
     if (request !== latest) return;
     const texts = missing.slice(done, done + BATCH);
-    const rows = await encode(texts);
+    const rows = await encode(texts, "document");
     texts.forEach((text, i) => embeddings.set(text, rows[i]));
   }
   const wanted = new Set(passages);
@@ -60,7 +61,7 @@ async function search(request) {
     postMessage({ id });
     return;
   }
-  const [asked] = await encode([query]);
+  const [asked] = await encode([query], "query");
   const ranking = passages.map((text) => ({ text, score: embeddings.get(text).reduce((sum, x, i) => sum + x * asked[i], 0) }));
   ranking.sort((a, b) => b.score - a.score);
   postMessage({ id, ranking: ranking.slice(0, TOP), total: passages.length, milliseconds: performance.now() - start });
