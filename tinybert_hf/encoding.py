@@ -15,12 +15,12 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from . import auto, pipeline_tinybert  # noqa: F401 - auto registers the models
 from .configuration_tinybert import TinyBertConfig
-from .convert_bert import load_weights, read_config
+from .convert_bert import load_config, load_weights, read_config
 from .errors import UnreadableError, check_hub_id
 from .kernels import CpuKernels
 from .modeling_tinybert import TinyBertModel
@@ -121,7 +121,7 @@ def load_search_pipeline(
     dtype = dtype or fast_dtype(device)
     logger.info("Encoding with %s in %s.", device, dtype)
     try:
-        config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
+        config = load_config(str(model), revision)
         if config.model_type not in (TinyBertConfig.model_type, "bert"):
             raise ValueError(f"it is a {config.model_type} model, and search needs a tinybert or a BERT model.")
         tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)

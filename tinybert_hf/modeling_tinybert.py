@@ -9,22 +9,53 @@ Shapes: B batch, T tokens, H hidden size, A attention heads.
 """
 
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
-from transformers.utils import cached_file
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils.hub import get_checkpoint_shard_files
 
-from .configuration_tinybert import TinyBertConfig
+from .configuration_tinybert import TinyBertConfig, has_berts_form
 
 PIPELINE_FILE = "pipeline_tinybert.py"
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+# What names have in place of BERT's.
+BERT_NAMES = {
+    "bert.": "tinybert.",
+    "embeddings.LayerNorm": "embeddings.norm",
+    "embeddings.position_embeddings.weight": "embeddings.positions",
+    "encoder.layer.": "layers.",
+    "attention.output.dense": "attention.output",
+    "attention.output.LayerNorm": "attention_norm",
+    "intermediate.dense": "mlp.up",
+    "output.dense": "mlp.down",
+    "output.LayerNorm": "mlp_norm",
+}
+QKV = ("self.query", "self.key", "self.value")  # BERT's matrices in the place of one
+
+
+def from_bert(bert: dict[str, Tensor]) -> dict[str, Tensor]:
+    """BERT's tensors under our names; without a pooler, as ours has none."""
+    own = {}
+    for name, tensor in bert.items():
+        own_name = re.sub("|".join(map(re.escape, BERT_NAMES)), lambda found: BERT_NAMES[found[0]], name)
+        parts = [name.replace(QKV[0], part) for part in QKV]
+        if QKV[0] in name and bert.keys() >= set(parts):
+            own[own_name.replace(QKV[0], "qkv")] = torch.cat([bert[part] for part in parts])  # (3 x H, H) or (3 x H,)
+        elif "pooler." not in name and ".self." not in name:
+            own[own_name] = tensor
+    return own
 
 
 def sinusoidal_positions(num_positions: int, hidden_size: int) -> Tensor:
@@ -250,6 +281,29 @@ class TinyBertPreTrainedModel(PreTrainedModel):
                 nn.init.normal_(positions, std=self.config.initializer_range)
             elif positions is not None and not getattr(positions, "_is_hf_initialized", False):
                 positions.copy_(sinusoidal_positions(*positions.shape))
+
+    @classmethod
+    def from_pretrained(cls, source: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; weights in BERT's form, in which other programs load them, become ours (`from_bert`)."""
+        hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+        if source is None or not has_berts_form(PretrainedConfig.get_config_dict(source, **hub)[0]):
+            return super().from_pretrained(source, *args, **hub, **kwargs)
+        config = kwargs.pop("config", None)
+        if config is None:
+            config, kwargs = TinyBertConfig.from_pretrained(source, return_unused_kwargs=True, **hub, **kwargs)
+        whole = cached_file(source, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False, **hub)
+        shards = SAFE_WEIGHTS_INDEX_NAME
+        files = [whole] if whole else get_checkpoint_shard_files(source, cached_file(source, shards, **hub), **hub)[0]
+        weights = {name: tensor for file in files for name, tensor in load_file(file).items()}
+        if "classifier.weight" in weights:  # with the pooler that `write_berts_form` puts before it
+            pooler = weights["bert.pooler.dense.weight"]
+            if not torch.equal(pooler, pooler[0, 0] * torch.eye(len(pooler), dtype=pooler.dtype)):
+                raise ValueError(f"{source} was trained on as BERT: load it without trust_remote_code, as BERT.")
+            weights["classifier.weight"] = weights["classifier.weight"] * pooler[0, 0]
+        loaded = super().from_pretrained(None, *args, config=config, state_dict=from_bert(weights), **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.name_or_path = model.config.name_or_path = str(source)
+        return loaded
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Save weights, configuration and all the code that loading the folder as remote code needs.

@@ -16,9 +16,9 @@ from typing import Any, Literal, NamedTuple, get_args, overload
 
 import numpy as np
 from tqdm import tqdm
-from transformers import AutoConfig
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
+from ..convert_bert import load_config
 from ..encoding import load_search_pipeline, with_kernels
 from ..errors import InputError, UnreadableError
 from ..pipeline_tinybert import (
@@ -66,7 +66,7 @@ def model_identity(model: str | Path, revision: str | None, truncate_dim: int | 
         InputError: if `truncate_dim` does not fit it.
     """
     try:
-        config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
+        config = load_config(str(model), revision)
         file = cached_file(str(model), SAFE_WEIGHTS_NAME, revision=revision)
     except (OSError, ValueError) as error:
         raise UnreadableError(f"Could not load the model {model}: {error}") from error

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +11,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoTokenizer, Pipeline, TextClassificationPipeline
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .. import auto  # noqa: F401 - registers the models
 from ..configuration_tinybert import TinyBertConfig
 from ..errors import InputError, MissingFileError, UnreadableError
-from ..modeling_tinybert import TinyBertForSequenceClassification, TinyBertModel
+from ..modeling_tinybert import BERT_NAMES, QKV, TinyBertForSequenceClassification, TinyBertModel
 from ..pipeline_tinybert import SemanticSearchPipeline
 from ..tokenization import save_tokenizer
 from .model_card import PASSAGES, QUERY, REVIEWS, read_json, render_card
@@ -25,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 ARCHITECTURES = {cls.__name__: cls for cls in (TinyBertModel, TinyBertForSequenceClassification)}
 RESULT_FILES = ("*_summary.json", "evaluation_*.json")
+POOLER_SCALE = 4096  # tanh(x / 4096) is x / 4096 to fp32; a power of two scales without rounding
 BUILD_RECORD = ".build.json"  # file -> SHA-256 of what a build wrote; stays on this machine
 
 
@@ -58,6 +64,8 @@ def build_folder(model: Path, output_dir: Path, name: str, license: str = "apach
         raise InputError(f"{model} is a classifier; only encoders are exported to ONNX. Leave --onnx out.")
     with replace_whole(output_dir) as folder:
         pipeline.model.save_pretrained(folder)
+        if is_bert(pipeline.model.config):
+            write_berts_form(folder, pipeline.model.config)
         save_tokenizer(pipeline.tokenizer, folder)
         if encodes:
             write_sentence_transformers_files(folder, pipeline.model.config)
@@ -112,7 +120,7 @@ def load_pipeline(folder: Path) -> Pipeline:
             checkpoints = ", ".join(sorted(path.name for path in folder.glob("checkpoint-*")))
             hint = f" Finish its training first, or pass one of {checkpoints} in it." if checkpoints else ""
             raise MissingFileError(f"{folder} is no complete model folder: it has no {pattern}.{hint}")
-    architecture = (read_json(folder / "config.json").get("architectures") or ["unknown"])[0]
+    architecture = (TinyBertConfig.get_config_dict(folder)[0].get("architectures") or ["unknown"])[0]
     if architecture not in ARCHITECTURES:
         raise InputError(f"{folder} holds a {architecture} model, none of {', '.join(ARCHITECTURES)}.")
     try:
@@ -127,46 +135,73 @@ def load_pipeline(folder: Path) -> Pipeline:
     return pipeline(model=model.eval(), tokenizer=tokenizer)
 
 
-def write_sentence_transformers_files(folder: Path, config: TinyBertConfig) -> None:
-    """Write what `SentenceTransformer(folder, trust_remote_code=True)` reads: the files that its own save writes.
+def write_berts_form(folder: Path, config: TinyBertConfig) -> None:
+    """Rewrite a saved TinyBERT that computes what a BERT computes as a `BertModel`, which needs no code of ours.
 
-    They name modules of sentence-transformers only, so that the encoder is all the remote code. The longest text is the
-    tokenizer's.
+    Our own classes read it as what it was. Our pooling is no layer, so BERT's pooler is written to do the least harm: for
+    the first token it is 1 / `POOLER_SCALE` of the identity, where tanh is straight, and the classifier makes up for it;
+    beside a mean it gives 0, since nobody should take it for the embedding.
     """
-    package = "sentence_transformers"
-    modules = [
-        ("", f"{package}.base.modules.transformer.Transformer"),
-        ("1_Pooling", f"{package}.sentence_transformer.modules.pooling.Pooling"),
-        ("2_Normalize", f"{package}.base.modules.normalize.Normalize"),
-    ]
+    classifies = config.architectures == ["TinyBertForSequenceClassification"]
+    weights = to_bert(load_file(folder / SAFE_WEIGHTS_NAME))
+    pooler = "bert.pooler.dense" if classifies else "pooler.dense"
+    weights[f"{pooler}.weight"] = torch.eye(config.hidden_size) * (config.pooling == "cls") / POOLER_SCALE
+    weights[f"{pooler}.bias"] = torch.zeros(config.hidden_size)
+    if classifies:
+        weights["classifier.weight"] *= POOLER_SCALE
+    save_file(weights, folder / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
+    architecture = str((config.architectures or [""])[0]).removeprefix("Tiny")
+    berts = {"model_type": "bert", "architectures": [architecture], "position_embedding_type": "absolute"}
+    write_json(folder / "config.json", read_json(folder / "config.json") | berts)
+
+
+def to_bert(own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A TinyBERT's tensors under BERT's names: the inverse of `from_bert`."""
+    berts = {name: theirs for theirs, name in BERT_NAMES.items()}
+    weights = {}
+    for name, tensor in own.items():
+        theirs = re.sub("|".join(map(re.escape, berts)), lambda found: berts[found[0]], name)
+        parts = QKV if ".qkv." in name else ("",)
+        for part, rows in zip(parts, tensor.chunk(len(parts)), strict=True):
+            weights[theirs.replace("qkv", part)] = rows.contiguous()
+    return weights
+
+
+def is_bert(config: TinyBertConfig) -> bool:
+    """Whether a BERT computes the same. BERT classifies the first token only."""
+    classifies = config.architectures == ["TinyBertForSequenceClassification"]
+    same = config.norm_position == "post" and config.position_embedding_type == "learned"
+    return same and (config.pooling == "cls" or not classifies)
+
+
+def write_sentence_transformers_files(folder: Path, config: TinyBertConfig) -> None:
+    """Write what `SentenceTransformer(folder)` reads, in the form that its releases from 3 to 6 know."""
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
     files: dict[str, Any] = {
         "modules.json": [
-            {"idx": place, "name": str(place), "path": path, "type": name} for place, (path, name) in enumerate(modules)
+            {"idx": place, "name": str(place), "path": path, "type": f"sentence_transformers.models.{name}"}
+            for place, (path, name) in enumerate(modules)
         ],
         "config_sentence_transformers.json": {
-            "model_type": "SentenceTransformer",
             "prompts": {"query": "", "document": ""},
             "default_prompt_name": None,
             "similarity_fn_name": "cosine",
         },
-        "sentence_bert_config.json": {
-            "transformer_task": "feature-extraction",
-            "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
-            "module_output_name": "token_embeddings",
-        },
+        "sentence_bert_config.json": {"max_seq_length": config.max_position_embeddings, "do_lower_case": False},
         "1_Pooling/config.json": {
-            "embedding_dimension": config.hidden_size,
-            "pooling_mode": config.pooling,
+            "word_embedding_dimension": config.hidden_size,
+            "pooling_mode_cls_token": config.pooling == "cls",
+            "pooling_mode_mean_tokens": config.pooling == "mean",
             "include_prompt": True,
-        },
-        "2_Normalize/config.json": {
-            "module_input_name": "sentence_embedding",
-            "module_output_name": "sentence_embedding",
         },
     }
     for file, content in files.items():
         (folder / file).parent.mkdir(exist_ok=True)
-        (folder / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / file, content)
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def list_files(folder: Path) -> Iterator[str]:

@@ -13,7 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import httpx
 
-from ..configuration_tinybert import TinyBertConfig
+from ..configuration_tinybert import TinyBertConfig, has_berts_form
 from ..errors import InputError
 from .folder import list_files, sha256
 from .model_card import read_json
@@ -80,7 +80,7 @@ def push(
         files = compare(api, repo_id, commit, folder, list_files(folder))
         if files.get("config.json"):  # it has another one
             config = read_json(Path(api.hf_hub_download(repo_id, "config.json", revision=commit)))
-            if config.get("model_type") != TinyBertConfig.model_type:
+            if config.get("model_type") != TinyBertConfig.model_type and not has_berts_form(config):
                 raise InputError(f"{repo_id} is taken by a {config.get('model_type')} model; choose another --repo_id.")
         if files.get("README.md") and not overwrite_readme:
             del files["README.md"]

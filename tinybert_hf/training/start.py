@@ -9,11 +9,11 @@ from typing import Any
 from accelerate import Accelerator
 from datasets import Dataset
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .. import auto  # noqa: F401 - registers the models
 from ..configuration_tinybert import TinyBertConfig
-from ..convert_bert import load_weights, read_config
+from ..convert_bert import load_config, load_weights, read_config
 from ..data import iterate_texts, load_data
 from ..errors import InputError, UnreadableError, check_hub_id
 from ..modeling_tinybert import TinyBertPreTrainedModel
@@ -89,7 +89,7 @@ def load_encoder(source: str, overrides: str | None = None) -> Start:
     if not Path(source).exists():
         check_hub_id(source, "model")
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = load_config(source)
     except (OSError, ValueError) as error:
         raise UnreadableError(f"Could not load --model {source}: {error}") from error
     if config.model_type == "bert":

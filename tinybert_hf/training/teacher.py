@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from huggingface_hub import constants
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ..configuration_tinybert import TinyBertConfig
+from ..convert_bert import load_config
 from ..data import text_id
 from ..encoding import load_search_pipeline
 from ..errors import UnreadableError
@@ -101,7 +102,7 @@ def load_teacher(teacher: str) -> tuple[Callable[[list[str]], Tensor], str]:
     Raises: UnreadableError: if it cannot be loaded.
     """
     try:
-        config = AutoConfig.from_pretrained(teacher, trust_remote_code=False)
+        config = load_config(teacher)
     except (OSError, ValueError) as error:
         raise UnreadableError(f"Could not load the teacher {teacher}: {error}") from error
     if config.model_type == TinyBertConfig.model_type:
