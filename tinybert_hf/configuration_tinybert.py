@@ -5,7 +5,9 @@ from typing import Any
 from transformers import PretrainedConfig, __version__
 
 if int(__version__.split(".")[0]) < 5:
-    raise ImportError(f"This model's code needs transformers 5.0 or later, not {__version__}: pip install -U transformers")
+    raise ImportError(
+        f"This model's code needs transformers 5.0 or later, not {__version__}: pip install -U transformers"
+    )
 
 POOLING_MODES = ("cls", "mean")
 POSITION_MODES = ("sinusoidal", "rotary", "learned")
