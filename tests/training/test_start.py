@@ -92,7 +92,7 @@ def test_a_name_that_can_be_no_model_is_refused_at_once(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "AutoConfig", None)  # nobody is asked
+    monkeypatch.setattr(module, "load_config", None)  # nobody is asked
     with pytest.raises(MissingFileError, match=f"There is no model '{name}'"):
         load_encoder(name)
 

@@ -1,6 +1,5 @@
 """A trained model to a complete folder with a model card: all that loading, searching and judging it needs."""
 
-import hashlib
 import json
 import logging
 import re
@@ -24,7 +23,7 @@ from ..errors import InputError, MissingFileError, UnreadableError
 from ..modeling_tinybert import BERT_NAMES, QKV, TinyBertForSequenceClassification, TinyBertModel
 from ..pipeline_tinybert import SemanticSearchPipeline
 from ..tokenization import save_tokenizer
-from .model_card import PASSAGES, QUERY, REVIEWS, read_json, render_card
+from .model_card import PASSAGES, QUERY, REVIEWS, Origin, is_signed, read_json, render_card, sha256, without_paths
 
 logger = logging.getLogger(__name__)
 
@@ -34,14 +33,14 @@ POOLER_SCALE = 4096  # tanh(x / 4096) is x / 4096 to fp32; a power of two scales
 BUILD_RECORD = ".build.json"  # file -> SHA-256 of what a build wrote; stays on this machine
 
 
-def build_folder(model: Path, output_dir: Path, name: str, license: str = "apache-2.0", onnx: bool = False) -> Path:
+def build_folder(model: Path, output_dir: Path, name: str, origin: Origin | None = None, onnx: bool = False) -> Path:
     """Write all that loading, searching and judging the model needs; `output_dir` appears whole or not at all.
 
     Args:
         model: a model folder, as training leaves it. A README.md in it that no build wrote is kept.
         output_dir: replaced where it is the untouched result of an earlier build.
         name: what the card's snippets load: the Hub id, or the folder.
-        license: of the model, as the Hub abbreviates it.
+        origin: what the card's metadata says; the rest is taken from the summaries and the start's card.
         onnx: also export the encoder for ONNX Runtime, in fp32 and with weights of 8 bits.
 
     Returns: `output_dir`, absolute.
@@ -73,14 +72,19 @@ def build_folder(model: Path, output_dir: Path, name: str, license: str = "apach
         if onnx:
             texts = [QUERY, *PASSAGES, *REVIEWS, " ".join(PASSAGES * 50)]  # the last one is cut off
             cosines = export_onnx(pipeline.model, pipeline.tokenizer, folder, texts)
-        for pattern in RESULT_FILES:
-            for path in model.glob(pattern):
-                shutil.copyfile(path, folder / path.name)
-        if (model / "README.md").is_file() and not was_built(model, "README.md"):
+        results: dict[str, Any] = {
+            path.name: read_json(path) for pattern in RESULT_FILES for path in model.glob(pattern)
+        }
+        made = {str(result.get("arguments", {}).get("output_dir")) for result in results.values()} | {str(model)}
+        for file, result in results.items():
+            write_json(folder / file, without_paths(result, made, name))
+        if (model / "README.md").is_file() and not is_signed(model / "README.md"):
             logger.info("The README.md of %s is kept as it is; remove it to have a card written.", model)
             shutil.copyfile(model / "README.md", folder / "README.md")
         else:
-            render_card(folder, pipeline, name, license, cosines).save(folder / "README.md")
+            render_card(folder, pipeline, name, (origin or Origin()).complete(model), cosines).save(
+                folder / "README.md"
+            )
     return output_dir
 
 
@@ -120,6 +124,8 @@ def load_pipeline(folder: Path) -> Pipeline:
             checkpoints = ", ".join(sorted(path.name for path in folder.glob("checkpoint-*")))
             hint = f" Finish its training first, or pass one of {checkpoints} in it." if checkpoints else ""
             raise MissingFileError(f"{folder} is no complete model folder: it has no {pattern}.{hint}")
+    if link := next((path for path in folder.iterdir() if path.is_symlink()), None):
+        raise InputError(f"{link} is a link: what it names would be published. Replace it by a copy, or remove it.")
     architecture = (TinyBertConfig.get_config_dict(folder)[0].get("architectures") or ["unknown"])[0]
     if architecture not in ARCHITECTURES:
         raise InputError(f"{folder} holds a {architecture} model, none of {', '.join(ARCHITECTURES)}.")
@@ -135,23 +141,27 @@ def load_pipeline(folder: Path) -> Pipeline:
     return pipeline(model=model.eval(), tokenizer=tokenizer)
 
 
-def write_berts_form(folder: Path, config: TinyBertConfig) -> None:
-    """Rewrite a saved TinyBERT that computes what a BERT computes as a `BertModel`, which needs no code of ours.
+def is_bert(config: TinyBertConfig) -> bool:
+    """Whether a BERT computes the same. It classifies the first token only."""
+    same = config.norm_position == "post" and config.position_embedding_type == "learned"
+    return same and (config.pooling == "cls" or config.architectures == [TinyBertModel.__name__])
 
-    Our own classes read it as what it was. Our pooling is no layer, so BERT's pooler is written to do the least harm: for
-    the first token it is 1 / `POOLER_SCALE` of the identity, where tanh is straight, and the classifier makes up for it;
-    beside a mean it gives 0, since nobody should take it for the embedding.
+
+def write_berts_form(folder: Path, config: TinyBertConfig) -> None:
+    """Rewrite a saved TinyBERT as the BERT that computes the same, which needs no code of ours; our classes read both.
+
+    The first token passes through BERT's pooler where tanh is straight, and the classifier makes up for the scale. Beside a
+    mean the pooler gives 0, since nobody should take it for the embedding.
     """
-    classifies = config.architectures == ["TinyBertForSequenceClassification"]
     weights = to_bert(load_file(folder / SAFE_WEIGHTS_NAME))
-    pooler = "bert.pooler.dense" if classifies else "pooler.dense"
+    pooler = "bert.pooler.dense" if "classifier.weight" in weights else "pooler.dense"
     weights[f"{pooler}.weight"] = torch.eye(config.hidden_size) * (config.pooling == "cls") / POOLER_SCALE
     weights[f"{pooler}.bias"] = torch.zeros(config.hidden_size)
-    if classifies:
+    if "classifier.weight" in weights:
         weights["classifier.weight"] *= POOLER_SCALE
     save_file(weights, folder / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
-    architecture = str((config.architectures or [""])[0]).removeprefix("Tiny")
-    berts = {"model_type": "bert", "architectures": [architecture], "position_embedding_type": "absolute"}
+    names = [name.removeprefix("Tiny") for name in config.architectures or []]
+    berts = {"model_type": "bert", "architectures": names, "position_embedding_type": "absolute"}
     write_json(folder / "config.json", read_json(folder / "config.json") | berts)
 
 
@@ -167,34 +177,13 @@ def to_bert(own: dict[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def is_bert(config: TinyBertConfig) -> bool:
-    """Whether a BERT computes the same. BERT classifies the first token only."""
-    classifies = config.architectures == ["TinyBertForSequenceClassification"]
-    same = config.norm_position == "post" and config.position_embedding_type == "learned"
-    return same and (config.pooling == "cls" or not classifies)
-
-
 def write_sentence_transformers_files(folder: Path, config: TinyBertConfig) -> None:
     """Write what `SentenceTransformer(folder)` reads, in the form that its releases from 3 to 6 know."""
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
-    files: dict[str, Any] = {
-        "modules.json": [
-            {"idx": place, "name": str(place), "path": path, "type": f"sentence_transformers.models.{name}"}
-            for place, (path, name) in enumerate(modules)
-        ],
-        "config_sentence_transformers.json": {
-            "prompts": {"query": "", "document": ""},
-            "default_prompt_name": None,
-            "similarity_fn_name": "cosine",
-        },
-        "sentence_bert_config.json": {"max_seq_length": config.max_position_embeddings, "do_lower_case": False},
-        "1_Pooling/config.json": {
-            "word_embedding_dimension": config.hidden_size,
-            "pooling_mode_cls_token": config.pooling == "cls",
-            "pooling_mode_mean_tokens": config.pooling == "mean",
-            "include_prompt": True,
-        },
-    }
+    files = read_json(Path(__file__).with_name("sentence_transformers.json"))
+    files["sentence_bert_config.json"]["max_seq_length"] = config.max_position_embeddings
+    pooling = files["1_Pooling/config.json"]
+    pooling["word_embedding_dimension"] = config.hidden_size
+    pooling |= {f"pooling_mode_{mode}": config.pooling in mode for mode in ("cls_token", "mean_tokens")}
     for file, content in files.items():
         (folder / file).parent.mkdir(exist_ok=True)
         write_json(folder / file, content)
@@ -215,7 +204,3 @@ def was_built(folder: Path, file: str) -> bool:
     """Whether a build wrote this file, and nobody changed it since."""
     record = folder / BUILD_RECORD
     return record.is_file() and read_json(record).get(file) == sha256(folder / file)
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
