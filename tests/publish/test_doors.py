@@ -13,14 +13,13 @@ import fresh_process
 import pytest
 import torch
 from loopback_hub import LoopbackHub
-from publishing import REPO, ROOT, contents
+from publishing import REPO, ROOT, config_like_bert, contents, save_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer, BertForSequenceClassification, BertModel, PreTrainedTokenizerBase
 
-from tinybert_hf import TinyBertConfig, TinyBertForSequenceClassification, TinyBertModel, encode, load_search_pipeline
+from tinybert_hf import TinyBertForSequenceClassification, TinyBertModel, encode, load_search_pipeline
 from tinybert_hf.evaluation import is_tinybert
 from tinybert_hf.publish.folder import build_folder
-from tinybert_hf.tokenization import save_tokenizer
 from tinybert_hf.training.start import load_encoder
 
 TEXTS = ["a fast compiler for small machines", "mail", "send and receive electronic mail " * 20]
@@ -55,39 +54,6 @@ except ImportError as error:
     answers["remote"] = str(error)
 print(json.dumps(answers))
 """
-
-
-@pytest.fixture(params=["mean", "cls"])
-def encoder_like_bert(request: Any, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
-    """An encoder with BERT's arithmetic, and random weights in every tensor."""
-    return save_model(TinyBertModel(config_like_bert(tokenizer, request.param)), tokenizer, tmp_path / "trained")
-
-
-def config_like_bert(tokenizer: PreTrainedTokenizerBase, pooling: str) -> TinyBertConfig:
-    return TinyBertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        hidden_act="gelu",
-        max_position_embeddings=32,
-        position_embedding_type="learned",
-        norm_position="post",
-        pooling=pooling,
-        id2label={0: "negative", 1: "positive"},
-        label2id={"negative": 0, "positive": 1},
-    )
-
-
-def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Path:
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-    model.save_pretrained(folder)
-    save_tokenizer(tokenizer, folder)
-    return folder
 
 
 def save_classifier(tokenizer: PreTrainedTokenizerBase, folder: Path, pooling: str) -> Path:

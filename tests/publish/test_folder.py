@@ -107,6 +107,7 @@ def drop_a_weight(folder: Path) -> None:
         (remove("config.json"), "it has no config.json. Finish its training first, or .* checkpoint-10"),
         (remove("model.safetensors"), "it has no .*safetensors"),
         (remove("tokenizer.json"), "it has no tokenizer.json"),
+        (lambda folder: (folder / "chat_template.jinja").symlink_to("/etc/hostname"), "chat_template.jinja is a link"),
         (make_bert, "holds a BertModel model, none of TinyBertModel"),
         (drop_a_weight, "weights in .* are incomplete"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"cut"), "Could not load the model in"),

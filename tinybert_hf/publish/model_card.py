@@ -72,8 +72,9 @@ class Origin(NamedTuple):
         theirs = theirs or ModelCardData()
         if self.license and theirs.license and self.license != theirs.license:
             logger.warning("The start %s is under %s: see whether it allows %s.", start, theirs.license, self.license)
-        told = (theirs.license, theirs.language, known, list(dict.fromkeys(data)) or None)
-        return Origin(*(own or other for own, other in zip(self, told, strict=True)))
+        datasets = self.datasets or list(dict.fromkeys(data)) or None
+        language: Any = self.language or theirs.language
+        return Origin(self.license or theirs.license, language, self.base_model or known, datasets)
 
 
 def render_card(
