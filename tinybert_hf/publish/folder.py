@@ -30,6 +30,11 @@ logger = logging.getLogger(__name__)
 ARCHITECTURES = {cls.__name__: cls for cls in (TinyBertModel, TinyBertForSequenceClassification)}
 RESULT_FILES = ("*_summary.json", "evaluation_*.json")
 POOLER_SCALE = 4096  # tanh(x / 4096) is x / 4096 to fp32; a power of two scales without rounding
+# Of tokenizer_config.json: neither what one call asked for nor what somebody added.
+TOKENIZER_SETTINGS = re.compile(
+    r"(unk|cls|sep|pad|mask|bos|eos)_token|tokenizer_class|model_(max_length|input_names)|(padding|truncation)_side|"
+    "do_lower_case|strip_accents|tokenize_chinese_chars|clean_up_tokenization_spaces|added_tokens_decoder|extra_special_tokens"
+)
 BUILD_RECORD = ".build.json"  # file -> SHA-256 of what a build wrote; stays on this machine
 
 
@@ -62,10 +67,16 @@ def build_folder(model: Path, output_dir: Path, name: str, origin: Origin | None
     if onnx and not encodes:
         raise InputError(f"{model} is a classifier; only encoders are exported to ONNX. Leave --onnx out.")
     with replace_whole(output_dir) as folder:
+        if encodes:
+            pipeline.model.config.num_labels = 2  # the default, which is not written: no labels of stage one
         pipeline.model.save_pretrained(folder)
         if is_bert(pipeline.model.config):
             write_berts_form(folder, pipeline.model.config)
+        pipeline.tokenizer.chat_template = None
         save_tokenizer(pipeline.tokenizer, folder)
+        settings = read_json(folder / "tokenizer_config.json")
+        known = {name: value for name, value in settings.items() if TOKENIZER_SETTINGS.fullmatch(name)}
+        write_json(folder / "tokenizer_config.json", known)
         if encodes:
             write_sentence_transformers_files(folder, pipeline.model.config)
         cosines = {}

@@ -28,8 +28,8 @@ SIGNATURE = "\n<!-- Written by tinybert publish, which replaces it while nobody 
 # The bundled start, by the SHA-256 of its weights.
 MINILM = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", "sentence-transformers/all-MiniLM-L6-v2"
 
-# The name of a library among the tags: the Hub finds the model among that library's, and shows how it loads it.
 NO_PATHS = {"command", "labels", "hardware", "versions"}  # in a summary or an evaluation
+# The name of a library among the tags: the Hub finds the model among that library's, and shows how it loads it.
 SEARCH_TAGS = ["semantic-search", "sentence-similarity", "sentence-transformers"]
 ONNX_TAGS = ["onnx", "transformers.js"]
 
