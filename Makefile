@@ -20,7 +20,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
 
-interop: .interop/.installed .interop-frameworks/.installed .interop-milvus/.installed chromium ## other people's tools that tests load our models into
+interop: .interop/.installed .interop-frameworks/.installed .interop-4.57/.installed .interop-4.41/.installed .interop-milvus/.installed chromium ## other people's tools that tests load our models into
 
 # fastembed asks for another huggingface_hub than this package. node and npm come from PyPI too.
 .interop/.installed: Makefile
@@ -37,6 +37,16 @@ interop: .interop/.installed .interop-frameworks/.installed .interop-milvus/.ins
 		| { read -r project; read -r own; echo "$$project" > "$$own/project.pth"; }
 	.interop-frameworks/bin/python -m pip install --quiet langchain-huggingface==1.2.3 \
 		llama-index-embeddings-huggingface==0.8.0 sentence-transformers-haystack==2.0.0
+	touch $@
+
+# Older releases that load a published model without its code; they take torch from the project's environment.
+.interop-4.57/.installed: OLD = transformers==4.57.3 sentence-transformers==5.1.2
+.interop-4.41/.installed: OLD = transformers==4.41.2 sentence-transformers==3.0.1
+.interop-4.57/.installed .interop-4.41/.installed: Makefile $(VENV)/.installed
+	$(PYTHON) -m venv $(@D)
+	for python in $(BIN) $(@D)/bin; do $$python/python -c "import sysconfig; print(sysconfig.get_path('purelib'))"; done \
+		| { read -r project; read -r own; echo "$$project" > "$$own/project.pth"; }
+	$(@D)/bin/python -m pip install --quiet $(OLD) datasets==4.4.1
 	touch $@
 
 chromium:

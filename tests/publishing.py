@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from huggingface_hub import constants
 from loopback_hub import WRITE_TOKEN, LoopbackHub
+from transformers import PreTrainedTokenizerBase
 
 import tinybert_hf.publish.push
+from tinybert_hf import TinyBertConfig, TinyBertModel
 from tinybert_hf.cli import main
+from tinybert_hf.tokenization import save_tokenizer
 
 ROOT = Path(__file__).parents[1]
 REPO = "tester/tiny"
@@ -22,7 +26,6 @@ SENTENCE_TRANSFORMERS_FILES = {
     "config_sentence_transformers.json",
     "sentence_bert_config.json",
     "1_Pooling/config.json",
-    "2_Normalize/config.json",
 }
 
 
@@ -91,6 +94,39 @@ EVALUATION = {
     "encode_seconds": 3.0,
     "results": {"model": {"nDCG@10": 0.4567, "R@100": 0.9012}, "BM25": {"nDCG@10": 0.3456, "R@100": 0.7891}},
 }
+
+
+@pytest.fixture(params=["mean", "cls"])
+def encoder_like_bert(request: Any, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
+    """An encoder with BERT's arithmetic, and random weights in every tensor."""
+    return save_model(TinyBertModel(config_like_bert(tokenizer, request.param)), tokenizer, tmp_path / "trained")
+
+
+def config_like_bert(tokenizer: PreTrainedTokenizerBase, pooling: str) -> TinyBertConfig:
+    return TinyBertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        hidden_act="gelu",
+        max_position_embeddings=32,
+        position_embedding_type="learned",
+        norm_position="post",
+        pooling=pooling,
+        id2label={0: "negative", 1: "positive"},
+        label2id={"negative": 0, "positive": 1},
+    )
+
+
+def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Path:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    model.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
+    return folder
 
 
 @pytest.fixture

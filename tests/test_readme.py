@@ -27,8 +27,8 @@ def test_one_can_search_before_anything_is_trained(
     assert "git revert undoes a commit." in printed
 
 
-def test_a_published_folder_is_used_without_the_package(model_folder: Path, tmp_path: Path) -> None:
-    build_folder(model_folder, tmp_path / "outputs" / "published", "outputs/published")
+def test_a_published_folder_is_used_without_the_package(encoder_like_bert: Path, tmp_path: Path) -> None:
+    build_folder(encoder_like_bert, tmp_path / "outputs" / "published", "outputs/published")
     assert len(blocks("python")) == 3
     printed = fresh_process.run_python("\n".join(blocks("python")[1:]), tmp_path)
     assert "'score':" in printed and "tensor([[" in printed

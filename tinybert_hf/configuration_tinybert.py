@@ -2,7 +2,12 @@
 
 from typing import Any
 
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, __version__
+
+if int(__version__.split(".")[0]) < 5:
+    raise ImportError(
+        f"This model's code needs transformers 5.0 or later, not {__version__}: pip install -U transformers"
+    )
 
 POOLING_MODES = ("cls", "mean")
 POSITION_MODES = ("sinusoidal", "rotary", "learned")
@@ -18,6 +23,11 @@ AUTO_MAP = {
 CUSTOM_PIPELINES = {
     "semantic-search": {"impl": "pipeline_tinybert.SemanticSearchPipeline", "pt": ["AutoModel"], "type": "text"}
 }
+
+
+def has_berts_form(config: dict[str, Any]) -> bool:
+    """Whether a config.json describes a TinyBERT that is stored as a `BertModel`: other programs load it without our code."""
+    return config.get("model_type") == "bert" and "norm_position" in config
 
 
 class TinyBertConfig(PretrainedConfig):
@@ -116,6 +126,15 @@ class TinyBertConfig(PretrainedConfig):
         self.pad_token_id = pad_token_id
         self.prompts = {kind: prompt for kind, prompt in (prompts or {}).items() if prompt}
         super().__init__(**kwargs)
+
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What a config.json says, and the arguments left over; BERT's form is read as what it is stored from."""
+        config, left_over = super().get_config_dict(*args, **kwargs)
+        if has_berts_form(config):
+            names = [f"Tiny{name}" for name in config["architectures"]]
+            config |= {"model_type": cls.model_type, "position_embedding_type": "learned", "architectures": names}
+        return config, left_over
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain data, with the code map of a complete folder."""

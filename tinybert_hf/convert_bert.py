@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from .configuration_tinybert import TinyBertConfig
 from .errors import InputError, UnreadableError
+from .modeling_tinybert import from_bert
 
 ENCODERS = ("bert", "camembert", "distilbert", "roberta", "xlm-roberta")
 # BERT's sizes that are taken over; DistilBERT (Sanh et al. 2019, arXiv:1910.01108) has other names for some.
@@ -39,12 +40,14 @@ DISTILBERT_WEIGHTS = {  # its names and BERT's
 
 
 def load_config(source: str, revision: str | None = None) -> Any:
-    """The configuration of a TinyBERT, or of an encoder that becomes one.
+    """The configuration of a TinyBERT, also of one in BERT's form, or of an encoder that becomes one.
 
     Raises: OSError or ValueError: if it cannot be read, or is another kind of model.
     """
-    kind = PreTrainedConfig.get_config_dict(source, revision=revision)[0].get("model_type")
-    if kind not in (TinyBertConfig.model_type, *ENCODERS):
+    kind = TinyBertConfig.get_config_dict(source, revision=revision)[0].get("model_type")
+    if kind == TinyBertConfig.model_type:
+        return TinyBertConfig.from_pretrained(source, revision=revision)
+    if kind not in ENCODERS:
         raise ValueError(f"it is a {kind} model; what works: {TinyBertConfig.model_type}, {', '.join(ENCODERS)}.")
     return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
 
@@ -181,25 +184,13 @@ def read_json(source: str, name: str, revision: str | None) -> Any:
 
 def convert_weights(bert: dict[str, Tensor], config: TinyBertConfig, num_layers: int) -> dict[str, Tensor]:
     """BERT's tensors under the names of a `TinyBertModel`, `config.num_hidden_layers` of its L = `num_layers` layers."""
-    converted = {
-        "embeddings.word_embeddings.weight": bert["embeddings.word_embeddings.weight"],
-        "embeddings.token_type_embeddings.weight": bert["embeddings.token_type_embeddings.weight"],
-        "embeddings.positions": bert["embeddings.position_embeddings.weight"][: config.max_position_embeddings],
-        "embeddings.norm.weight": bert["embeddings.LayerNorm.weight"],
-        "embeddings.norm.bias": bert["embeddings.LayerNorm.bias"],
-    }
+    own = from_bert(bert)
+    converted = {name: tensor for name, tensor in own.items() if name.startswith("embeddings.")}
+    converted["embeddings.positions"] = converted["embeddings.positions"][: config.max_position_embeddings]
     kept = torch.linspace(0, num_layers - 1, config.num_hidden_layers).round().int().tolist()
-    names = {
-        "attention.output": "attention.output.dense",
-        "attention_norm": "attention.output.LayerNorm",
-        "mlp.up": "intermediate.dense",
-        "mlp.down": "output.dense",
-        "mlp_norm": "output.LayerNorm",
-    }
     for new, old in enumerate(kept):
-        for kind in ("weight", "bias"):
-            qkv = [bert[f"encoder.layer.{old}.attention.self.{name}.{kind}"] for name in ("query", "key", "value")]
-            converted[f"layers.{new}.attention.qkv.{kind}"] = torch.cat(qkv)  # (3 x H, H) or (3 x H,)
-            for ours, theirs in names.items():
-                converted[f"layers.{new}.{ours}.{kind}"] = bert[f"encoder.layer.{old}.{theirs}.{kind}"]
+        start = f"layers.{old}."
+        for name in own:
+            if name.startswith(start):
+                converted[f"layers.{new}.{name.removeprefix(start)}"] = own[name]
     return converted

@@ -9,22 +9,53 @@ Shapes: B batch, T tokens, H hidden size, A attention heads.
 """
 
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
-from transformers.utils import cached_file
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, can_return_tuple
+from transformers.utils.hub import get_checkpoint_shard_files
 
-from .configuration_tinybert import TinyBertConfig
+from .configuration_tinybert import TinyBertConfig, has_berts_form
 
 PIPELINE_FILE = "pipeline_tinybert.py"
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+# What names have in place of BERT's.
+BERT_NAMES = {
+    "bert.": "tinybert.",
+    "embeddings.LayerNorm": "embeddings.norm",
+    "embeddings.position_embeddings.weight": "embeddings.positions",
+    "encoder.layer.": "layers.",
+    "attention.output.dense": "attention.output",
+    "attention.output.LayerNorm": "attention_norm",
+    "intermediate.dense": "mlp.up",
+    "output.dense": "mlp.down",
+    "output.LayerNorm": "mlp_norm",
+}
+QKV = ("self.query", "self.key", "self.value")  # BERT's matrices in the place of one
+
+
+def from_bert(bert: dict[str, Tensor]) -> dict[str, Tensor]:
+    """BERT's tensors under our names; without a pooler, as ours has none."""
+    own = {}
+    for name, tensor in bert.items():
+        own_name = re.sub("|".join(map(re.escape, BERT_NAMES)), lambda found: BERT_NAMES[found[0]], name)
+        parts = [name.replace(QKV[0], part) for part in QKV]
+        if QKV[0] in name and bert.keys() >= set(parts):
+            own[own_name.replace(QKV[0], "qkv")] = torch.cat([bert[part] for part in parts])  # (3 x H, H) or (3 x H,)
+        elif "pooler." not in name and ".self." not in name:
+            own[own_name] = tensor
+    return own
 
 
 def sinusoidal_positions(num_positions: int, hidden_size: int) -> Tensor:
@@ -92,11 +123,9 @@ class TinyBertEmbeddings(nn.Module):
     ) -> Tensor:
         if inputs_embeds is None:
             inputs_embeds = self.word_embeddings(input_ids)  # (B, T, H)
-        segments = (
-            self.token_type_embeddings.weight[0]
-            if token_type_ids is None
-            else self.token_type_embeddings(token_type_ids)
-        )
+        segments = self.token_type_embeddings.weight[0]
+        if token_type_ids is not None:
+            segments = self.token_type_embeddings(token_type_ids)
         hidden_states = inputs_embeds * self.scale + segments
         if self.positions is not None:
             num_tokens = inputs_embeds.shape[1]
@@ -224,6 +253,7 @@ class TinyBertPreTrainedModel(PreTrainedModel):
 
     config_class = TinyBertConfig
     base_model_prefix = "tinybert"
+    _input_embed_layer = "word_embeddings"
     supports_gradient_checkpointing = True
     _no_split_modules: ClassVar = ["TinyBertEmbeddings", "TinyBertLayer"]
     _supports_sdpa = True
@@ -242,14 +272,35 @@ class TinyBertPreTrainedModel(PreTrainedModel):
             std = self.config.embedding_initializer_range if token else self.config.initializer_range
             nn.init.normal_(module.weight, std=std)
         elif isinstance(module, nn.LayerNorm):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
+            module.reset_parameters()
         elif isinstance(module, TinyBertEmbeddings):
             positions = module.positions
             if isinstance(positions, nn.Parameter):
                 nn.init.normal_(positions, std=self.config.initializer_range)
             elif positions is not None and not getattr(positions, "_is_hf_initialized", False):
                 positions.copy_(sinusoidal_positions(*positions.shape))
+
+    @classmethod
+    def from_pretrained(cls, source: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; weights in BERT's form, in which other programs load them, become ours (`from_bert`)."""
+        hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+        if source is None or not has_berts_form(PretrainedConfig.get_config_dict(source, **hub)[0]):
+            return super().from_pretrained(source, *args, **hub, **kwargs)
+        kwargs.pop("state_dict", None)
+        config = kwargs.pop("config", None) or source
+        whole = cached_file(source, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False, **hub)
+        shards = SAFE_WEIGHTS_INDEX_NAME
+        files = [whole] if whole else get_checkpoint_shard_files(source, cached_file(source, shards, **hub), **hub)[0]
+        weights = {name: tensor for file in files for name, tensor in load_file(file).items()}
+        if "classifier.weight" in weights:  # with the pooler that `write_berts_form` puts before it
+            pooler = weights["bert.pooler.dense.weight"]
+            if not torch.equal(pooler, pooler[0, 0] * torch.eye(len(pooler), dtype=pooler.dtype)):
+                raise ValueError(f"{source} was trained on as BERT: load it without trust_remote_code, as BERT.")
+            weights["classifier.weight"] = weights["classifier.weight"] * pooler[0, 0]
+        loaded = super().from_pretrained(None, *args, config=config, state_dict=from_bert(weights), **hub, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.name_or_path = model.config.name_or_path = str(source)
+        return loaded
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Save weights, configuration and all the code that loading the folder as remote code needs.
@@ -279,12 +330,7 @@ class TinyBertModel(TinyBertPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Embedding:
-        return self.embeddings.word_embeddings
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        self.embeddings.word_embeddings = value
-
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -294,9 +340,8 @@ class TinyBertModel(TinyBertPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutputWithPooling | tuple[Tensor, ...]:
+    ) -> BaseModelOutputWithPooling:
         """Encode a batch of texts.
 
         Args:
@@ -307,7 +352,6 @@ class TinyBertModel(TinyBertPreTrainedModel):
             inputs_embeds: (B, T, H) token embeddings, before scaling, in place of `input_ids`.
             output_hidden_states: also return the input of the first block and the output of every block.
             output_attentions: also return each block's attention weights, (B, A, T, T); needs eager attention.
-            return_dict: False returns a plain tuple; None follows the configuration.
 
         Returns: `last_hidden_state` (B, T, H) and `pooler_output` (B, H), the text embedding, not normalised.
 
@@ -327,7 +371,6 @@ class TinyBertModel(TinyBertPreTrainedModel):
             )
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         output_attentions = config.output_attentions if output_attentions is None else output_attentions
-        return_dict = config.return_dict if return_dict is None else return_dict
         if output_attentions and config._attn_implementation != "eager":
             raise ValueError(
                 f"output_attentions needs attn_implementation='eager', this model runs {config._attn_implementation!r}. "
@@ -351,13 +394,12 @@ class TinyBertModel(TinyBertPreTrainedModel):
             if output_attentions:
                 all_attentions += (attentions,)
 
-        output = BaseModelOutputWithPooling(
+        return BaseModelOutputWithPooling(
             last_hidden_state=hidden_states,
             pooler_output=self.pool(hidden_states, attention_mask),
             hidden_states=all_hidden_states if output_hidden_states else None,
             attentions=all_attentions if output_attentions else None,
         )
-        return output if return_dict else output.to_tuple()
 
     def pool(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
         """(B, T, H) -> (B, H): the first token, or the mean over tokens."""
@@ -378,15 +420,15 @@ class TinyBertForSequenceClassification(TinyBertPreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
-        return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
+    ) -> SequenceClassifierOutput:
         """Classify a batch of texts or pairs.
 
         Args:
@@ -397,14 +439,10 @@ class TinyBertForSequenceClassification(TinyBertPreTrainedModel):
         """
         outputs = self.tinybert(input_ids, attention_mask, token_type_ids, return_dict=True, **kwargs)
         logits = self.classifier(self.dropout(outputs.pooler_output))
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
-        output = SequenceClassifierOutput(
+        loss = None if labels is None else self.loss_function(labels, pooled_logits=logits, config=self.config)
+        return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        return output if return_dict else output.to_tuple()
 
 
 TinyBertModel.register_for_auto_class("AutoModel")

@@ -11,6 +11,7 @@ import pytest
 from command_line import tinybert
 
 from tinybert_hf.publish import folder, push, space
+from tinybert_hf.publish.model_card import Origin
 
 
 @pytest.fixture
@@ -43,11 +44,15 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ..
 
 
 def test_a_push_passes_every_flag_on_and_prints_the_address(calls: list[tuple[Any, ...]]) -> None:
-    flags = ["--license", "mit", "--onnx", "--private", "--create_pr", "--revision", "dev", "--overwrite_readme"]
+    flags = ["--license", "mit", "--language", "de", "nl", "--base_model", "a/b", "--dataset", "c/d"]
+    flags += ["--onnx", "--private", "--create_pr", "--revision", "dev", "--overwrite_readme"]
     done = tinybert("publish", "--model", "m", "--repo_id", "me/model", *flags)
     assert done == (0, "https://hub/commit\n", "")
     options = {"repo_id": "me/model", "private": True, "create_pr": True, "revision": "dev", "overwrite_readme": True}
-    assert calls == [("folder", Path("m"), "me/model", "mit", True), ("push", options)]
+    assert calls == [
+        ("folder", Path("m"), "me/model", Origin("mit", ["de", "nl"], "a/b", ["c/d"]), True),
+        ("push", options),
+    ]
 
 
 def test_without_a_repository_the_folder_is_built_and_kept(calls: list[tuple[Any, ...]], tmp_path: Path) -> None:
@@ -55,7 +60,7 @@ def test_without_a_repository_the_folder_is_built_and_kept(calls: list[tuple[Any
     (tmp_path / "out" / "README.md").touch()
     done = tinybert("publish", "--model", "m", "--output_dir", "out")
     assert done == (0, "Built out: README.md\n", "")
-    assert calls == [("folder", Path("m"), "out", "apache-2.0", False)]
+    assert calls == [("folder", Path("m"), "out", Origin(), False)]
 
 
 def test_a_page_is_pushed_with_the_model_or_built_to_be_tried_here(

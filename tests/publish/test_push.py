@@ -18,7 +18,7 @@ import pytest
 from huggingface_hub import constants, get_session
 from huggingface_hub.utils import close_session, httpx
 from loopback_hub import READ_TOKEN, WRITE_TOKEN, LoopbackHub
-from publishing import EVALUATION, REPO, ROOT, SPACE, Command, contents
+from publishing import EVALUATION, REPO, RETRIEVAL, ROOT, SPACE, Command, contents
 from safetensors.torch import load_file, save_file
 
 import tinybert_hf.publish.push
@@ -179,7 +179,7 @@ def test_who_may_not_push_is_told_what_to_do(
     [
         (lambda hub: hub.fail_next("POST", "/repos/create"), "503"),
         (lambda hub: hub.drop_next("POST", "/repos/create", during="response"), "RemoteProtocolError"),
-        (lambda hub: hub.fail_next("GET", "/api/models/"), "503"),
+        (lambda hub: hub.fail_next("GET", f"/api/models/{REPO}"), "503"),
         (lambda hub: hub.fail_next("POST", "/paths-info/", 500), "500, Injected fault"),
         (lambda hub: hub.fail_next("POST", "/validate-yaml"), "JSONDecodeError"),
         (lambda hub: hub.fail_next("POST", "/validate-yaml", 400), "Invalid metadata in README.md"),
@@ -218,6 +218,27 @@ def test_a_hub_that_is_away_or_silent_is_named(
         assert f"{url} did not take the model (ReadTimeout" in command("--model", encoder, "--repo_id", REPO)
     close_session()
     assert "ConnectError" in command("--model", encoder, "--repo_id", REPO)
+
+
+def test_a_second_push_replaces_a_card_that_nobody_edited_and_drops_results_of_old_weights(
+    encoder: Path, online: LoopbackHub, command: Command
+) -> None:
+    argv = ["--model", encoder, "--repo_id", REPO]
+    command(*argv)
+    first = online.files(REPO)["README.md"]
+    retrain(encoder)
+    (encoder / "evaluation_beir.json").unlink()
+    (encoder / "retrieval_summary.json").write_text(json.dumps(RETRIEVAL | {"steps": 24680}))
+    commits = online.commits(REPO)
+    assert "Deleted what was made from other weights: evaluation_beir.json." in command(*argv)
+    assert online.commits(REPO)[1:] == commits
+    second = online.files(REPO)["README.md"]
+    assert b"24,680 steps" in second and b"24,680 steps" not in first and b"beir" not in second
+
+    online.add_commit(REPO, {"README.md": second.replace(b"Limits", b"Cautions")})
+    (encoder / "retrieval_summary.json").write_text(json.dumps(RETRIEVAL | {"steps": 13579}))
+    assert "README.md on the Hub differs and stays" in command(*argv)
+    assert b"Cautions" in online.files(REPO)["README.md"]
 
 
 # ---- ONNX on the Hub ----

@@ -13,7 +13,10 @@ def publish(
     model: Path,
     repo_id: str | None = None,
     output_dir: Path | None = None,
-    license: str = "apache-2.0",
+    license: str | None = None,
+    language: list[str] | None = None,
+    base_model: str | None = None,
+    dataset: list[str] | None = None,
     onnx: bool = False,
     space: str | None = None,
     private: bool = False,
@@ -36,7 +39,10 @@ def publish(
         model: A model folder, as training leaves it.
         repo_id: OWNER/NAME on the Hub.
         output_dir: Keep the complete folder here. Without --repo_id, build it and stop.
-        license: The model's licence, as the Hub abbreviates it.
+        license: The model's licence, as the Hub abbreviates it. By default that of the start, if its card says one.
+        language: Its languages, as en or de. By default those of the start.
+        base_model: The start on the Hub. By default what the summary of the training tells.
+        dataset: Data sets on the Hub that it learned from. By default as the summary tells.
         onnx: Add ONNX models, fp32 and int8: pip install 'tinybert_hf[onnx]'.
         space: Publish a page on which visitors search with the model, the static Space OWNER/NAME. It runs the ONNX model
             of --onnx, of this push or an earlier one. With --output_dir, keep the page in OUTPUT_DIR-space. Without
@@ -60,11 +66,14 @@ def publish(
     log_progress()
     import_extra("jinja2", "publish", "the model card")
     from ..publish.folder import build_folder, list_files
+    from ..publish.model_card import Origin
     from ..publish.push import push, push_space
     from ..publish.space import build_space
 
     with TemporaryDirectory() as scratch:
-        folder = build_folder(model, output_dir or Path(scratch, "model"), repo_id or str(output_dir), license, onnx)
+        built = output_dir or Path(scratch, "model")
+        origin = Origin(license, language, base_model, dataset)
+        folder = build_folder(model, built, repo_id or built.resolve().name, origin, onnx)
         if output_dir:
             print(f"Built {output_dir}: {', '.join(sorted(list_files(folder)))}")
         pushed_model = None

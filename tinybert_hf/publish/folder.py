@@ -1,8 +1,8 @@
 """A trained model to a complete folder with a model card: all that loading, searching and judging it needs."""
 
-import hashlib
 import json
 import logging
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,32 +10,42 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoTokenizer, Pipeline, TextClassificationPipeline
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .. import auto  # noqa: F401 - registers the models
 from ..configuration_tinybert import TinyBertConfig
 from ..errors import InputError, MissingFileError, UnreadableError
-from ..modeling_tinybert import TinyBertForSequenceClassification, TinyBertModel
+from ..modeling_tinybert import BERT_NAMES, QKV, TinyBertForSequenceClassification, TinyBertModel
 from ..pipeline_tinybert import SemanticSearchPipeline
 from ..tokenization import save_tokenizer
-from .model_card import PASSAGES, QUERY, REVIEWS, read_json, render_card
+from .model_card import PASSAGES, QUERY, REVIEWS, Origin, is_signed, read_json, render_card, sha256, without_paths
 
 logger = logging.getLogger(__name__)
 
 ARCHITECTURES = {cls.__name__: cls for cls in (TinyBertModel, TinyBertForSequenceClassification)}
 RESULT_FILES = ("*_summary.json", "evaluation_*.json")
+POOLER_SCALE = 4096  # tanh(x / 4096) is x / 4096 to fp32; a power of two scales without rounding
+# Of tokenizer_config.json: neither what one call asked for nor what somebody added.
+TOKENIZER_SETTINGS = re.compile(
+    r"(unk|cls|sep|pad|mask|bos|eos)_token|tokenizer_class|model_(max_length|input_names)|(padding|truncation)_side|"
+    "do_lower_case|strip_accents|tokenize_chinese_chars|clean_up_tokenization_spaces|added_tokens_decoder|extra_special_tokens"
+)
 BUILD_RECORD = ".build.json"  # file -> SHA-256 of what a build wrote; stays on this machine
 
 
-def build_folder(model: Path, output_dir: Path, name: str, license: str = "apache-2.0", onnx: bool = False) -> Path:
+def build_folder(model: Path, output_dir: Path, name: str, origin: Origin | None = None, onnx: bool = False) -> Path:
     """Write all that loading, searching and judging the model needs; `output_dir` appears whole or not at all.
 
     Args:
         model: a model folder, as training leaves it. A README.md in it that no build wrote is kept.
         output_dir: replaced where it is the untouched result of an earlier build.
         name: what the card's snippets load: the Hub id, or the folder.
-        license: of the model, as the Hub abbreviates it.
+        origin: what the card's metadata says; the rest is taken from the summaries and the start's card.
         onnx: also export the encoder for ONNX Runtime, in fp32 and with weights of 8 bits.
 
     Returns: `output_dir`, absolute.
@@ -57,22 +67,35 @@ def build_folder(model: Path, output_dir: Path, name: str, license: str = "apach
     if onnx and not encodes:
         raise InputError(f"{model} is a classifier; only encoders are exported to ONNX. Leave --onnx out.")
     with replace_whole(output_dir) as folder:
+        if encodes:
+            pipeline.model.config.num_labels = 2  # the default, which is not written: no labels of stage one
         pipeline.model.save_pretrained(folder)
+        if is_bert(pipeline.model.config):
+            write_berts_form(folder, pipeline.model.config)
+        pipeline.tokenizer.chat_template = None
         save_tokenizer(pipeline.tokenizer, folder)
+        settings = read_json(folder / "tokenizer_config.json")
+        known = {name: value for name, value in settings.items() if TOKENIZER_SETTINGS.fullmatch(name)}
+        write_json(folder / "tokenizer_config.json", known)
         if encodes:
             write_sentence_transformers_files(folder, pipeline.model.config)
         cosines = {}
         if onnx:
             texts = [QUERY, *PASSAGES, *REVIEWS, " ".join(PASSAGES * 50)]  # the last one is cut off
             cosines = export_onnx(pipeline.model, pipeline.tokenizer, folder, texts)
-        for pattern in RESULT_FILES:
-            for path in model.glob(pattern):
-                shutil.copyfile(path, folder / path.name)
-        if (model / "README.md").is_file() and not was_built(model, "README.md"):
+        results: dict[str, Any] = {
+            path.name: read_json(path) for pattern in RESULT_FILES for path in model.glob(pattern)
+        }
+        made = {str(result.get("arguments", {}).get("output_dir")) for result in results.values()} | {str(model)}
+        for file, result in results.items():
+            write_json(folder / file, without_paths(result, made, name))
+        if (model / "README.md").is_file() and not is_signed(model / "README.md"):
             logger.info("The README.md of %s is kept as it is; remove it to have a card written.", model)
             shutil.copyfile(model / "README.md", folder / "README.md")
         else:
-            render_card(folder, pipeline, name, license, cosines).save(folder / "README.md")
+            render_card(folder, pipeline, name, (origin or Origin()).complete(model), cosines).save(
+                folder / "README.md"
+            )
     return output_dir
 
 
@@ -112,7 +135,9 @@ def load_pipeline(folder: Path) -> Pipeline:
             checkpoints = ", ".join(sorted(path.name for path in folder.glob("checkpoint-*")))
             hint = f" Finish its training first, or pass one of {checkpoints} in it." if checkpoints else ""
             raise MissingFileError(f"{folder} is no complete model folder: it has no {pattern}.{hint}")
-    architecture = (read_json(folder / "config.json").get("architectures") or ["unknown"])[0]
+    if link := next((path for path in folder.iterdir() if path.is_symlink()), None):
+        raise InputError(f"{link} is a link: what it names would be published. Replace it by a copy, or remove it.")
+    architecture = (TinyBertConfig.get_config_dict(folder)[0].get("architectures") or ["unknown"])[0]
     if architecture not in ARCHITECTURES:
         raise InputError(f"{folder} holds a {architecture} model, none of {', '.join(ARCHITECTURES)}.")
     try:
@@ -127,46 +152,57 @@ def load_pipeline(folder: Path) -> Pipeline:
     return pipeline(model=model.eval(), tokenizer=tokenizer)
 
 
-def write_sentence_transformers_files(folder: Path, config: TinyBertConfig) -> None:
-    """Write what `SentenceTransformer(folder, trust_remote_code=True)` reads: the files that its own save writes.
+def is_bert(config: TinyBertConfig) -> bool:
+    """Whether a BERT computes the same. It classifies the first token only."""
+    same = config.norm_position == "post" and config.position_embedding_type == "learned"
+    return same and (config.pooling == "cls" or config.architectures == [TinyBertModel.__name__])
 
-    They name modules of sentence-transformers only, so that the encoder is all the remote code. The longest text is the
-    tokenizer's.
+
+def write_berts_form(folder: Path, config: TinyBertConfig) -> None:
+    """Rewrite a saved TinyBERT as the BERT that computes the same, which needs no code of ours; our classes read both.
+
+    The first token passes through BERT's pooler where tanh is straight, and the classifier makes up for the scale. Beside a
+    mean the pooler gives 0, since nobody should take it for the embedding.
     """
-    package = "sentence_transformers"
-    modules = [
-        ("", f"{package}.base.modules.transformer.Transformer"),
-        ("1_Pooling", f"{package}.sentence_transformer.modules.pooling.Pooling"),
-        ("2_Normalize", f"{package}.base.modules.normalize.Normalize"),
-    ]
-    files: dict[str, Any] = {
-        "modules.json": [
-            {"idx": place, "name": str(place), "path": path, "type": name} for place, (path, name) in enumerate(modules)
-        ],
-        "config_sentence_transformers.json": {
-            "model_type": "SentenceTransformer",
-            "prompts": {"query": "", "document": "", **config.prompts},
-            "default_prompt_name": None,
-            "similarity_fn_name": "cosine",
-        },
-        "sentence_bert_config.json": {
-            "transformer_task": "feature-extraction",
-            "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
-            "module_output_name": "token_embeddings",
-        },
-        "1_Pooling/config.json": {
-            "embedding_dimension": config.hidden_size,
-            "pooling_mode": config.pooling,
-            "include_prompt": True,
-        },
-        "2_Normalize/config.json": {
-            "module_input_name": "sentence_embedding",
-            "module_output_name": "sentence_embedding",
-        },
-    }
+    weights = to_bert(load_file(folder / SAFE_WEIGHTS_NAME))
+    pooler = "bert.pooler.dense" if "classifier.weight" in weights else "pooler.dense"
+    weights[f"{pooler}.weight"] = torch.eye(config.hidden_size) * (config.pooling == "cls") / POOLER_SCALE
+    weights[f"{pooler}.bias"] = torch.zeros(config.hidden_size)
+    if "classifier.weight" in weights:
+        weights["classifier.weight"] *= POOLER_SCALE
+    save_file(weights, folder / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
+    names = [name.removeprefix("Tiny") for name in config.architectures or []]
+    berts = {"model_type": "bert", "architectures": names, "position_embedding_type": "absolute"}
+    write_json(folder / "config.json", read_json(folder / "config.json") | berts)
+
+
+def to_bert(own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A TinyBERT's tensors under BERT's names: the inverse of `from_bert`."""
+    berts = {name: theirs for theirs, name in BERT_NAMES.items()}
+    weights = {}
+    for name, tensor in own.items():
+        theirs = re.sub("|".join(map(re.escape, berts)), lambda found: berts[found[0]], name)
+        parts = QKV if ".qkv." in name else ("",)
+        for part, rows in zip(parts, tensor.chunk(len(parts)), strict=True):
+            weights[theirs.replace("qkv", part)] = rows.contiguous()
+    return weights
+
+
+def write_sentence_transformers_files(folder: Path, config: TinyBertConfig) -> None:
+    """Write what `SentenceTransformer(folder)` reads, in the form that its releases from 3 to 6 know."""
+    files = read_json(Path(__file__).with_name("sentence_transformers.json"))
+    files["sentence_bert_config.json"]["max_seq_length"] = config.max_position_embeddings
+    files["config_sentence_transformers.json"]["prompts"] |= config.prompts
+    pooling = files["1_Pooling/config.json"]
+    pooling["word_embedding_dimension"] = config.hidden_size
+    pooling |= {f"pooling_mode_{mode}": config.pooling in mode for mode in ("cls_token", "mean_tokens")}
     for file, content in files.items():
         (folder / file).parent.mkdir(exist_ok=True)
-        (folder / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / file, content)
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def list_files(folder: Path) -> Iterator[str]:
@@ -180,7 +216,3 @@ def was_built(folder: Path, file: str) -> bool:
     """Whether a build wrote this file, and nobody changed it since."""
     record = folder / BUILD_RECORD
     return record.is_file() and read_json(record).get(file) == sha256(folder / file)
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

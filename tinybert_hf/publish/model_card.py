@@ -1,20 +1,34 @@
 """The model card: what was measured of a model, in the template model_card.md. No number comes from anywhere else."""
 
+import hashlib
 import json
+import logging
 import re
 import shlex
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
+from huggingface_hub.utils import httpx
 from transformers import Pipeline, TextClassificationPipeline
+from transformers.utils import SAFE_WEIGHTS_NAME
 
+from ..configuration_tinybert import has_berts_form
 from ..data import FILE_READERS
 from ..errors import InputError
 
+logger = logging.getLogger(__name__)
+
 CARD_TEMPLATE = Path(__file__).with_name("model_card.md")
 
+SIGNATURE = "\n<!-- Written by tinybert publish, which replaces it while nobody edits it: {} -->\n"
+# The bundled start, by the SHA-256 of its weights.
+MINILM = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", "sentence-transformers/all-MiniLM-L6-v2"
+
+NO_PATHS = {"command", "labels", "hardware", "versions"}  # in a summary or an evaluation
 # The name of a library among the tags: the Hub finds the model among that library's, and shows how it loads it.
 SEARCH_TAGS = ["semantic-search", "sentence-similarity", "sentence-transformers"]
 ONNX_TAGS = ["onnx", "transformers.js"]
@@ -30,7 +44,42 @@ REVIEWS = ["The food was cold and the waiter was rude.", "A warm and funny film.
 PAIRS = [{"text": "A man plays a guitar.", "text_pair": "Someone makes music."}]
 
 
-def render_card(folder: Path, pipeline: Pipeline, name: str, license: str, onnx_cosines: dict[str, float]) -> ModelCard:
+class Origin(NamedTuple):
+    """What the metadata says of a model's origin. What nobody knows is left out."""
+
+    license: str | None = None  # as the Hub abbreviates it
+    language: Sequence[str] | str | None = None
+    base_model: str | None = None
+    datasets: Sequence[str] | None = None
+
+    def complete(self, model: Path) -> "Origin":
+        """With what the runs in a trained folder and the card of their start tell, where nothing was said."""
+        runs = [read_json(path).get("arguments", {}) for path in sorted(model.glob("*_summary.json"))]
+        made = {run.get("output_dir") for run in runs}
+        data = [run["data"] for run in runs if is_hub_id(run.get("data"), made)]
+        start = next((run["model"] for run in runs if run.get("model") and run["model"] not in made), "")
+        known, card = start if is_hub_id(start, made) else None, Path(start, "README.md")
+        theirs = None
+        if start and Path(start).is_dir():
+            weights = Path(start, SAFE_WEIGHTS_NAME)
+            known = MINILM[1] if weights.is_file() and sha256(weights) == MINILM[0] else None
+            theirs = ModelCard.load(card).data if card.is_file() else None
+        elif known:
+            try:
+                theirs = HfApi().model_info(known, timeout=10).card_data
+            except (httpx.HTTPError, OSError) as error:
+                logger.warning("The card of the start %s could not be read: %s", known, str(error).splitlines()[0])
+        theirs = theirs or ModelCardData()
+        if self.license and theirs.license and self.license != theirs.license:
+            logger.warning("The start %s is under %s: see whether it allows %s.", start, theirs.license, self.license)
+        datasets = self.datasets or list(dict.fromkeys(data)) or None
+        language: Any = self.language or theirs.language
+        return Origin(self.license or theirs.license, language, self.base_model or known, datasets)
+
+
+def render_card(
+    folder: Path, pipeline: Pipeline, name: str, origin: Origin, onnx_cosines: dict[str, float]
+) -> ModelCard:
     """The model card; its numbers are those of the folder's JSON files, and its first example is run here.
 
     `onnx_cosines` has the ONNX files of the folder with their lowest cosine to the PyTorch model.
@@ -42,33 +91,32 @@ def render_card(folder: Path, pipeline: Pipeline, name: str, license: str, onnx_
     summaries = [read_json(path) for path in sorted(folder.glob("*_summary.json"))]
     summaries.sort(key=lambda summary: summary.get("stage") == own_stage)  # the last stage stands last
     evaluations = [read_json(path) for path in sorted(folder.glob("evaluation_*.json"))]
-    title = name.rstrip("/").split("/")[-1]
+    title = " ".join(name.rstrip("/").split("/")[-1].split())
     try:
         own_summary = next((summary for summary in summaries if summary["stage"] == own_stage), None)
-        runs = [summary["arguments"] for summary in summaries]
-        made = {run["output_dir"] for run in runs}
         takes_pairs = classifies and own_summary and len(own_summary["arguments"]["text_columns"]) == 2
         inputs: Any = (PAIRS if takes_pairs else REVIEWS) if classifies else PASSAGES
         answers = pipeline(inputs) if classifies else pipeline(QUERY, inputs)
         results = measured_results(own_summary, evaluations)
         tags = [] if classifies else [*SEARCH_TAGS, *(ONNX_TAGS if onnx_cosines else [])]
+        if own_summary:
+            loss = "CrossEntropyLoss" if classifies else "MultipleNegativesRankingLoss"
+            tags += ["generated_from_trainer", f"dataset_size:{own_summary['data']['train_rows']}", f"loss:{loss}"]
         metadata = ModelCardData(
-            language="en",
-            license=license,
+            **origin._asdict(),
             library_name="transformers",
             pipeline_tag="text-classification" if classifies else "feature-extraction",
             tags=["tinybert", *tags],
-            datasets=list(dict.fromkeys(run["data"] for run in runs if is_hub_id(run["data"], made))) or None,
-            base_model=next((run["model"] for run in runs if is_hub_id(run["model"], made)), None),
             model_name=title if results else None,
             eval_results=results or None,
         )
-        return ModelCard.from_template(
+        card = ModelCard.from_template(
             metadata,
             template_path=str(CARD_TEMPLATE),
             title=title,
             name=name,
             classifies=classifies,
+            plain=has_berts_form(read_json(folder / "config.json")),
             config=pipeline.model.config,
             parameters=pipeline.model.num_parameters(),
             ignores_case=pipeline.tokenizer.tokenize("WORD") == pipeline.tokenizer.tokenize("word"),
@@ -83,6 +131,40 @@ def render_card(folder: Path, pipeline: Pipeline, name: str, license: str, onnx_
         )
     except (KeyError, TypeError, jinja2.UndefinedError) as error:
         raise InputError(f"A summary or evaluation of the model is incomplete ({error}); make it anew.") from error
+    return ModelCard(sign(str(card).rstrip("\n")))
+
+
+def is_signed(path: Path) -> bool:
+    """Whether a build wrote this card, and nobody edited it since."""
+    text = path.read_text(encoding="utf-8")
+    return sign(text.rpartition(SIGNATURE.partition("{")[0])[0]) == text
+
+
+def sign(card: str) -> str:
+    return card + SIGNATURE.format(hashlib.sha256(card.encode()).hexdigest())
+
+
+def without_paths(value: Any, made: set[str], name: str) -> Any:
+    """What training or evaluation wrote, with the names of files and folders here in place of their paths.
+
+    Args:
+        made: folders that the runs wrote; they look like Hub ids.
+        name: of the published model, for the commands that measured it.
+    """
+    if isinstance(value, dict):
+        kept = {key: item for key, item in value.items() if key in NO_PATHS or key.endswith(("column", "columns"))}
+        value = {key: without_paths(item, made, name) for key, item in value.items()} | kept
+        if isinstance(value.get("command"), str):
+            words = ["", *shlex.split(value["command"])]
+            words = [name if last == "--model" else without_paths(w, made, name) for last, w in pairwise(words)]
+            value["command"] = shlex.join(words)
+    elif isinstance(value, list):
+        return [without_paths(item, made, name) for item in value]
+    elif isinstance(value, str) and "://" not in value and not is_hub_id(value, made):
+        path = Path(value)
+        if len(path.parts) > 1 or value in made:
+            return path.name if path.suffix else f"{path.name}/"
+    return value
 
 
 def measured_results(summary: dict[str, Any] | None, evaluations: list[dict[str, Any]]) -> list[EvalResult]:
@@ -121,3 +203,7 @@ def read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is no valid JSON: {error}") from error
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

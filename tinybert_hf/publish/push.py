@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,10 +14,10 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import httpx
 
-from ..configuration_tinybert import TinyBertConfig
+from ..configuration_tinybert import TinyBertConfig, has_berts_form
 from ..errors import InputError
-from .folder import list_files, sha256
-from .model_card import read_json
+from .folder import RESULT_FILES, list_files
+from .model_card import is_signed, read_json, sha256
 from .space import BROWSER_MODEL, SPACE_SETTINGS
 from .verify import HubError, load_back
 
@@ -48,8 +49,8 @@ def push(
     """Put a built folder on the Hub in one commit, and load it back.
 
     Only files that differ are sent, and without any there is no commit. So the same call is safe after any fault, also
-    where a commit was made and its answer lost. ONNX models of other weights, which the folder does not replace, are
-    deleted in the same commit; all else on the Hub stays.
+    where a commit was made and its answer lost. ONNX models and results of other weights, which the folder does not
+    replace, are deleted in the same commit. A card that a build wrote and nobody edited is replaced. All else stays.
 
     Args:
         folder: from `build_folder`.
@@ -57,7 +58,7 @@ def push(
         private: create it private; an existing public repository is refused.
         create_pr: open a pull request instead of committing to `revision`.
         revision: a branch, created where it does not exist, or `refs/pr/N`.
-        overwrite_readme: replace a README.md on the Hub that differs.
+        overwrite_readme: replace a README.md on the Hub that somebody wrote or edited.
 
     Returns: the address of the commit or pull request, and the commit.
 
@@ -79,10 +80,10 @@ def push(
         commit, url = info.sha or revision, f"{api.endpoint}/{repo_id}/tree/{info.sha}"
         files = compare(api, repo_id, commit, folder, list_files(folder))
         if files.get("config.json"):  # it has another one
-            config = read_json(Path(api.hf_hub_download(repo_id, "config.json", revision=commit)))
-            if config.get("model_type") != TinyBertConfig.model_type:
+            config = read_json(download(api, repo_id, "config.json", commit))
+            if config.get("model_type") != TinyBertConfig.model_type and not has_berts_form(config):
                 raise InputError(f"{repo_id} is taken by a {config.get('model_type')} model; choose another --repo_id.")
-        if files.get("README.md") and not overwrite_readme:
+        if files.get("README.md") and not (overwrite_readme or is_signed(download(api, repo_id, "README.md", commit))):
             del files["README.md"]
             logger.info("The README.md on the Hub differs and stays; pass --overwrite_readme to replace it.")
         if not files:
@@ -91,7 +92,7 @@ def push(
             url, commit = pull_request
             logger.info("A pull request with these files is there already: %s", url)
         else:
-            stale = stale_onnx([sibling.rfilename for sibling in info.siblings or []], folder, files)
+            stale = stale_files([sibling.rfilename for sibling in info.siblings or []], folder, files)
             done = api.create_commit(
                 repo_id,
                 [
@@ -107,7 +108,7 @@ def push(
             logger.info("Pushed %d files in one commit: %s", len(files), url)
             if stale:
                 deleted = ", ".join(stale)
-                logger.info("Deleted what was made from other weights: %s. --onnx makes new ones.", deleted)
+                logger.info("Deleted what was made from other weights: %s.", deleted)
     load_back(folder, repo_id, commit, api.endpoint)
     logger.info("Loaded it back from the Hub in a fresh process: its outputs are those of the local folder.")
     return Pushed(url, commit)
@@ -156,12 +157,17 @@ def push_space(folder: Path, space_id: str, repo_id: str, commit: str) -> str:
         return url
 
 
-def stale_onnx(on_the_hub: Iterable[str], folder: Path, changed: Iterable[str]) -> list[str]:
-    """The ONNX files on the Hub that a push of `changed` files from `folder` leaves beside weights of another model."""
+def download(api: HfApi, repo_id: str, file: str, revision: str) -> Path:
+    return Path(api.hf_hub_download(repo_id, file, revision=revision))
+
+
+def stale_files(on_the_hub: Iterable[str], folder: Path, changed: Iterable[str]) -> list[str]:
+    """ONNX files, summaries and evaluations on the Hub that a push of `changed` files leaves beside other weights."""
     if not any(file == "config.json" or file.endswith(".safetensors") for file in changed):
         return []
     kept = set(list_files(folder))
-    return sorted(file for file in on_the_hub if file.startswith("onnx/") and file not in kept)
+    of_weights = ("onnx/*", *RESULT_FILES)
+    return sorted(f for f in on_the_hub if any(fnmatch(f, kind) for kind in of_weights) and f not in kept)
 
 
 def compare(

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ..configuration_tinybert import TinyBertConfig
 from ..errors import UnreadableError
 from ..modeling_tinybert import TinyBertModel
-from .model_card import PASSAGES, read_json
+from .model_card import PASSAGES
 from .space import BROWSER_MODEL
 
 STRANGER = Path(__file__).with_name("stranger.py")
@@ -27,7 +28,7 @@ def load_back(folder: Path, repo_id: str, revision: str, endpoint: str) -> None:
     Raises: HubError: if one does not load, an output differs by more than 1e-6, or an ONNX model's by more than the
         export allows.
     """
-    encodes = TinyBertModel.__name__ in read_json(folder / "config.json")["architectures"]
+    encodes = TinyBertModel.__name__ in TinyBertConfig.get_config_dict(folder)[0]["architectures"]
     auto_class = "AutoModel" if encodes else "AutoModelForSequenceClassification"
     onnx_files = {}
     if (folder / BROWSER_MODEL).is_file():
