@@ -98,17 +98,21 @@ def test_a_full_disk_is_said_whatever_the_library_says(
     tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "FULL", 2**62)
-    with pytest.raises(UnreadableError, match=r"could not be written: the disk is full\. Make room\."):
-        with explained(tmp_path, "Make room."):
-            raise error
+    with (
+        pytest.raises(UnreadableError, match=r"could not be written: the disk is full\. Make room\."),
+        explained(tmp_path, "Make room."),
+    ):
+        raise error
 
 
 def test_what_else_keeps_files_from_being_written_is_said_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "FULL", 0)
-    with pytest.raises(UnreadableError, match="could not be written: RuntimeError: unexpected pos. Make room"):
-        with explained(tmp_path, "Make room."):
-            raise RuntimeError("unexpected pos")
-    with pytest.raises(InputError, match="^as it is$"), explained(tmp_path, ""):
+    with (
+        pytest.raises(UnreadableError, match=r"could not be written: RuntimeError: unexpected pos\. Make room"),
+        explained(tmp_path, "Make room."),
+    ):
+        raise RuntimeError("unexpected pos")
+    with pytest.raises(InputError, match=r"^as it is$"), explained(tmp_path, ""):
         raise InputError("as it is")
     with pytest.raises(ZeroDivisionError), explained(tmp_path, ""):
         raise ZeroDivisionError

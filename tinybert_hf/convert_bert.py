@@ -10,18 +10,30 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 from transformers.utils import cached_file
 
 from .configuration_tinybert import TinyBertConfig
-from .errors import InputError
+from .errors import InputError, UnreadableError
+from .loading import loading
 
 
 def load_weights(
     source: str, config: TinyBertConfig, num_layers: int, revision: str | None = None
 ) -> dict[str, Tensor]:
-    """The weights of a folder's or a Hub repository's BERT of `num_layers` layers, as `convert_weights` names them."""
-    bert = AutoModel.from_pretrained(source, revision=revision, trust_remote_code=False)
+    """The weights of a folder's or a Hub repository's BERT of `num_layers` layers, as `convert_weights` names them.
+
+    Raises: UnreadableError: if they cannot be read, or tensors are missing.
+    """
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+    with loading(source):
+        settings = AutoConfig.from_pretrained(source, **options)
+        settings._attn_implementation = (
+            "eager"  # a file could name another repository's, which would be fetched and run
+        )
+        bert, found = AutoModel.from_pretrained(source, config=settings, output_loading_info=True, **options)
+    if missing := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):
+        raise UnreadableError(f"Could not load the model {source}: its weights lack {missing[0]}.")
     return convert_weights(bert.state_dict(), config, num_layers)
 
 

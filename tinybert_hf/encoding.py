@@ -15,14 +15,15 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from . import auto, pipeline_tinybert  # noqa: F401 - auto registers the models
 from .configuration_tinybert import TinyBertConfig
 from .convert_bert import load_weights, read_config
-from .errors import UnreadableError, check_hub_id
+from .errors import InputError, check_hub_id
 from .kernels import CpuKernels
+from .loading import load_model, load_tokenizer, loading
 from .modeling_tinybert import TinyBertModel
 from .pipeline_tinybert import Encoder, SemanticSearchPipeline
 from .words import embed_words, is_words_alone
@@ -113,29 +114,29 @@ def load_search_pipeline(
 
     Returns: the pipeline, on the accelerator if there is one; under `accelerate launch`, on this process's own.
 
-    Raises: UnreadableError: if there is no such model, it is none of ours, or it cannot be read.
+    Raises:
+        UnreadableError: if there is no such model, or it is damaged.
+        InputError: if it is neither of ours nor a BERT.
     """
     if not Path(model).exists():
         check_hub_id(str(model), "model")
     device = process_state().device
     dtype = dtype or fast_dtype(device)
     logger.info("Encoding with %s in %s.", device, dtype)
-    try:
+    with loading(model):
         config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
-        if config.model_type not in (TinyBertConfig.model_type, "bert"):
-            raise ValueError(f"it is a {config.model_type} model, and search needs a tinybert or a BERT model.")
-        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
-        if config.model_type == "bert":
+    if config.model_type not in (TinyBertConfig.model_type, "bert"):
+        raise InputError(f"{model} is a {config.model_type} model, and search needs a tinybert or a BERT model.")
+    tokenizer = load_tokenizer(model, config.vocab_size, revision)
+    if config.model_type == "bert":
+        with loading(model):
             own = read_config(str(model), config)
-            weights = load_weights(str(model), own, config.num_hidden_layers, revision)
-            encoder = TinyBertModel.from_pretrained(None, config=own, state_dict=weights, dtype=dtype)
-            tokenizer.model_max_length = own.max_position_embeddings
-        else:
-            encoder = TinyBertModel.from_pretrained(model, revision=revision, dtype=dtype)
-        return SearchPipeline(model=encoder.to(device), tokenizer=tokenizer, device=device)
-    except (OSError, ValueError) as error:
-        place = "from this folder" if Path(model).is_dir() else "(no such folder here) from the Hub"
-        raise UnreadableError(f"Could not load the model {model} {place}: {error}") from error
+        weights = load_weights(str(model), own, config.num_hidden_layers, revision)
+        encoder = load_model(TinyBertModel, model, None, config=own, state_dict=weights, dtype=dtype)
+        tokenizer.model_max_length = own.max_position_embeddings
+    else:
+        encoder = load_model(TinyBertModel, model, model, revision=revision, dtype=dtype)
+    return SearchPipeline(model=encoder.to(device), tokenizer=tokenizer, device=device)
 
 
 def encode_by_processes(

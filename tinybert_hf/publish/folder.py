@@ -10,12 +10,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from safetensors import SafetensorError
-from transformers import AutoTokenizer, Pipeline, TextClassificationPipeline
+from transformers import Pipeline, TextClassificationPipeline
 
 from .. import auto  # noqa: F401 - registers the models
 from ..configuration_tinybert import TinyBertConfig
-from ..errors import InputError, MissingFileError, UnreadableError
+from ..errors import InputError, MissingFileError
+from ..loading import load_model, load_tokenizer
 from ..modeling_tinybert import TinyBertForSequenceClassification, TinyBertModel
 from ..pipeline_tinybert import SemanticSearchPipeline
 from ..tokenization import save_tokenizer
@@ -115,13 +115,8 @@ def load_pipeline(folder: Path) -> Pipeline:
     architecture = (read_json(folder / "config.json").get("architectures") or ["unknown"])[0]
     if architecture not in ARCHITECTURES:
         raise InputError(f"{folder} holds a {architecture} model, none of {', '.join(ARCHITECTURES)}.")
-    try:
-        model, loading = ARCHITECTURES[architecture].from_pretrained(folder, output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
-        raise UnreadableError(f"Could not load the model in {folder}: {error}") from error
-    if missing := sorted(loading["missing_keys"]):
-        raise InputError(f"The weights in {folder} are incomplete: {missing[0]} and perhaps others are missing.")
+    model = load_model(ARCHITECTURES[architecture], folder, folder)
+    tokenizer = load_tokenizer(folder, model.config.vocab_size)
     classifies = isinstance(model, TinyBertForSequenceClassification)
     pipeline = TextClassificationPipeline if classifies else SemanticSearchPipeline
     return pipeline(model=model.eval(), tokenizer=tokenizer)

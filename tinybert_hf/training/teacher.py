@@ -16,8 +16,8 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from ..configuration_tinybert import TinyBertConfig
 from ..data import text_id
 from ..encoding import load_search_pipeline
-from ..errors import UnreadableError
 from ..evaluation import load_sentence_transformer
+from ..loading import loading
 from ..progress import progress_bar
 
 logger = logging.getLogger(__name__)
@@ -100,10 +100,8 @@ def load_teacher(teacher: str) -> tuple[Callable[[list[str]], Tensor], str]:
 
     Raises: UnreadableError: if it cannot be loaded.
     """
-    try:
+    with loading(teacher):
         config = AutoConfig.from_pretrained(teacher, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UnreadableError(f"Could not load the teacher {teacher}: {error}") from error
     if config.model_type == TinyBertConfig.model_type:
         encode: Callable[[list[str]], Tensor] = load_search_pipeline(teacher).encode
     else:
