@@ -1,7 +1,7 @@
 """tinybert publish: a model folder to the Hugging Face Hub."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 
 from ..errors import InputError
 from ..extras import import_extra
@@ -59,12 +59,13 @@ def publish(
     hide_loading()  # the upload has bars of its own
     log_progress()
     import_extra("jinja2", "publish", "the model card")
+    from ..files import scratch_folder
     from ..publish.folder import build_folder, list_files
     from ..publish.push import push, push_space
     from ..publish.space import build_space
 
-    with TemporaryDirectory() as scratch:
-        folder = build_folder(model, output_dir or Path(scratch, "model"), repo_id or str(output_dir), license, onnx)
+    with scratch_folder(Path(gettempdir()), "tinybert-publish-") as scratch:
+        folder = build_folder(model, output_dir or scratch / "model", repo_id or str(output_dir), license, onnx)
         if output_dir:
             print(f"Built {output_dir}: {', '.join(sorted(list_files(folder)))}")
         pushed_model = None

@@ -119,9 +119,11 @@ class FolderStore:
             metadata={METADATA_KEY: json.dumps(description)},
         )
         with self._writing():
+            if any((self.path / f"{COLLECTION}.lance" / "_versions").glob("*")):  # another process was faster
+                self._table = self._connect().open_table(COLLECTION)
+                return
             self._table = self._connect().create_table(COLLECTION, schema=schema, exist_ok=True)
-            if not self._table.list_indices():  # another process was not faster
-                self._table.create_index("text", config=self._indexes.FTS())
+            self._table.create_index("text", config=self._indexes.FTS())
 
     def fields(self) -> dict[str, str]:
         if self._table is None:

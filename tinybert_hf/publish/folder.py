@@ -1,13 +1,11 @@
 """A trained model to a complete folder with a model card: all that loading, searching and judging it needs."""
 
-import hashlib
 import json
 import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from transformers import Pipeline, TextClassificationPipeline
@@ -15,6 +13,7 @@ from transformers import Pipeline, TextClassificationPipeline
 from .. import auto  # noqa: F401 - registers the models
 from ..configuration_tinybert import TinyBertConfig
 from ..errors import InputError, MissingFileError
+from ..files import explained, put_in_place, scratch_folder, sha256
 from ..loading import load_model, load_tokenizer
 from ..modeling_tinybert import TinyBertForSequenceClassification, TinyBertModel
 from ..pipeline_tinybert import SemanticSearchPipeline
@@ -57,8 +56,9 @@ def build_folder(model: Path, output_dir: Path, name: str, license: str = "apach
     if onnx and not encodes:
         raise InputError(f"{model} is a classifier; only encoders are exported to ONNX. Leave --onnx out.")
     with replace_whole(output_dir) as folder:
-        pipeline.model.save_pretrained(folder)
-        save_tokenizer(pipeline.tokenizer, folder)
+        with explained(folder, "Mend this, and run the same command again."):
+            pipeline.model.save_pretrained(folder)
+            save_tokenizer(pipeline.tokenizer, folder)
         if encodes:
             write_sentence_transformers_files(folder, pipeline.model.config)
         cosines = {}
@@ -91,15 +91,21 @@ def check_replaceable(output_dir: Path) -> None:
 def replace_whole(output_dir: Path) -> Iterator[Path]:
     """An empty folder to build in, which becomes `output_dir` at the end; after an exception nothing has changed."""
     output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=output_dir.parent, prefix=f"unfinished-{output_dir.name}-") as scratch:
-        folder = Path(scratch, "new")
+    with scratch_folder(output_dir.parent, f"unfinished-{output_dir.name}-") as scratch:
+        folder = scratch / "new"
         folder.mkdir()
         yield folder
+        for path in folder.rglob("*.json"):
+            content = read_json(path)
+            if isinstance(content, dict) and "--" in json.dumps(content.get("auto_map")):
+                raise InputError(
+                    f"{path.name} names code of another repository ({content['auto_map']}): not published."
+                )
         hashes = {file: sha256(folder / file) for file in sorted(list_files(folder))}
         (folder / BUILD_RECORD).write_text(json.dumps(hashes, indent=2) + "\n", encoding="utf-8")
         if output_dir.exists():
-            output_dir.rename(Path(scratch, "old"))
-        folder.rename(output_dir)
+            output_dir.rename(scratch / "old")
+        put_in_place(folder, output_dir)
 
 
 def load_pipeline(folder: Path) -> Pipeline:
@@ -175,7 +181,3 @@ def was_built(folder: Path, file: str) -> bool:
     """Whether a build wrote this file, and nobody changed it since."""
     record = folder / BUILD_RECORD
     return record.is_file() and read_json(record).get(file) == sha256(folder / file)
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
