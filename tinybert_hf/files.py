@@ -34,7 +34,8 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_manifest(folder: Path) -> None:
     """Write down what the files of a folder are, so that `find_damage` can tell whether they still are it."""
-    write_json(folder / MANIFEST, {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()})
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name != MANIFEST]
+    write_json(folder / MANIFEST, {path.name: sha256(path) for path in files})
 
 
 def find_damage(folder: Path) -> str | None:
@@ -76,9 +77,18 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
     # The system frees the lock of a killed process.
     with TemporaryDirectory(dir=parent, prefix=prefix) as scratch, FileLock(Path(scratch, LOCK)):
         yield Path(scratch)
+        remove_folders(Path(scratch))
     for left in parent.glob(f"{prefix}*/{LOCK}"):
         with suppress(Timeout, OSError), FileLock(left, timeout=0):
+            remove_folders(left.parent)
             shutil.rmtree(left.parent)
+
+
+def remove_folders(scratch: Path) -> None:
+    """Remove all but the lock, by which the next process finds what is left if this one is killed now."""
+    for path in scratch.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
 
 
 @contextmanager

@@ -305,7 +305,10 @@ class Trainer:
             InputError: if an argument, the number of rows or of processes is not that of the checkpoint's run.
             UnreadableError: if its states do not load, or the best checkpoint so far is damaged.
         """
-        saved = TrainingState(**json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")))
+        try:
+            saved = TrainingState(**json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")))
+        except (TypeError, ValueError) as error:
+            raise UnreadableError(f"{checkpoint / STATE_FILE} is damaged: {error}") from error
         differences = [
             f"{name} was {saved.run.get(name)}, now {value}"
             for name, value in self.state.run.items()
@@ -319,12 +322,12 @@ class Trainer:
         self._bring_best(checkpoint, saved.best_step)
         try:
             self._load_states(checkpoint)
+            self.stage.load_state_dict(load_file(checkpoint / STAGE_FILE))
         except Exception as error:  # unpicklers fail in many ways
             raise UnreadableError(
                 f"{checkpoint} cannot be gone on from: {error} Nothing in it was run. Start a new run from its weights: "
                 f"--model {checkpoint} and another --output_dir."
             ) from error
-        self.stage.load_state_dict(load_file(checkpoint / STAGE_FILE))
         self.schedule.load_state_dict(saved.schedule)
         self.state = saved
         logger.info("Resumed %s at step %d of %d.", checkpoint, saved.step, self.max_steps)
