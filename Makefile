@@ -7,7 +7,7 @@ SIZE ?= small
 # all-MiniLM-L6-v2 as a package brings it, in place of sentence-transformers/all-MiniLM-L6-v2 on the Hub.
 START = $(OUT)/all-MiniLM-L6-v2
 
-.PHONY: help install interop chromium style check test test-fast test-floors quickstart benchmark data release clean
+.PHONY: help install interop chromium style check test test-fast test-floors quickstart benchmark campaign data release clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -79,6 +79,10 @@ test-fast: install ## the tests for while one works: no browser, node or server,
 
 test-floors: install ## model, pipeline and a tiny training run with the lowest releases that pyproject.toml admits
 	$(BIN)/python scripts/test_floors.py
+
+MINUTES ?= 10
+campaign: install ## kill, damage and run again for MINUTES; prints what survived
+	$(BIN)/python -m scripts.campaign --minutes $(MINUTES)
 
 quickstart: install ## train both stages on the bundled data, publish to a folder, search with it
 	mkdir -p $(OUT)

@@ -274,7 +274,7 @@ def test_a_file_that_is_no_checkpoint_is_named(content: bytes, tmp_path: Path) -
     [
         ({"state_dict": {}}, r"it holds the keys \['state_dict'\]"),
         ([1, 2], "it holds list"),
-        ({"model": {"epoch": 3}}, "no tensors: epoch"),
+        ({"model": {"epoch": 3}}, "no plain tensors of numbers: epoch"),
     ],
 )
 def test_a_checkpoint_of_another_layout_is_named(content: Any, message: str, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tinybert_hf import TinyBertConfig, TinyBertModel, encode, encode_stream, lo
 from tinybert_hf import encoding as module
 from tinybert_hf import pipeline_tinybert as plain
 from tinybert_hf.encoding import KernelEncoder, encode_by_processes, fast_dtype
-from tinybert_hf.errors import MissingFileError, UnreadableError
+from tinybert_hf.errors import InputError, MissingFileError, UnreadableError
 from tinybert_hf.kernels import LEAST_TOKENS_TO_PACK, can_pack
 
 QUERY = "play some music"
@@ -218,7 +218,7 @@ def test_a_bert_is_searched_with_as_it_is(bert: BertModel, bert_folder: Path) ->
     (bert_folder / "modules.json").write_text('[{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}]')
     (bert_folder / "1_Pooling").mkdir()
     (bert_folder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "max"}')
-    with pytest.raises(UnreadableError, match=r"Could not load the model .*bert from this folder: .*pools by max"):
+    with pytest.raises(InputError, match=r"bert pools by max"):
         load_search_pipeline(bert_folder)
 
 

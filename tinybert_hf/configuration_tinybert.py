@@ -1,8 +1,10 @@
 """Configuration of the TinyBERT encoder. This file travels to the Hub with every saved model."""
 
+import inspect
 from typing import Any
 
 from transformers import PretrainedConfig, __version__
+from transformers.activations import ACT2FN
 
 if int(__version__.split(".")[0]) < 5:
     raise ImportError(
@@ -12,6 +14,31 @@ if int(__version__.split(".")[0]) < 5:
 POOLING_MODES = ("cls", "mean")
 POSITION_MODES = ("sinusoidal", "rotary", "learned")
 NORM_MODES = ("pre", "post")
+# What a configuration file may say besides the arguments of `TinyBertConfig`. The rest of one is not taken over: it could
+# name an attention kernel of another repository, which transformers would fetch and run.
+COMMON_ENTRIES = {
+    *("architectures", "auto_map", "custom_pipelines", "dtype", "id2label", "label2id", "model_type", "num_labels"),
+    *(
+        "output_attentions",
+        "output_hidden_states",
+        "problem_type",
+        "return_dict",
+        "torch_dtype",
+        "transformers_version",
+    ),
+    *("name_or_path", "_name_or_path", "_commit_hash"),
+}
+# What the numbers may be: names, types, least, most.
+RANGES: tuple[tuple[tuple[str, ...], tuple[type, ...], float, float], ...] = (
+    (("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size"), (int,), 1, 2**31 - 1),
+    (("max_position_embeddings", "type_vocab_size"), (int,), 1, 2**31 - 1),
+    (("num_hidden_layers",), (int,), 0, 1_000),
+    (("pad_token_id",), (int,), 0, 2**31 - 1),
+    (("hidden_dropout_prob", "attention_probs_dropout_prob"), (float, int), 0, 1),
+    (("classifier_dropout",), (float, int, type(None)), 0, 1),
+    (("initializer_range", "embedding_initializer_range", "residual_initializer_range"), (float, int), 0, 1e6),
+    (("layer_norm_eps",), (float, int), 0, 1),
+)
 
 # What `AutoX.from_pretrained(..., trust_remote_code=True)` and `pipeline(...)` run from a model folder. Written by us
 # on every save: transformers would list one class only, and prefixes a repository's name when it loads from the Hub.
@@ -59,8 +86,8 @@ class TinyBertConfig(PretrainedConfig):
         classifier_dropout: dropout before the classifier; None means `hidden_dropout_prob`.
 
     Raises:
-        ValueError: if `hidden_size` is not a multiple of `num_attention_heads` (with rotary positions, of twice as
-            many), or a mode is unknown.
+        ValueError: if a value is of another type or out of its range, `hidden_size` is not a multiple of
+            `num_attention_heads` (with rotary positions, of twice as many), or a mode is unknown.
     """
 
     model_type = "tinybert"
@@ -89,22 +116,6 @@ class TinyBertConfig(PretrainedConfig):
         prompts: dict[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
-        if hidden_size % num_attention_heads:
-            raise ValueError(
-                f"hidden_size={hidden_size} is not a multiple of num_attention_heads={num_attention_heads}."
-            )
-        for name, value, modes in (
-            ("pooling", pooling, POOLING_MODES),
-            ("position_embedding_type", position_embedding_type, POSITION_MODES),
-            ("norm_position", norm_position, NORM_MODES),
-        ):
-            if value not in modes:
-                raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(modes)}.")
-        if position_embedding_type == "rotary" and hidden_size // num_attention_heads % 2:
-            raise ValueError(
-                f"Rotary positions need heads of an even size; hidden_size={hidden_size} over "
-                f"num_attention_heads={num_attention_heads} is {hidden_size // num_attention_heads}."
-            )
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.num_hidden_layers = num_hidden_layers
@@ -125,6 +136,7 @@ class TinyBertConfig(PretrainedConfig):
         self.classifier_dropout = classifier_dropout
         self.pad_token_id = pad_token_id
         self.prompts = {kind: prompt for kind, prompt in (prompts or {}).items() if prompt}
+        self.check()
         super().__init__(**kwargs)
 
     @classmethod
@@ -135,6 +147,40 @@ class TinyBertConfig(PretrainedConfig):
             names = [f"Tiny{name}" for name in config["architectures"]]
             config |= {"model_type": cls.model_type, "position_embedding_type": "learned", "architectures": names}
         return config, left_over
+
+    def check(self) -> None:
+        """Raises: ValueError: if the values make no model."""
+        for names, numbers, least, most in RANGES:
+            for name in names:
+                value = getattr(self, name)
+                if type(value) not in numbers or (value is not None and not least <= value <= most):
+                    raise ValueError(
+                        f"{name}={value!r} must be a number from {least} to {most} ({numbers[0].__name__})."
+                    )
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={self.num_attention_heads}."
+            )
+        for name, modes in (
+            ("pooling", POOLING_MODES),
+            ("position_embedding_type", POSITION_MODES),
+            ("norm_position", NORM_MODES),
+            ("hidden_act", tuple(ACT2FN)),
+        ):
+            if (value := getattr(self, name)) not in modes:
+                raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(modes)}.")
+        head_size = self.hidden_size // self.num_attention_heads
+        if self.position_embedding_type == "rotary" and head_size % 2:
+            raise ValueError(
+                f"Rotary positions need heads of an even size; hidden_size={self.hidden_size} over "
+                f"num_attention_heads={self.num_attention_heads} is {head_size}."
+            )
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers makes it, of the entries that a configuration has."""
+        known = COMMON_ENTRIES | set(inspect.signature(cls.__init__).parameters)
+        return super().from_dict({name: config_dict[name] for name in config_dict if name in known}, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain data, with the code map of a complete folder."""

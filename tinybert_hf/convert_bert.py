@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from .configuration_tinybert import TinyBertConfig
 from .errors import InputError, UnreadableError
+from .loading import load_tokenizer, loading
 from .modeling_tinybert import from_bert
 
 ENCODERS = ("bert", "camembert", "distilbert", "roberta", "xlm-roberta")
@@ -53,9 +54,17 @@ def load_config(source: str, revision: str | None = None) -> Any:
 
 
 def load_weights(source: str, bert_config: Any, config: TinyBertConfig, revision: str | None) -> dict[str, Tensor]:
-    """The fp32 weights of a folder's or a Hub repository's encoder, as `convert_weights` names them."""
+    """The fp32 weights of a folder's or a Hub repository's encoder, as `convert_weights` names them.
+
+    Raises: UnreadableError: if they cannot be read, or tensors are missing.
+    """
+    bert_config._attn_implementation = "eager"  # a file could name another repository's, which would be fetched and run
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": False, "dtype": torch.float32}
-    weights = AutoModel.from_pretrained(source, **options).state_dict()
+    with loading(source):
+        bert, found = AutoModel.from_pretrained(source, config=bert_config, output_loading_info=True, **options)
+    if missing := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):
+        raise UnreadableError(f"Could not load the model {source}: its weights lack {missing[0]}.")
+    weights = bert.state_dict()
     if bert_config.model_type == "distilbert":
         for theirs, berts in DISTILBERT_WEIGHTS.items():
             weights = {name.replace(theirs, berts): tensor for name, tensor in weights.items()}
@@ -71,12 +80,12 @@ def first_position(bert_config: Any) -> int:
     return bert_config.pad_token_id + 1 if bert_config.model_type not in ("bert", "distilbert") else 0
 
 
-def load_tokenizer(source: str, bert_config: Any, revision: str | None) -> PreTrainedTokenizerBase:
+def load_bert_tokenizer(source: str, bert_config: Any, revision: str | None) -> PreTrainedTokenizerBase:
     """The tokenizer of an encoder that is taken over.
 
     Raises: InputError: if the library `tokenizers` does not run it, it is empty, or it has no padding.
     """
-    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    tokenizer = load_tokenizer(source, bert_config.vocab_size, revision)
     problem = None
     if not tokenizer.is_fast:
         problem = "is a slow one. Save it with the fast class of transformers."

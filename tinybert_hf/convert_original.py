@@ -54,9 +54,15 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     if left_out := [str(key) for key in checkpoint if key != "model"]:
         logger.info("Left out of the conversion: %s. Only the encoder is converted.", ", ".join(left_out))
     state_dict = checkpoint["model"]
-    if strange := [name for name, value in state_dict.items() if not isinstance(value, Tensor)]:
-        raise InputError(f"{path} has values that are no tensors: {', '.join(map(str, strange))}.")
+    if strange := [str(name) for name, value in state_dict.items() if not (type(name) is str and is_plain(value))]:
+        raise InputError(f"{path} has values that are no plain tensors of numbers: {', '.join(strange)}.")
     return state_dict
+
+
+def is_plain(value: Any) -> bool:
+    """Whether it is a tensor of floats that is all there: one may declare a size of which it holds a single number."""
+    dense = isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+    return dense and value.is_floating_point() and value.nbytes <= value.untyped_storage().nbytes()
 
 
 def read_sizes(state_dict: dict[str, Tensor], num_attention_heads: int = 12) -> TinyBertConfig:

@@ -16,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .configuration_tinybert import TinyBertConfig
 from .errors import InputError, MissingExtraError, MissingFileError
+from .loading import loading
 from .modeling_tinybert import TinyBertModel
 from .pipeline_tinybert import encode
 
@@ -146,7 +147,8 @@ class OnnxEncoder:
         path = Path(folder, file)
         if not path.is_file():
             raise MissingFileError(f"{folder} has no {file}; build it with: tinybert publish --onnx.")
-        self.config = TinyBertConfig.from_pretrained(folder)
+        with loading(folder):
+            self.config = TinyBertConfig.from_pretrained(folder)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

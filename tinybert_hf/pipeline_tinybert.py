@@ -50,6 +50,8 @@ def check_queries(query: Any, name: str = "query") -> list[str]:
     check_texts(queries, name)
     if not queries or not all(text.strip() for text in queries):
         raise ValueError(f"{name} is empty: {query!r}. Pass a question or a few words to search for.")
+    if broken := [text for text in queries if text.encode(errors="ignore").decode() != text]:
+        raise ValueError(f"{name} holds half a character (a lone surrogate): {broken[0]!r}. Pass text in UTF-8.")
     return list(queries)
 
 

@@ -13,11 +13,19 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .data import text_id
 from .errors import InputError
+from .files import write_json
 from .languages import UNSPACED
 
 logger = logging.getLogger(__name__)
 
 SPECIAL_TOKENS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]"]  # ids 0 to 3
+# What a saved tokenizer's settings may hold: those of BERT's and of XLM-RoBERTa's, and none of a call.
+SAVED_SETTINGS = {
+    *("added_tokens_decoder", "additional_special_tokens", "bos_token", "clean_up_tokenization_spaces", "cls_token"),
+    *("do_basic_tokenize", "do_lower_case", "eos_token", "extra_special_tokens", "mask_token", "model_input_names"),
+    *("model_max_length", "never_split", "pad_token", "padding_side", "sep_token", "strip_accents", "unk_token"),
+    *("tokenize_chinese_chars", "tokenizer_class", "truncation_side"),
+}
 MIN_ALPHABET = 1000  # characters with tokens of their own, as in BERT; words with rarer ones become [UNK]
 COVERAGE = 0.9995  # of the characters in the texts, as in XLM-R; many for Chinese
 LONGEST_WORD = 100  # letters; WordPiece takes a longer word for [UNK]
@@ -190,12 +198,15 @@ def map_tokens(
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
     """Save a tokenizer for every reader: under the class name that transformers 4 knows too (5 writes
     `TokenizersBackend`), and without the padding and truncation of the last call, which `tokenizers` alone would apply.
+
+    Of what its settings hold, entries that a tokenizer of this kind has are saved. Others could name code.
     """
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.chat_template = None
     tokenizer.save_pretrained(folder)
     path = Path(folder, "tokenizer_config.json")
     config = json.loads(path.read_text(encoding="utf-8"))
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
     config["model_input_names"] = tokenizer.model_input_names  # else segments are that class's choice
-    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, {name: value for name, value in config.items() if name in SAVED_SETTINGS})

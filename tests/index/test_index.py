@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TEXTS
+from filelock import FileLock
 from fresh_process import NO_NETWORK, run_python
 from milvus_server import milvus_server
 from training_run import ROOT
@@ -33,7 +34,7 @@ from tinybert_hf.cli import main
 from tinybert_hf.encoding import load_search_pipeline
 from tinybert_hf.errors import InputError, MissingExtraError, UnreadableError
 from tinybert_hf.index import BATCH, SearchIndex
-from tinybert_hf.index.folder import FolderStore
+from tinybert_hf.index.folder import BusyError, FolderStore
 from tinybert_hf.index.milvus import MilvusStore
 from tinybert_hf.index.records import COLLECTION, text_hash
 from tinybert_hf.ranking import fuse_scores
@@ -463,6 +464,93 @@ def test_two_writers_at_once_lose_nothing(address: str, monkeypatch: pytest.Monk
     assert added == [[50, 50, 50], [50, 50, 49]]
     index = SearchIndex(address)
     assert len(index) == len(index.store.texts([str(record["id"]) for record in records])) == 300
+
+
+def test_two_builds_of_the_same_records_at_once_store_each_once(
+    address: str, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both find nothing stored, encode, and then write. On a server, one build at a time is what is promised."""
+    if address.startswith("http"):
+        pytest.skip("a server has no lock")
+    both = threading.Barrier(2)
+    embed = SearchIndex._embed
+
+    def wait_for_the_other(self: SearchIndex, *arguments: Any) -> Any:
+        both.wait(timeout=20)
+        return embed(self, *arguments)
+
+    monkeypatch.setattr(SearchIndex, "_embed", wait_for_the_other)
+    records = [{"id": str(row), "text": f"text {row}", "section": "a"} for row in range(40)]
+    with ThreadPoolExecutor() as threads:
+        added = list(threads.map(lambda _: SearchIndex(address, encoder).add(records), range(2)))
+    assert sorted(added) == [(0, 40), (40, 0)]
+    index = SearchIndex(address)
+    assert len(index) == 40
+    hits = index.search("text 7", top_k=40)
+    assert sorted(hit["id"] for hit in hits) == sorted(record["id"] for record in records)
+
+
+def test_two_builds_that_disagree_are_told(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, fast = (SearchIndex(tmp_path / "corpus", encoder) for _ in range(2))
+    embed = SearchIndex._embed
+
+    def be_late(self: SearchIndex, *arguments: Any) -> Any:
+        monkeypatch.setattr(SearchIndex, "_embed", embed)
+        fast.add([{"id": "1", "text": "another text"}])
+        return embed(self, *arguments)
+
+    monkeypatch.setattr(SearchIndex, "_embed", be_late)
+    with pytest.raises(InputError, match=r"The id .1. is in .* with another text"):
+        slow.add([{"id": "1", "text": "a text"}])
+    assert slow.store.texts(["1"]) == {"1": "another text"}
+
+
+def test_two_builds_by_two_models_do_not_mix(encoder: Path, tmp_path: Path) -> None:
+    first, second = SearchIndex(tmp_path / "corpus"), SearchIndex(tmp_path / "corpus", encoder)
+    first.add(vectors_as_records(unit_rows(3, width=64)))
+    with pytest.raises(InputError, match=r"was made by embeddings that were given, not by"):
+        second.add(["a text"])
+
+
+def test_a_writer_that_is_kept_waiting_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FolderStore, "lock_seconds", 0.1)
+    SearchIndex(tmp_path / "corpus").add(vectors_as_records(unit_rows(3, width=16)))
+    with FileLock(tmp_path / "corpus" / ".lock"):
+        assert len(SearchIndex(tmp_path / "corpus")) == 3  # readers do not wait
+        with pytest.raises(BusyError, match=r"Another process changed .* Nothing is lost"):
+            SearchIndex(tmp_path / "corpus").add(vectors_as_records(unit_rows(4, width=16)))
+
+
+def test_a_disk_that_is_full_is_said(tmp_path: Path) -> None:
+    store = FolderStore(str(tmp_path / "corpus"))
+    with pytest.raises(UnreadableError, match=r"corpus is full\. Nothing is lost: make room"), store._errors():
+        raise OSError("LanceError(IO): No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize("top_k", [2**32, 2**63, 10**30])
+def test_more_results_than_any_index_has_are_all(tmp_path: Path, top_k: int) -> None:
+    index = SearchIndex(tmp_path / "corpus")
+    vectors = unit_rows(5, width=16)
+    index.add(vectors_as_records(vectors))
+    assert len(index.search(None, top_k, embeddings=vectors[:1])[0]) == 5
+    assert len(index.search("text", top_k, mode="bm25")) <= 5
+
+
+def test_the_least_number_can_be_filtered_by(tmp_path: Path) -> None:
+    index = SearchIndex(tmp_path / "corpus")
+    vectors = unit_rows(2, width=16)
+    index.add([{"id": n, "text": f"{n}", "n": n, "embedding": v} for n, v in zip((-(2**63), 7), vectors, strict=True)])
+    found = index.search(None, filter={"n": -(2**63)}, embeddings=vectors[:1])[0]
+    assert [hit["n"] for hit in found] == [-(2**63)]
+
+
+@pytest.mark.parametrize("wrong", [[], 0, "", False])
+def test_what_is_empty_and_no_filter_is_refused(tmp_path: Path, wrong: Any) -> None:
+    index = SearchIndex(tmp_path / "corpus")
+    vectors = unit_rows(2, width=16)
+    index.add(vectors_as_records(vectors))
+    with pytest.raises(InputError, match="A filter is a mapping"):
+        index.search(None, filter=wrong, embeddings=vectors[:1])
 
 
 def test_a_conflict_of_writers_says_that_nothing_is_lost(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """A run's folder: which checkpoints it holds, which one is gone on from, and who may write to it."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -8,9 +7,10 @@ from accelerate import Accelerator
 from filelock import FileLock
 
 from tinybert_hf import RetrievalArguments
-from tinybert_hf.errors import InputError, MissingFileError
+from tinybert_hf.errors import InputError, MissingFileError, UnreadableError
+from tinybert_hf.files import write_manifest
 from tinybert_hf.training import checkpoints as module
-from tinybert_hf.training.checkpoints import find_checkpoint, list_checkpoints, single_writer, write_json
+from tinybert_hf.training.checkpoints import find_checkpoint, list_checkpoints, single_writer
 
 
 @pytest.fixture
@@ -24,7 +24,11 @@ def run(tmp_path: Path) -> Path:
         "checkpoint-x",
     ):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "training_state.json").write_text("{}")
+        (tmp_path / name / "training_state.json").write_text('{"step": 9}')
+        (tmp_path / name / "model.safetensors").write_text(name)
+        write_manifest(tmp_path / name)
+    (tmp_path / "checkpoint-99").mkdir()  # empty: somebody else's, as are files
+    (tmp_path / "checkpoint-100").write_text("")
     return tmp_path
 
 
@@ -60,9 +64,48 @@ def test_what_is_no_checkpoint_is_named_with_those_there_are(run: Path, tmp_path
         find(tmp_path / "empty", "nowhere")
 
 
-@pytest.mark.parametrize("left", ["checkpoint-3", "retrieval_summary.json"])
+def damaged(file: Path, how: str) -> None:
+    content = file.read_bytes()
+    if how == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(
+            {"empty": b"", "cut": content[: len(content) // 2], "changed": bytes([content[0] ^ 1]) + content[1:]}[how]
+        )
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "cut", "changed"])
+@pytest.mark.parametrize("name", ["model.safetensors", "training_state.json", "manifest.json"])
+def test_auto_is_the_newest_whole_one_and_says_why(
+    run: Path, name: str, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged(run / "checkpoint-10" / name, how)
+    assert find(run, "auto") == run / "checkpoint-9"
+    (message,) = caplog.messages
+    assert message.startswith(f"{run / 'checkpoint-10'} is not whole: ") and message.endswith("It is left alone.")
+    assert name in message or name == "manifest.json"
+
+
+def test_where_none_is_whole_no_run_begins(run: Path) -> None:
+    for checkpoint in list_checkpoints(run):
+        damaged(checkpoint / "model.safetensors", "changed")
+    for wanted in ("auto", str(run / "checkpoint-9")):
+        with pytest.raises(
+            UnreadableError, match=r"checkpoint-9 is not whole: model.safetensors is not what was written\. Restore it"
+        ):
+            find(run, wanted)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_named_as_such(run: Path) -> None:
+    (run / "checkpoint-9" / "manifest.json").unlink()
+    with pytest.raises(UnreadableError, match=r"manifest.json is missing \(it was never complete, or is of an earlier"):
+        find(run, str(run / "checkpoint-9"))
+
+
+@pytest.mark.parametrize("left", ["checkpoint-3/model.safetensors", "retrieval_summary.json"])
 def test_a_folder_with_a_run_is_not_written_to_unasked(tmp_path: Path, left: str) -> None:
-    (tmp_path / left).mkdir()
+    (tmp_path / left).parent.mkdir(exist_ok=True)
+    (tmp_path / left).write_text("")
     with pytest.raises(InputError, match=r"holds a run already\. Pass --resume_from_checkpoint auto"):
         find(tmp_path, None)
 
@@ -91,11 +134,3 @@ def test_a_run_that_fails_frees_its_folder(accelerator: Accelerator, tmp_path: P
         raise ZeroDivisionError
     with FileLock(tmp_path / ".lock").acquire(timeout=0):
         pass
-
-
-def test_json_is_readable_and_exact(tmp_path: Path) -> None:
-    content = {"text": "Ü ☃", "numbers": [0.1, 1e-17, 2**60]}
-    write_json(tmp_path / "a.json", content)
-    written = (tmp_path / "a.json").read_text(encoding="utf-8")
-    assert json.loads(written) == content
-    assert "Ü ☃" in written and written.endswith("}\n")

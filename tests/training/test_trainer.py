@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import random
 import re
 import shutil
@@ -22,6 +23,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training_run import NO_DROPOUT, ROOT, start, train, write_pairs
 
 from tinybert_hf import RetrievalArguments, train_retrieval
+from tinybert_hf.errors import InputError, UnreadableError
+from tinybert_hf.files import find_damage, write_manifest
 from tinybert_hf.training.arguments import Schedule
 from tinybert_hf.training.checkpoints import list_checkpoints
 from tinybert_hf.training.retrieval import RetrievalStage
@@ -576,3 +579,134 @@ def test_a_loss_that_is_no_number_ends_the_run_and_spares_the_checkpoints(
     assert [path.name for path in list_checkpoints(tmp_path / "out")] == ["checkpoint-2"]
     resumed = train_retrieval(arguments)
     assert last_weights(resumed) == last_weights(train_retrieval(settings(data, tmp_path / "whole")))
+
+
+# ---- A checkpoint is whole, or is not used; nothing in it is run ----
+
+
+class Evil:
+    """A pickle of it opens a file where it is loaded."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> Any:
+        return open, (str(self.canary), "w")
+
+
+@pytest.mark.slow
+def test_a_pickle_in_any_file_of_a_checkpoint_runs_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stranger has written the manifest anew, so that it is no help."""
+    run = settings(data, tmp_path / "out", save_steps=6)
+    stop(monkeypatch, run, step=2)
+    (whole,) = list_checkpoints(tmp_path / "out")
+    shutil.copytree(whole, tmp_path / "whole")
+    canary, refused = tmp_path / "canary", 0
+    names = [path.name for path in whole.iterdir() if path.suffix != ".py"]
+    for name in [*names, "custom_checkpoint_0.pkl", "scheduler.bin"]:
+        for write in (
+            lambda path: path.write_bytes(pickle.dumps(Evil(canary))),
+            lambda path: torch.save(Evil(canary), path),
+        ):
+            write(whole / name)
+            if name != "manifest.json":
+                write_manifest(whole)
+            try:
+                train_retrieval(run)
+            except InputError as error:
+                refused += 1
+                assert str(whole) in str(error)
+            assert not canary.exists(), name
+            shutil.rmtree(tmp_path / "out")
+            shutil.copytree(tmp_path / "whole", whole)
+    assert refused >= 2 * 6, "this test would be vacuous: the files were not read"
+    pickle.loads(pickle.dumps(Evil(canary))).close()
+    assert canary.exists(), "this test would be vacuous: the pickle is harmless"
+
+
+def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was damaged is replaced when the run comes by again."""
+    whole = train_retrieval(settings(data, tmp_path / "whole"))
+    run = settings(data, tmp_path / "out")
+    stop(monkeypatch, run, step=4)
+    before, last = list_checkpoints(tmp_path / "out")[-2:]
+    (last / "random_states_0.pkl").unlink()
+    (tmp_path / "out" / "unfinished-notes").write_text("of somebody")
+    (tmp_path / "out" / "checkpoint-99").mkdir()
+    with caplog.at_level("INFO", "tinybert_hf"):
+        resumed = train_retrieval(run)
+    assert any(f"{last} is not whole: random_states_0.pkl is missing" in message for message in caplog.messages)
+    assert any(f"Resumed {before}" in message for message in caplog.messages)
+    assert last_weights(resumed) == last_weights(whole)
+    assert (tmp_path / "out" / "unfinished-notes").read_text() == "of somebody"
+    assert all(find_damage(path) is None for path in list_checkpoints(resumed.folder))
+
+
+def test_random_states_that_do_not_load_end_the_run(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """accelerate would go on with others, and dropout draw other masks."""
+    run = settings(data, tmp_path / "out", save_steps=6)
+    stop(monkeypatch, run, step=2)
+    (checkpoint,) = list_checkpoints(tmp_path / "out")
+    states = torch.load(checkpoint / "random_states_0.pkl", weights_only=False)
+    torch.save(states | {"torch_manual_seed": torch.zeros(3, dtype=torch.uint8)}, checkpoint / "random_states_0.pkl")
+    write_manifest(checkpoint)
+    with pytest.raises(UnreadableError, match=r"cannot be gone on from: its random states do not fit the devices"):
+        train_retrieval(run)
+
+
+def test_a_best_checkpoint_that_is_damaged_is_not_made_the_model(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worse = iter([0.1, 0.9, 0.2, 0.2, 0.2])
+    monkeypatch.setattr(RetrievalStage, "evaluate", lambda stage, model: {"nDCG@10": next(worse)})
+    run = settings(data, tmp_path / "out")
+    stop(monkeypatch, run, step=4)
+    best, _last = list_checkpoints(tmp_path / "out")
+    assert best.name == "checkpoint-2"
+    (best / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(UnreadableError, match="checkpoint-2, the best checkpoint so far, is not whole"):
+        train_retrieval(run)
+
+
+def test_a_run_that_goes_on_in_another_folder_takes_the_best_checkpoint_along(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measures = iter([0.1, 0.9, 0.2, 0.2, 0.2])
+    monkeypatch.setattr(RetrievalStage, "evaluate", lambda stage, model: {"nDCG@10": next(measures)})
+    stop(monkeypatch, settings(data, tmp_path / "out"), step=4)
+    best, last = list_checkpoints(tmp_path / "out")
+    result = train_retrieval(settings(data, tmp_path / "other", resume_from_checkpoint=str(last)))
+    assert (result.folder / "model.safetensors").read_bytes() == (best / "model.safetensors").read_bytes()
+
+
+def test_an_older_checkpoint_goes_only_after_the_new_one_is_on_the_disk(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The calls are watched: nothing less than a power cut would show their effect."""
+    calls: list[str] = []
+    fsync, rename, measures = os.fsync, os.rename, iter([0.1, 0.2, 0.3])
+
+    def flushed(descriptor: int) -> None:
+        calls.append(f"flush {Path(os.readlink(f'/proc/self/fd/{descriptor}')).relative_to(tmp_path)}")
+        fsync(descriptor)
+
+    def renamed(old: Any, new: Any) -> None:
+        calls.append(f"rename {Path(old).name} {Path(new).name}")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "rename", renamed)
+    monkeypatch.setattr(RetrievalStage, "evaluate", lambda stage, model: {"nDCG@10": next(measures)})
+    train_retrieval(settings(data, tmp_path / "out", max_steps=4))
+    counted = calls.index("rename unfinished-checkpoint-4 checkpoint-4")
+    before = {call.removeprefix("flush out/unfinished-checkpoint-4") for call in calls[:counted]}
+    files = {f"/{path.name}" for path in (tmp_path / "out" / "checkpoint-4").iterdir()}
+    assert files | {""} <= before
+    assert calls[counted + 1] == "flush out"
+    assert calls.index("rename checkpoint-2 unfinished-checkpoint-2") > counted + 1

@@ -157,8 +157,8 @@ def parse_conditions(filter: str | None) -> dict[str, Any] | None:
         return None
     try:
         conditions = json_.loads(filter)
-    except json_.JSONDecodeError as error:
-        raise InputError(f"--filter is no JSON: {filter} ({error})") from error
+    except (json_.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"--filter is no JSON: {filter[:200]} ({error})") from error
     if not isinstance(conditions, dict):
         raise InputError(f'--filter must be a JSON object, such as {{"section": ["vcs"]}}, got {filter}.')
     return conditions

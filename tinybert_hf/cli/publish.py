@@ -1,7 +1,7 @@
 """tinybert publish: a model folder to the Hugging Face Hub."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 
 from ..errors import InputError
 from ..extras import import_extra
@@ -65,13 +65,14 @@ def publish(
     hide_loading()  # the upload has bars of its own
     log_progress()
     import_extra("jinja2", "publish", "the model card")
+    from ..files import scratch_folder
     from ..publish.folder import build_folder, list_files
     from ..publish.model_card import Origin
     from ..publish.push import push, push_space
     from ..publish.space import build_space
 
-    with TemporaryDirectory() as scratch:
-        built = output_dir or Path(scratch, "model")
+    with scratch_folder(Path(gettempdir()), "tinybert-publish-") as scratch:
+        built = output_dir or scratch / "model"
         origin = Origin(license, language, base_model, dataset)
         folder = build_folder(model, built, repo_id or built.resolve().name, origin, onnx)
         if output_dir:

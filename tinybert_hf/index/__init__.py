@@ -22,7 +22,9 @@ from transformers.utils.hub import get_checkpoint_shard_files
 
 from ..convert_bert import load_config, read_prompts
 from ..encoding import load_search_pipeline, with_kernels
-from ..errors import InputError, UnreadableError
+from ..errors import InputError
+from ..files import sha256
+from ..loading import loading
 from ..pipeline_tinybert import (
     SemanticSearchPipeline,
     check_queries,
@@ -69,26 +71,20 @@ def model_identity(model: str | Path, revision: str | None, truncate_dim: int | 
         UnreadableError: if there is no such model.
         InputError: if `truncate_dim` does not fit it.
     """
-    try:
+    with loading(model):
         config: Any = load_config(str(model), revision)
         files = weight_files(str(model), revision)
         prompts = getattr(config, "prompts", None) or read_prompts(str(model), revision)
-    except (OSError, ValueError) as error:
-        raise UnreadableError(f"Could not load the model {model}: {error}") from error
     try:
         check_truncate_dim(truncate_dim, config.hidden_size)
     except ValueError as error:
         raise InputError(f"{model}: {error}") from error
-    digest = hashlib.sha256()
-    for file in files:
-        with open(file, "rb") as weights:
-            while block := weights.read(2**20):
-                digest.update(block)
-    if any(prompts.values()):
-        digest.update(json.dumps(prompts, sort_keys=True).encode())
-    return Identity(
-        str(model), getattr(config, "_commit_hash", None), digest.hexdigest(), truncate_dim or config.hidden_size
+    digests = [sha256(file) for file in files] + (
+        [json.dumps(prompts, sort_keys=True)] if any(prompts.values()) else []
     )
+    weights = digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
+    dimension = truncate_dim or config.hidden_size
+    return Identity(str(model), getattr(config, "_commit_hash", None), weights, dimension)
 
 
 def weight_files(model: str, revision: str | None) -> list[str]:
@@ -230,10 +226,11 @@ class SearchIndex:
         with progress_bar(total=total, unit="text", desc="Indexing", disable=not show_progress_bar) as bar:
             while batch := list(islice(parsed, BATCH)):
                 new = self._new_records(batch, replace)
-                if new:
-                    self._write_batch(new, replace, bar)
-                written += len(new)
-                present += len(batch) - len(new)
+                stored = self._write_batch(new, replace, bar) if new else 0
+                if stored < len(new):  # another process was faster: its texts must be the same
+                    self._new_records(batch, replace)
+                written += stored
+                present += len(batch) - stored
                 encoded = sum(record.embedding is None for record in new)
                 bar.update(len(batch) - encoded)  # encoding has counted the others
         if self.store.description() is not None:
@@ -254,11 +251,14 @@ class SearchIndex:
                 raise _conflict(name, f"is in {self.address} with another text")
         return [record for name, record in unique.items() if name not in stored]
 
-    def _write_batch(self, records: Sequence[NewRecord], replace: bool, bar: tqdm) -> None:
+    def _write_batch(self, records: Sequence[NewRecord], replace: bool, bar: tqdm) -> int:
         embeddings = self._embed(records, bar)
         if self.store.description() is None:
             self.identity = self.identity or Identity(None, None, None, embeddings.shape[1])
             self.store.create(self.identity._asdict())
+            if stored := self.store.description():  # another process may have been faster, with another model
+                given, self.identity = self.identity, Identity(**stored)
+                self._check_model(given)
         known = self.store.fields()
         fields = dict(known)
         for record in records:
@@ -268,7 +268,7 @@ class SearchIndex:
         if len(fields) > len(known):
             self.store.add_fields({name: kind for name, kind in fields.items() if name not in known})
         rows = zip(records, embeddings, strict=True)
-        self.store.write([Record(record.id, record.text, row, record.metadata) for record, row in rows], replace)
+        return self.store.write([Record(record.id, record.text, row, record.metadata) for record, row in rows], replace)
 
     def _embed(self, records: Sequence[NewRecord], bar: tqdm) -> np.ndarray:
         """(records, dimension) fp32, rows of length 1: those given, and the others encoded."""
@@ -342,7 +342,7 @@ class SearchIndex:
         texts = _check_search(queries, top_k, mode, embeddings)
         if self.store.description() is None:
             raise InputError(f"The index {self.address} is empty. Add records first.")
-        conditions = parse_filter(filter or {}, self.store.fields())
+        conditions = parse_filter({} if filter is None else filter, self.store.fields())
         if mode == "bm25":
             found = self.store.bm25(texts, top_k, conditions)
         elif mode == "dense":

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from ..errors import UnreadableError
 from ..extras import import_extra
+from ..files import LOCK
 from .records import BUILT_IN, COLLECTION, METADATA_KEY, Filter, Hit, Record, as_hit
 
 import_engine = partial(import_extra, extra="index", purpose="an index in a folder")
@@ -26,7 +28,7 @@ class FolderStore:
     """A LanceDB table in a folder: files that any number of processes may read and write.
 
     Every write makes a new version of the table and commits it with one file. A process that is killed leaves the
-    version before.
+    version before. Writers take turns by a lock, which the system frees when they are killed; readers need none.
 
     Below `ann_threshold` rows, and for rows added since the last `optimize`, the search compares the query with every
     row. Above, IVF_RQ finds candidates by codes of 4 bits a number (RaBitQ, Gao and Long 2024), which are then ranked by
@@ -42,6 +44,7 @@ class FolderStore:
     refine_factor = 5  # so many times top_k are ranked by their stored vectors
     # Files of older versions are removed when no running search can still need them.
     keep_versions = timedelta(minutes=1)
+    lock_seconds = 60.0  # a batch of records is written in less
 
     def __init__(self, address: str) -> None:
         # It warns of every table that it creates. The variable is read at the import.
@@ -53,7 +56,7 @@ class FolderStore:
         self._table: Any = None
         if self.path.is_file():
             raise UnreadableError(f"{self.path} is a file; an index is a folder.")
-        if not self.path.is_dir() or not any(self.path.iterdir()):
+        if not self.path.is_dir() or all(path.name == LOCK for path in self.path.iterdir()):
             return
         files = self.path / f"{COLLECTION}.lance"
         if not any((files / "_versions").glob("*")):
@@ -78,14 +81,26 @@ class FolderStore:
         try:
             yield
         except (OSError, RuntimeError, ValueError) as error:
-            if "commit conflict" in str(error):
+            if isinstance(error, Timeout) or "commit conflict" in str(error):
                 raise BusyError(
                     f"Another process changed the index {self.path} at the same moment. Nothing is lost: run the same again."
+                ) from error
+            if "No space left" in str(error):
+                raise UnreadableError(
+                    f"The disk of the index {self.path} is full. Nothing is lost: make room, and run the same again."
                 ) from error
             raise UnreadableError(
                 f"The index {self.path} could not be read or written: {error} If a file is missing or damaged, restore "
                 "a copy of the folder, or remove it and build the index again."
             ) from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One writer at a time."""
+        with self._errors():
+            self.path.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.path / LOCK, timeout=self.lock_seconds):
+                yield
 
     def description(self) -> dict[str, Any] | None:
         if self._table is None:
@@ -103,7 +118,10 @@ class FolderStore:
             ],
             metadata={METADATA_KEY: json.dumps(description)},
         )
-        with self._errors():
+        with self._writing():
+            if any((self.path / f"{COLLECTION}.lance" / "_versions").glob("*")):  # another process was faster
+                self._table = self._connect().open_table(COLLECTION)
+                return
             self._table = self._connect().create_table(COLLECTION, schema=schema, exist_ok=True)
             self._table.create_index("text", config=self._indexes.FTS(base_tokenizer="icu/split"))
 
@@ -117,8 +135,10 @@ class FolderStore:
         import pyarrow as pa
 
         types = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
-        with self._errors():
-            self._table.add_columns(pa.schema([pa.field(name, types[kind]) for name, kind in fields.items()]))
+        with self._writing():
+            new = [pa.field(name, types[kind]) for name, kind in fields.items() if name not in self.fields()]
+            if new:  # another process was not faster
+                self._table.add_columns(pa.schema(new))
 
     def count(self) -> int:
         if self._table is None:
@@ -134,7 +154,7 @@ class FolderStore:
             found = rows.limit(None).to_arrow()
         return dict(zip(found["id"].to_pylist(), found["text"].to_pylist(), strict=True))
 
-    def write(self, records: Sequence[Record], replace: bool) -> None:
+    def write(self, records: Sequence[Record], replace: bool) -> int:
         import pyarrow as pa
 
         schema = self._table.schema
@@ -147,15 +167,13 @@ class FolderStore:
         columns["text"] = pa.array([record.text for record in records])
         columns["embedding"] = pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1])
         rows = pa.table([columns[name] for name in schema.names], schema=schema)
-        with self._errors():
-            if not replace:
-                self._table.add(rows)
-                return
-            merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-            merge.execute(rows)
+        merge = self._table.merge_insert("id").when_not_matched_insert_all()
+        with self._writing():
+            done = (merge.when_matched_update_all() if replace else merge).execute(rows)
+        return done.num_inserted_rows + done.num_updated_rows
 
     def delete(self, ids: Sequence[str]) -> None:
-        with self._errors():
+        with self._writing():
             self._table.delete(_sql([("id", "in", list(ids))]))
 
     def optimize(self) -> None:
@@ -201,7 +219,7 @@ class FolderStore:
         if conditions:
             query = query.where(_sql(conditions), prefilter=True)
         query = query.select(["id", "text", *columns])
-        return query.limit(top_k).to_arrow().to_pylist()
+        return query.limit(max(1, min(top_k, self.count()))).to_arrow().to_pylist()
 
     def info(self) -> dict[str, Any]:
         with self._errors():
@@ -228,6 +246,8 @@ def _sql(conditions: Filter) -> str:
 
 
 def _sql_literal(value: Any) -> str:
+    if value == -(2**63):  # its SQL reads a sign and a number, which is too large
+        return f"({value + 1} - 1)"
     if isinstance(value, str):
         return "'" + value.replace("'", "''") + "'"
     return json.dumps(value)  # true and false, numbers

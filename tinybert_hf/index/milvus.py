@@ -165,7 +165,7 @@ class MilvusStore:
             )
         return {row["id"]: row["text"] for row in rows}
 
-    def write(self, records: Sequence[Record], replace: bool) -> None:
+    def write(self, records: Sequence[Record], replace: bool) -> int:
         for record in records:
             for name, limit in (("id", self.max_id_bytes), ("text", self.max_text_bytes)):
                 size = len(getattr(record, name).encode())
@@ -185,6 +185,7 @@ class MilvusStore:
                     rows, size = [], 0
             if rows:
                 send(self.collection, rows, timeout=self.timeout)
+        return len(records)
 
     def delete(self, ids: Sequence[str]) -> None:
         with self._errors():

@@ -81,8 +81,11 @@ class Store(Protocol):
     def texts(self, ids: Sequence[str]) -> dict[str, str]:
         """The texts stored under those of the ids that are stored."""
 
-    def write(self, records: Sequence[Record], replace: bool) -> None:
-        """All of the records or none; they are on disk when this returns. Without `replace`, the ids are new."""
+    def write(self, records: Sequence[Record], replace: bool) -> int:
+        """All of the records or none, and how many; they are on disk when this returns.
+
+        Without `replace`, those whose ids another process has stored in the meantime are left out.
+        """
 
     def delete(self, ids: Sequence[str]) -> None: ...
 

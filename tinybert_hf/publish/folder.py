@@ -7,23 +7,23 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoTokenizer, Pipeline, TextClassificationPipeline
+from transformers import Pipeline, TextClassificationPipeline
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .. import auto  # noqa: F401 - registers the models
 from ..configuration_tinybert import TinyBertConfig
-from ..errors import InputError, MissingFileError, UnreadableError
+from ..errors import InputError, MissingFileError
+from ..files import explained, put_in_place, scratch_folder, sha256, write_json
+from ..loading import load_model, load_tokenizer
 from ..modeling_tinybert import BERT_NAMES, QKV, TinyBertForSequenceClassification, TinyBertModel
 from ..pipeline_tinybert import SemanticSearchPipeline
 from ..tokenization import save_tokenizer
-from .model_card import PASSAGES, QUERY, REVIEWS, Origin, is_signed, read_json, render_card, sha256, without_paths
+from .model_card import PASSAGES, QUERY, REVIEWS, Origin, is_signed, read_json, render_card, without_paths
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +31,6 @@ ARCHITECTURES = {cls.__name__: cls for cls in (TinyBertModel, TinyBertForSequenc
 RESULT_FILES = ("*_summary.json", "evaluation_*.json")
 POOLER_SCALE = 4096  # tanh(x / 4096) is x / 4096 to fp32; a power of two scales without rounding
 # Of tokenizer_config.json: neither what one call asked for nor what somebody added.
-TOKENIZER_SETTINGS = re.compile(
-    r"(unk|cls|sep|pad|mask|bos|eos)_token|tokenizer_class|model_(max_length|input_names)|(padding|truncation)_side|"
-    "do_lower_case|strip_accents|tokenize_chinese_chars|clean_up_tokenization_spaces|added_tokens_decoder|extra_special_tokens"
-)
 BUILD_RECORD = ".build.json"  # file -> SHA-256 of what a build wrote; stays on this machine
 
 
@@ -69,14 +65,11 @@ def build_folder(model: Path, output_dir: Path, name: str, origin: Origin | None
     with replace_whole(output_dir) as folder:
         if encodes:
             pipeline.model.config.num_labels = 2  # the default, which is not written: no labels of stage one
-        pipeline.model.save_pretrained(folder)
-        if is_bert(pipeline.model.config):
-            write_berts_form(folder, pipeline.model.config)
-        pipeline.tokenizer.chat_template = None
-        save_tokenizer(pipeline.tokenizer, folder)
-        settings = read_json(folder / "tokenizer_config.json")
-        known = {name: value for name, value in settings.items() if TOKENIZER_SETTINGS.fullmatch(name)}
-        write_json(folder / "tokenizer_config.json", known)
+        with explained(folder, "Mend this, and run the same command again."):
+            pipeline.model.save_pretrained(folder)
+            if is_bert(pipeline.model.config):
+                write_berts_form(folder, pipeline.model.config)
+            save_tokenizer(pipeline.tokenizer, folder)
         if encodes:
             write_sentence_transformers_files(folder, pipeline.model.config)
         cosines = {}
@@ -114,15 +107,21 @@ def check_replaceable(output_dir: Path) -> None:
 def replace_whole(output_dir: Path) -> Iterator[Path]:
     """An empty folder to build in, which becomes `output_dir` at the end; after an exception nothing has changed."""
     output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=output_dir.parent, prefix=f"unfinished-{output_dir.name}-") as scratch:
-        folder = Path(scratch, "new")
+    with scratch_folder(output_dir.parent, f"unfinished-{output_dir.name}-") as scratch:
+        folder = scratch / "new"
         folder.mkdir()
         yield folder
+        for path in folder.rglob("*.json"):
+            content = read_json(path)
+            if isinstance(content, dict) and "--" in json.dumps(content.get("auto_map")):
+                raise InputError(
+                    f"{path.name} names code of another repository ({content['auto_map']}): not published."
+                )
         hashes = {file: sha256(folder / file) for file in sorted(list_files(folder))}
         (folder / BUILD_RECORD).write_text(json.dumps(hashes, indent=2) + "\n", encoding="utf-8")
         if output_dir.exists():
-            output_dir.rename(Path(scratch, "old"))
-        folder.rename(output_dir)
+            output_dir.rename(scratch / "old")
+        put_in_place(folder, output_dir)
 
 
 def load_pipeline(folder: Path) -> Pipeline:
@@ -140,13 +139,8 @@ def load_pipeline(folder: Path) -> Pipeline:
     architecture = (TinyBertConfig.get_config_dict(folder)[0].get("architectures") or ["unknown"])[0]
     if architecture not in ARCHITECTURES:
         raise InputError(f"{folder} holds a {architecture} model, none of {', '.join(ARCHITECTURES)}.")
-    try:
-        model, loading = ARCHITECTURES[architecture].from_pretrained(folder, output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
-        raise UnreadableError(f"Could not load the model in {folder}: {error}") from error
-    if missing := sorted(loading["missing_keys"]):
-        raise InputError(f"The weights in {folder} are incomplete: {missing[0]} and perhaps others are missing.")
+    model = load_model(ARCHITECTURES[architecture], folder, folder)
+    tokenizer = load_tokenizer(folder, model.config.vocab_size)
     classifies = isinstance(model, TinyBertForSequenceClassification)
     pipeline = TextClassificationPipeline if classifies else SemanticSearchPipeline
     return pipeline(model=model.eval(), tokenizer=tokenizer)
@@ -199,10 +193,6 @@ def write_sentence_transformers_files(folder: Path, config: TinyBertConfig) -> N
     for file, content in files.items():
         (folder / file).parent.mkdir(exist_ok=True)
         write_json(folder / file, content)
-
-
-def write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def list_files(folder: Path) -> Iterator[str]:

@@ -19,6 +19,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from ..configuration_tinybert import has_berts_form
 from ..data import FILE_READERS
 from ..errors import InputError
+from ..files import sha256
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +204,3 @@ def read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is no valid JSON: {error}") from error
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -16,14 +16,17 @@ from huggingface_hub.utils import httpx
 
 from ..configuration_tinybert import TinyBertConfig, has_berts_form
 from ..errors import InputError
+from ..files import sha256
 from .folder import RESULT_FILES, list_files
-from .model_card import is_signed, read_json, sha256
+from .model_card import is_signed, read_json
 from .space import BROWSER_MODEL, SPACE_SETTINGS
 from .verify import HubError, load_back
 
 logger = logging.getLogger(__name__)
 
-SECONDS_OF_SILENCE = 120  # after which a request to the Hub has failed; huggingface_hub itself waits for ever
+# After which a request to the Hub has failed; huggingface_hub itself waits for ever. It asks six times, with 23 seconds of
+# pauses in all, so that a silent Hub is told within two minutes.
+SECONDS_OF_SILENCE = 15
 
 REMEDIES = {
     401: "Log in with `hf auth login`, or set HF_TOKEN to a valid token that may write",

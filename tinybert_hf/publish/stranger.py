@@ -16,7 +16,7 @@ LARGEST_DIFFERENCE = 1e-6  # of an output
 
 def outputs(source: str, revision: str, auto_class: str, text: str) -> tuple[dict[str, Tensor], Tensor]:
     """The tokenized text, and the model's logits or embedding of it, (1, L or H) fp64."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=True)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     auto_model = getattr(transformers, auto_class)
     model = auto_model.from_pretrained(source, revision=revision, trust_remote_code=True).eval()
     batch = tokenizer(text, truncation=True, return_tensors="pt")

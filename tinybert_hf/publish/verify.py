@@ -5,10 +5,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 
 from ..configuration_tinybert import TinyBertConfig
 from ..errors import UnreadableError
+from ..files import scratch_folder
 from ..modeling_tinybert import TinyBertModel
 from .model_card import PASSAGES
 from .space import BROWSER_MODEL
@@ -37,7 +38,7 @@ def load_back(folder: Path, repo_id: str, revision: str, endpoint: str) -> None:
         onnx_files = LOWEST_COSINE
     # The export has compared the ONNX models on this sentence.
     arguments = [repo_id, revision, str(folder.resolve()), auto_class, PASSAGES[0], json.dumps(onnx_files)]
-    with TemporaryDirectory() as scratch:
+    with scratch_folder(Path(gettempdir()), "tinybert-publish-") as scratch:
         caches = {"HF_HUB_CACHE": f"{scratch}/hub", "HF_MODULES_CACHE": f"{scratch}/modules"}
         # Python would also import from the folder of the script.
         settings = {"HF_ENDPOINT": endpoint, "PYTHONSAFEPATH": "1"}

@@ -1,16 +1,15 @@
 """The folder of a training run: which checkpoints it holds, which one to resume from, and who may write to it."""
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
-from ..errors import InputError, MissingFileError
+from ..errors import InputError, MissingFileError, UnreadableError
+from ..files import LOCK, find_damage
 from .arguments import TrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -20,10 +19,11 @@ LOCK_SECONDS = 60  # how long a killed launcher's workers may take to notice and
 
 
 def find_checkpoint(arguments: TrainingArguments) -> Path | None:
-    """The checkpoint to resume from; None starts a new run.
+    """The checkpoint to resume from: for `auto` the newest one that is whole. None starts a new run.
 
-    Raises: InputError: if the given folder is no complete checkpoint, or `output_dir` holds a run already and nobody asked
-        to resume it.
+    Raises:
+        InputError: if the given folder is no checkpoint, or `output_dir` holds a run already and nobody asked to resume it.
+        UnreadableError: if the given one is damaged, or all are.
     """
     output_dir = Path(arguments.output_dir)
     checkpoints = list_checkpoints(output_dir)
@@ -39,23 +39,34 @@ def find_checkpoint(arguments: TrainingArguments) -> Path | None:
         if not checkpoints:
             logger.info("No checkpoint in %s yet: starting from the beginning.", output_dir)
             return None
-        return checkpoints[-1]
-    if not Path(wanted, STATE_FILE).is_file():
+    elif not Path(wanted, STATE_FILE).is_file():
         found = ", ".join(str(path) for path in checkpoints) or "none"
         raise MissingFileError(f"{wanted} is no checkpoint; those in {output_dir}: {found}. Pass one, or auto.")
-    return Path(wanted)
+    else:
+        checkpoints = [Path(wanted)]
+    damage = ""
+    for checkpoint in reversed(checkpoints):
+        if (reason := find_damage(checkpoint)) is None:
+            return checkpoint
+        damage = f"{checkpoint} is not whole: {reason}."
+        logger.warning("%s It is left alone.", damage)
+    raise UnreadableError(
+        f"{damage} Restore it from a copy. Or start a new run in another --output_dir; where its model.safetensors is "
+        f"sound, --model {checkpoint} begins with these weights."
+    )
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
-    steps = [path for path in output_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    """The checkpoints of a run, oldest first; `find_damage` tells which are whole."""
+    names = [path for path in output_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    steps = [path for path in names if path.is_dir() and any(path.iterdir())]
     return sorted(steps, key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
 
 @contextmanager
 def single_writer(accelerator: Accelerator, output_dir: Path) -> Iterator[None]:
     """Keep a second run out of `output_dir`; the system frees the lock of a killed one."""
-    lock = FileLock(output_dir / ".lock")
+    lock = FileLock(output_dir / LOCK)
     if accelerator.is_main_process:
         try:
             lock.acquire(timeout=LOCK_SECONDS)
@@ -66,7 +77,3 @@ def single_writer(accelerator: Accelerator, output_dir: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

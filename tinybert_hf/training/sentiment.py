@@ -93,7 +93,7 @@ def build_stage(arguments: SentimentArguments, accelerator: Accelerator, checkpo
     start.config.label2id = {name: i for i, name in enumerate(names)}
     set_seed(arguments.seed)
     # A classifier of other labels gives its encoder only.
-    model = start.load(TinyBertForSequenceClassification, ignore_mismatched_sizes=True)
+    model = start.load(TinyBertForSequenceClassification)
     sampler = build_sampler(arguments, accelerator, len(data.train))
     return SentimentStage(arguments, accelerator, start, data, names, sampler, model)
 

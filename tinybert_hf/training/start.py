@@ -9,13 +9,14 @@ from typing import Any
 from accelerate import Accelerator
 from datasets import Dataset
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from .. import auto  # noqa: F401 - registers the models
 from ..configuration_tinybert import TinyBertConfig
-from ..convert_bert import first_position, load_config, load_tokenizer, load_weights, read_config
+from ..convert_bert import first_position, load_bert_tokenizer, load_config, load_weights, read_config
 from ..data import iterate_texts, load_data
-from ..errors import InputError, UnreadableError, check_hub_id
+from ..errors import InputError, check_hub_id
+from ..loading import load_model, load_tokenizer, loading
 from ..modeling_tinybert import TinyBertPreTrainedModel
 from ..tokenization import save_tokenizer, train_tokenizer
 from .arguments import TrainingArguments
@@ -39,18 +40,20 @@ class Start:
 
     config: TinyBertConfig
     tokenizer: PreTrainedTokenizerBase
-    source: str | None = None  # a folder or Hub id with the weights
+    origin: str = ""  # the folder or Hub id, where it is not random
+    source: str | None = None  # the same, where the weights are read from there
     weights: dict[str, Tensor] | None = None
 
     @property
     def random(self) -> bool:
         return self.source is None and self.weights is None
 
-    def load(self, model_class: type[TinyBertPreTrainedModel], **options: Any) -> TinyBertPreTrainedModel:
-        """The model. What `model_class` has and the weights have not is random. Options as in `from_pretrained`."""
+    def load(self, model_class: type[TinyBertPreTrainedModel]) -> TinyBertPreTrainedModel:
+        """The model. A classifier that the weights have not, or for other labels, is random."""
         if self.random:
             return model_class(self.config)
-        return model_class.from_pretrained(self.source, config=self.config, state_dict=self.weights, **options)
+        options = {"config": self.config, "state_dict": self.weights}
+        return load_model(model_class, self.origin, self.source, ("classifier.",), **options)
 
 
 def load_start(
@@ -74,7 +77,7 @@ def load_start(
         tokenizer = train_tokenizer(texts, config.vocab_size, config.max_position_embeddings)
         save_tokenizer(tokenizer, arguments.output_dir)
     accelerator.wait_for_everyone()
-    tokenizer = AutoTokenizer.from_pretrained(arguments.output_dir, config=config)
+    tokenizer = load_tokenizer(arguments.output_dir, config.vocab_size)
     config.vocab_size = len(tokenizer)
     return Start(config, tokenizer)
 
@@ -88,10 +91,8 @@ def load_encoder(source: str, overrides: str | None = None) -> Start:
     """
     if not Path(source).exists():
         check_hub_id(source, "model")
-    try:
+    with loading(source):
         config = load_config(source)
-    except (OSError, ValueError) as error:
-        raise UnreadableError(f"Could not load --model {source}: {error}") from error
     if config.model_type != TinyBertConfig.model_type:
         return load_bert(source, config, overrides)
     own, asked = config.to_dict(), override_config(config, overrides).to_dict()
@@ -100,7 +101,7 @@ def load_encoder(source: str, overrides: str | None = None) -> Start:
             f"--config_overrides {overrides}: --model {source} is a tinybert model, which brings its own configuration "
             f"({', '.join(other)}). Leave one of them out."
         )
-    return Start(config, AutoTokenizer.from_pretrained(source), source)
+    return Start(config, load_tokenizer(source, config.vocab_size), source, source)
 
 
 def load_bert(source: str, bert_config: Any, overrides: str | None) -> Start:
@@ -115,8 +116,9 @@ def load_bert(source: str, bert_config: Any, overrides: str | None) -> Start:
     Raises: InputError: if an override is not one of `OPEN_OF_BERT` or exceeds what the encoder has; and what
         `convert_bert.read_config` raises.
     """
-    tokenizer = load_tokenizer(source, bert_config, None)
-    whole = read_config(source, bert_config, tokenizer, None)
+    tokenizer = load_bert_tokenizer(source, bert_config, None)
+    with loading(source):
+        whole = read_config(source, bert_config, tokenizer, None)
     config = override_config(whole, overrides)
     changed = {name for name, value in config.to_dict().items() if value != whole.to_dict()[name]}
     if closed := sorted(changed - OPEN_OF_BERT):
@@ -134,7 +136,7 @@ def load_bert(source: str, bert_config: Any, overrides: str | None) -> Start:
             )
     tokenizer.model_max_length = config.max_position_embeddings
     weights = load_weights(source, bert_config, config, None)
-    return Start(config, tokenizer, weights=weights)
+    return Start(config, tokenizer, source, weights=weights)
 
 
 def override_config(config: TinyBertConfig, overrides: str | None) -> TinyBertConfig:

@@ -7,8 +7,8 @@ A run's folder:
       <model files>          the best checkpoint's, when the run is over
       <stage>_summary.json   data, settings, versions, hardware, time and results; written last
 
-A checkpoint is written under another name and renamed when it is complete, so a run killed at any moment leaves only
-whole ones. A run that goes on from one ends with the very bytes of an uninterrupted run: the rows of a step are a
+A checkpoint is written under another name, flushed to the disk and renamed when it is complete, so a run killed at any
+moment leaves only whole ones. Its manifest tells whether it still is what was written. A run that goes on from one ends with the very bytes of an uninterrupted run: the rows of a step are a
 function of the seed and the step, and the random states of every process are part of the checkpoint.
 """
 
@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device, set_seed
+from accelerate.utils import load, send_to_device, set_seed
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import std
@@ -33,12 +33,13 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedModel
 
 from ..data import describe_data
-from ..errors import InputError
+from ..errors import InputError, UnreadableError
+from ..files import MANIFEST, explained, find_damage, flush, put_in_place, write_json, write_manifest
 from ..kernels import SparseEmbeddingGradient
 from ..progress import progress_bar
 from ..tokenization import save_tokenizer
 from .arguments import TrainingArguments
-from .checkpoints import STATE_FILE, list_checkpoints, write_json
+from .checkpoints import STATE_FILE, list_checkpoints
 from .gradients import average_gradients
 from .launch import StopSignal
 from .optimizer import build_optimizer, build_schedule
@@ -258,23 +259,28 @@ class Trainer:
     def _save_checkpoint(self) -> None:
         """Write `checkpoint-<step>` whole or not at all, then drop all but it and the best."""
         folder = self.output_dir / f"checkpoint-{self.state.step}"
-        if folder.exists():  # the run was resumed from an earlier one; this step's bytes are the same
-            return
+        if folder.exists() and find_damage(folder) is None:
+            return  # the run was resumed from an earlier one; this step's bytes are the same
         unfinished = self.output_dir / f"unfinished-{folder.name}"
         if self.accelerator.is_main_process:
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(unfinished))
-        if self.accelerator.is_main_process:
-            save_tokenizer(self.stage.tokenizer, unfinished)
-            save_file(self.stage.state_dict(), unfinished / STAGE_FILE)
-            self.state.schedule = self.schedule.state_dict()
-            write_json(unfinished / STATE_FILE, asdict(self.state))
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            unfinished.rename(folder)
-            self._drop_checkpoints()
+        remedy = "The run is safe: mend this, and continue with --resume_from_checkpoint auto."
+        with explained(self.output_dir, remedy):
+            self.accelerator.save_state(str(unfinished))
+            if self.accelerator.is_main_process:
+                save_tokenizer(self.stage.tokenizer, unfinished)
+                save_file(self.stage.state_dict(), unfinished / STAGE_FILE)
+                self.state.schedule = self.schedule.state_dict()
+                write_json(unfinished / STATE_FILE, asdict(self.state))
+            self.accelerator.wait_for_everyone()
+            if self.accelerator.is_main_process:
+                write_manifest(unfinished)
+                if folder.exists():  # damaged
+                    folder.rename(self.output_dir / f"unfinished-{folder.name}-damaged")
+                put_in_place(unfinished, folder)
+                self._drop_checkpoints()
         self.accelerator.wait_for_everyone()
 
     def _drop_checkpoints(self) -> None:
@@ -296,9 +302,14 @@ class Trainer:
     def resume(self, checkpoint: Path) -> None:
         """Go on where the checkpoint stopped, its model being loaded already.
 
-        Raises: InputError: if an argument, the number of rows or of processes is not that of the checkpoint's run.
+        Raises:
+            InputError: if an argument, the number of rows or of processes is not that of the checkpoint's run.
+            UnreadableError: if its states do not load, or the best checkpoint so far is damaged.
         """
-        saved = TrainingState(**json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")))
+        try:
+            saved = TrainingState(**json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")))
+        except (TypeError, ValueError) as error:
+            raise UnreadableError(f"{checkpoint / STATE_FILE} is damaged: {error}") from error
         differences = [
             f"{name} was {saved.run.get(name)}, now {value}"
             for name, value in self.state.run.items()
@@ -309,11 +320,43 @@ class Trainer:
                 f"{checkpoint} belongs to another run: {'; '.join(differences)}. Resume with the same settings, or "
                 f"start a new run from its weights: --model {checkpoint} and another --output_dir."
             )
-        self.accelerator.load_state(str(checkpoint))
-        self.stage.load_state_dict(load_file(checkpoint / STAGE_FILE))
+        self._bring_best(checkpoint, saved.best_step)
+        try:
+            self._load_states(checkpoint)
+            self.stage.load_state_dict(load_file(checkpoint / STAGE_FILE))
+        except Exception as error:  # unpicklers fail in many ways
+            raise UnreadableError(
+                f"{checkpoint} cannot be gone on from: {error} Nothing in it was run. Start a new run from its weights: "
+                f"--model {checkpoint} and another --output_dir."
+            ) from error
         self.schedule.load_state_dict(saved.schedule)
         self.state = saved
         logger.info("Resumed %s at step %d of %d.", checkpoint, saved.step, self.max_steps)
+
+    def _bring_best(self, checkpoint: Path, best_step: int) -> None:
+        """See that `output_dir` has the best checkpoint so far, of which the end of the run makes the model."""
+        best = checkpoint.with_name(f"checkpoint-{best_step}")
+        if best_step and best != checkpoint and (reason := find_damage(best)):
+            raise UnreadableError(
+                f"{best}, the best checkpoint so far, is not whole: {reason}. Restore it from a copy, or start a new run "
+                f"from the last weights: --model {checkpoint} and another --output_dir."
+            )
+        kept = self.output_dir / best.name
+        if best_step and self.accelerator.is_main_process and not kept.exists():  # resumed into another folder
+            shutil.copytree(best, unfinished := self.output_dir / f"unfinished-{best.name}", dirs_exist_ok=True)
+            put_in_place(unfinished, kept)
+
+    def _load_states(self, checkpoint: Path) -> None:
+        """The optimizer and the random states. accelerate loads them without running code.
+
+        Raises: ValueError: if the random states do not fit this machine; accelerate itself would go on with others.
+        """
+        states = load(checkpoint / f"random_states_{self.accelerator.process_index}.pkl")
+        self.accelerator.load_state(str(checkpoint))
+        wanted = [states["torch_manual_seed"], *states.get("torch_cuda_manual_seed", [])]
+        found = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
+        if len(found) < len(wanted) or not all(map(torch.equal, wanted, found)):
+            raise ValueError("its random states do not fit the devices of this machine.")
 
     def _leave(self, stop: StopSignal) -> None:
         """Save and exit with the signal's conventional status."""
@@ -336,13 +379,15 @@ class Trainer:
             best = self.output_dir / f"checkpoint-{self.state.best_step}"
             for pattern in MODEL_FILES:
                 for path in best.glob(pattern):
-                    if path.name not in (STATE_FILE, STAGE_FILE):
+                    if path.name not in (STATE_FILE, STAGE_FILE, MANIFEST):
                         shutil.copyfile(path, self.output_dir / path.name)
+                        flush(self.output_dir / path.name)
             for path in Path(self.arguments.model or "").glob("*_summary.json"):  # how the start was trained
                 shutil.copyfile(path, self.output_dir / path.name)
             write_json(self.output_dir / f"{self.stage.name}_summary.json", summary)
-            for path in self.output_dir.glob("unfinished-*"):
-                shutil.rmtree(path)
+            flush(self.output_dir)
+            for path in self.output_dir.glob("unfinished-checkpoint-*"):
+                shutil.rmtree(path, ignore_errors=True)
             if self.state.step < self.max_steps:
                 logger.info("Stopped at step %d: nothing better since step %d.", self.state.step, self.state.best_step)
             systems = {"before": summary["start"], "after": summary["results"], **summary["baselines"]}
