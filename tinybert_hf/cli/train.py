@@ -72,6 +72,7 @@ def sentiment(
 
     On several GPUs or machines: accelerate launch train_sentiment.py, with the same arguments.
     """
+    let_threads_sleep()
     log_progress()
     import_extra("datasets", purpose="training")
     from ..training import train_sentiment
@@ -92,6 +93,7 @@ def retrieval(
 
     On several GPUs or machines: accelerate launch train_retrieval.py, with the same arguments.
     """
+    let_threads_sleep()
     log_progress()
     import_extra("datasets", purpose="training")
     from ..training import train_retrieval
