@@ -22,6 +22,7 @@ pytest_plugins = ["publishing"]  # its fixtures
 logging.disable_progress_bar()
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime would report to its makers
 constants.ENDPOINT = "http://127.0.0.1:9"  # no stranger is asked by accident; a LoopbackHub names itself
+constants.HUGGINGFACE_CO_URL_TEMPLATE = f"{constants.ENDPOINT}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
 os.environ["ACCELERATE_MIXED_PRECISION"] = "no"  # without a launcher: the same numbers on every machine
 
 TEXTS = [

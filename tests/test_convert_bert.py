@@ -15,8 +15,8 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoConfig, AutoTokenizer, BertModel
 
 from tinybert_hf import TinyBertModel, load_search_pipeline
-from tinybert_hf.convert_bert import load_tokenizer, read_config, read_prompts
-from tinybert_hf.errors import InputError, UnreadableError
+from tinybert_hf.convert_bert import load_bert_tokenizer, read_config, read_prompts
+from tinybert_hf.errors import InputError
 from tinybert_hf.tokenization import save_tokenizer
 from tinybert_hf.training.start import load_encoder
 
@@ -174,7 +174,7 @@ def test_settings_that_contradict_themselves_are_named(
     (bert_folder / file).write_text(content)
     with pytest.raises(InputError, match=message):
         load_encoder(str(bert_folder))
-    with pytest.raises(UnreadableError, match=message):
+    with pytest.raises(InputError, match=message):
         load_search_pipeline(bert_folder)
 
 
@@ -191,11 +191,11 @@ def test_a_tokenizer_that_is_not_there_or_cannot_pad_is_named(bert_folder: Path)
     path = bert_folder / "tokenizer_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token": None}))
     with pytest.raises(InputError, match=r"has no padding. Name its pad_token in tokenizer_config.json"):
-        load_tokenizer(str(bert_folder), config, None)
+        load_bert_tokenizer(str(bert_folder), config, None)
     path.unlink()
     (bert_folder / "tokenizer.json").unlink()
     with pytest.raises(InputError, match=r"has no words. Put its files into the folder"):  # transformers makes one up
-        load_tokenizer(str(bert_folder), config, None)
+        load_bert_tokenizer(str(bert_folder), config, None)
 
 
 def test_a_decoder_is_refused(bert_folder: Path) -> None:

@@ -12,7 +12,7 @@ from command_line import tinybert, tinybert_process
 from conftest import TEXTS
 from fresh_process import NO_NETWORK, run_python
 from training_run import ROOT
-from transformers import DistilBertConfig, PreTrainedTokenizerBase
+from transformers import MPNetConfig, PreTrainedTokenizerBase
 
 from tinybert_hf import encoding
 from tinybert_hf.cli.search import read_chunks
@@ -87,13 +87,13 @@ def test_a_search_imports_nothing_that_it_does_not_need(model_folder: Path, chun
 def test_a_model_of_another_kind_is_a_message(
     chunks_file: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    folder = tmp_path / "distilbert"
-    DistilBertConfig(vocab_size=8, dim=8, n_heads=1).save_pretrained(folder)
+    folder = tmp_path / "mpnet"
+    MPNetConfig(vocab_size=8, hidden_size=8, num_attention_heads=1).save_pretrained(folder)
     save_tokenizer(tokenizer, folder)
     done = tinybert("search", "--model", folder, "--query", QUERY, "--chunks", chunks_file)
     assert done.status == 1
-    assert done.err.startswith(f"error: Could not load the model {folder} from this folder: it is a distilbert model, ")
-    assert done.err.endswith("search needs a tinybert or a BERT model.\n")
+    assert done.err.startswith(f"error: Could not load the model {folder} from this folder: it is a mpnet model; ")
+    assert done.err.endswith("what works: tinybert, bert, camembert, distilbert, roberta, xlm-roberta.\n")
 
 
 def test_a_file_that_is_not_there_is_a_message(model_folder: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_the_card_tells_both_stages_from_their_summaries(encoder: Path, tmp_path
     facts = ["4,321 rows", "765 held out", "2.46 epochs", "1,357 steps of 97 rows", "1,234, was kept", "0.00071"]
     facts += ["13% of the steps", "weight decay 0.017", "at most 1.9", "seed 5", "66.8 minutes", "3 x cpu", "bf16"]
     facts += ["11 threads", "python 3.98.7", "temperature of 0.057", "`someone/base`", "`sentiment/`"]
-    facts += ["taught by `someone/teacher`", "7 epochs of the token embedding alone", "0.0043"]
+    facts += ["taught by `someone/teacher`"]
     facts += [
         "train_retrieval.py",
         "--negative_columns near far",

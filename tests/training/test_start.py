@@ -107,7 +107,7 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
 def test_an_encoder_of_another_kind_is_named(tmp_path: Path) -> None:
     MPNetConfig().save_pretrained(tmp_path)
     works = "tinybert, bert, camembert, distilbert, roberta, xlm-roberta"
-    with pytest.raises(InputError, match=f"Could not load --model .*: it is a mpnet model; what works: {works}"):
+    with pytest.raises(InputError, match=f"Could not load the model .*: it is a mpnet model; what works: {works}"):
         load_encoder(str(tmp_path))
 
 

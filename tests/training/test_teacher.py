@@ -101,5 +101,5 @@ def test_tokens_are_embedded_as_texts_and_turned_so_that_the_first_dimensions_te
 
 
 def test_a_teacher_that_is_none_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableError, match=r"Could not load the model .*nowhere"):
+    with pytest.raises(UnreadableError, match=r"Could not load the teacher .*nowhere"):
         embed_with_teacher(str(tmp_path / "nowhere"), ["text"], tmp_path)
