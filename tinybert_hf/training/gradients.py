@@ -38,7 +38,6 @@ def cached_backward(
 
     Args:
         accelerator: scales for mixed precision and accumulation, as `accelerator.backward` does.
-        embed: micro-batch -> (texts, H).
         micro_batches: each with `input_ids`, (texts, tokens).
         compute_loss: (all texts, H) fp32 -> mean loss. It may gather over processes.
         activation_budget: in tokens, padding included: what may be kept from step 1 to step 3, counted in the memory that
@@ -95,20 +94,18 @@ class Kept:
 
 
 class Replayed:
-    """A micro-batch that is embedded again in step 3."""
+    """A micro-batch that is embedded again in step 3, with the random numbers of step 1. Its methods are those of `Kept`."""
 
     def __init__(self, run: Embed, batch: MicroBatch, device: torch.device, remember_outputs: bool) -> None:
         self.run, self.batch, self.device = run, batch, device
         self.outputs = SelectiveRecompute() if remember_outputs else nullcontext()
 
     def embed(self) -> Tensor:
-        """(texts, H) fp32, without graph."""
         self.random_state = RandomState(self.device)
         with self.outputs:
             return self.run(self.batch).float()
 
     def embed_with_graph(self) -> Tensor:
-        """The same (texts, H), with the random numbers of `embed`."""
         with self.random_state.replayed(), self.outputs:
             return self.run(self.batch)
 

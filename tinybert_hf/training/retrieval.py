@@ -1,11 +1,4 @@
-"""Stage two: match a query to its answer, with in-batch negatives.
-
-From rows to a gradient, for a batch of B pairs:
-
-1. `batch`: the B queries, their answers and negatives, sorted by length and split into padded micro-batches.
-2. `backward`: each micro-batch through the encoder, (texts, T) -> (texts, H); the ranking loss of all the embeddings;
-   its gradient back through the encoder (`gradients.cached_backward`).
-"""
+"""Stage two: match a query to its answer, with in-batch negatives. docs/architecture.md follows a batch through it."""
 
 import logging
 import math
@@ -138,10 +131,9 @@ class RetrievalStage(Stage):
     def backward(self, model: nn.Module, batch: RetrievalBatch) -> Tensor:
         """Add the gradient of the ranking loss over the whole batch."""
         encoder = self.accelerator.unwrap_model(model)
-        by_words = is_words_alone(encoder.config)
 
         def embed(texts: MicroBatch) -> Tensor:
-            return embed_words(encoder, **texts) if by_words else model(**texts).pooler_output
+            return embed_words(encoder, **texts) if is_words_alone(encoder.config) else model(**texts).pooler_output
 
         def compute_loss(embeddings: Tensor) -> Tensor:
             queries, answers = embeddings[batch.order].tensor_split([len(batch.query_ids)])

@@ -89,10 +89,7 @@ def build_stage(arguments: SentimentArguments, accelerator: Accelerator, checkpo
 
 
 def load_examples(arguments: SentimentArguments) -> tuple[Split, list[str]]:
-    """Rows with the columns `text`, perhaps `text_pair`, and `label`; and the names of the labels.
-
-    Raises: InputError: if the data cannot be read, lacks a column or a label, or has too few rows.
-    """
+    """Rows with the columns `text`, perhaps `text_pair`, and `label`; and the names of the labels."""
     columns = dict(zip(("text", "text_pair"), arguments.text_columns, strict=False))
     flags = dict.fromkeys(columns, "text_columns") | {"label": "label_column"}
     columns["label"] = arguments.label_column

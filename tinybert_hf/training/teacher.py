@@ -25,18 +25,14 @@ IDENTIFYING = ("*.safetensors", "*.bin", "*config*.json", "modules.json", "token
 
 
 def embed_with_teacher(teacher: str, texts: Sequence[str], cache_dir: Path | None = None) -> Tensor:
-    """Embed texts with a teacher, or look up what it made of them before.
+    """Embed texts with a teacher, or look up what it made of them before: (N, width) fp16, rows of length 1.
 
-    The cache is one SQLite file for each teacher (folder's content, or Hub commit), and in it a row for each text, so
-    that another data set with the same texts finds them too. A killed run goes on where it stopped.
+    The teacher is a folder or a Hub id of a tinybert model, of a SentenceTransformer, or of an encoder that
+    SentenceTransformer loads (any AutoModel, with mean pooling). The cache (default: `tinybert_hf/teachers` in `HF_HOME`)
+    is one SQLite file for each teacher (folder's content, or Hub commit), and in it a row for each text, so that another
+    data set with the same texts finds them too. A killed run goes on where it stopped.
 
-    Args:
-        teacher: a folder or a Hub id of a tinybert model, of a SentenceTransformer, or of an encoder that
-            SentenceTransformer loads (any AutoModel, with mean pooling).
-        texts: N texts.
-        cache_dir: default: `tinybert_hf/teachers` in the Hugging Face home folder (`HF_HOME`).
-
-    Returns: (N, width of the teacher) fp16, rows of length 1. Raises: UnreadableError: if the teacher cannot be loaded.
+    Raises: UnreadableError: if the teacher cannot be loaded.
     """
     encode, identity = load_teacher(teacher)
     cache_dir = cache_dir or Path(constants.HF_HOME, "tinybert_hf", "teachers")

@@ -200,7 +200,7 @@ class Trainer:
                 f"{self.output_dir} is intact."
             )
         texts = self.sampler.batch_size * self.accelerator.num_processes * self.stage.texts_per_row
-        rate, speed = self.schedule.get_last_lr()[-1], len(losses) * texts / seconds
+        rate, speed = float(self.schedule.get_last_lr()[-1]), len(losses) * texts / seconds
         bar.set_postfix_str(f"loss {loss:.3f}, lr {rate:.1e}, {speed:.0f} texts/s", refresh=False)
         self._record({"loss": loss, "learning_rate": rate, "texts_per_second": speed})
 
@@ -300,10 +300,7 @@ class Trainer:
             put_in_place(unfinished, kept)
 
     def _load_states(self, checkpoint: Path) -> None:
-        """The optimizer and the random states. accelerate loads them without running code.
-
-        Raises: ValueError: if the random states do not fit this machine; accelerate itself would go on with others.
-        """
+        """The optimizer and the random states. accelerate runs no code of theirs, but would go on with other states."""
         states = load(checkpoint / f"random_states_{self.accelerator.process_index}.pkl")
         self.accelerator.load_state(str(checkpoint))
         wanted = [states["torch_manual_seed"], *states.get("torch_cuda_manual_seed", [])]
@@ -353,11 +350,8 @@ class Trainer:
 
     def _arguments(self) -> dict[str, Any]:
         """The arguments as JSON takes them; data that was given in Python by its kind and size."""
-        values = dict(vars(self.arguments))
-        for name in ("data", "eval_data", "documents"):
-            if values.get(name) is not None:
-                values[name] = describe_data(values[name])
-        return values
+        data = ("data", "eval_data", "documents")
+        return {k: describe_data(v) if k in data and v is not None else v for k, v in vars(self.arguments).items()}
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a continuation to be the same run."""
