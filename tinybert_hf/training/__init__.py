@@ -17,10 +17,7 @@ __all__ = ["RetrievalArguments", "SentimentArguments", "TrainingArguments", "tra
 
 
 def train_sentiment(arguments: SentimentArguments) -> "TrainingResult":
-    """Stage one: train the encoder, with a classifier on it, to tell classes of texts apart.
-
-    Returns: its summary and its folder. Raises: InputError: if something that the user gave does not fit.
-    """
+    """Stage one: train the encoder, with a classifier on it, to tell classes of texts apart. Raises: InputError."""
     from .sentiment import build_stage
     from .setup import run_stage
 
@@ -28,10 +25,7 @@ def train_sentiment(arguments: SentimentArguments) -> "TrainingResult":
 
 
 def train_retrieval(arguments: RetrievalArguments) -> "TrainingResult":
-    """Stage two: train the encoder to match a query to its answer, with in-batch negatives.
-
-    Returns: its summary and its folder. Raises: InputError: if something that the user gave does not fit.
-    """
+    """Stage two: train the encoder to match a query to its answer, with in-batch negatives. Raises: InputError."""
     from .retrieval import build_stage
     from .setup import run_stage
 

@@ -99,23 +99,14 @@ class TrainingArguments:
         for name, value in vars(self).items():
             if isinstance(value, Path):  # as Python has them; the summary takes texts
                 setattr(self, name, str(value))
-        for name in (
-            "eval_size",
-            "per_device_train_batch_size",
-            "gradient_accumulation_steps",
-            "logging_steps",
-            "save_steps",
-            "num_train_epochs",
-            "learning_rate",
-            "max_grad_norm",
-            "early_stopping_patience",
-        ):
-            if getattr(self, name) not in (None, "auto") and getattr(self, name) <= 0:
-                raise InputError(f"--{name} must be above 0, got {getattr(self, name)}.")
+        counts = ("eval_size", "per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps")
+        others = ("save_steps", "num_train_epochs", "learning_rate", "max_grad_norm", "early_stopping_patience")
+        for name in counts + others:
+            if (value := getattr(self, name)) not in (None, "auto") and value <= 0:
+                raise InputError(f"--{name} must be above 0, got {value}.")
         if self.lr_scheduler_type not in get_args(Schedule):
-            raise InputError(
-                f"--lr_scheduler_type must be one of {', '.join(get_args(Schedule))}, got {self.lr_scheduler_type!r}."
-            )
+            known = ", ".join(get_args(Schedule))
+            raise InputError(f"--lr_scheduler_type must be one of {known}, got {self.lr_scheduler_type!r}.")
         if not 0 <= self.warmup_ratio <= 1:
             raise InputError(f"--warmup_ratio must be between 0 and 1, got {self.warmup_ratio}.")
         if self.model and self.tokenizer_data:
@@ -143,9 +134,7 @@ class SentimentArguments(TrainingArguments):
     """Stage one. The defaults are the full recipe."""
 
     data: Annotated[Data, DATA] = "stanfordnlp/sst2"
-    """Training data: a Hub id, a file or a folder."""
     eval_split: Annotated[str | None, DATA] = "validation"
-    """Split of a Hub data set or a folder to measure on. With none, or with a single file, rows are held out."""
     text_columns: Annotated[list[str], DATA] = field(default_factory=lambda: ["sentence"])
     """The column of the text, or the two of a pair."""
     label_column: Annotated[str, DATA] = "label"
@@ -154,7 +143,6 @@ class SentimentArguments(TrainingArguments):
     """Data whose texts a new model's tokenizer learns from. Without it, --data is used. Name stage two's data here too,
     so that its words are known."""
     output_dir: Annotated[str, OUTPUT] = "outputs/sentiment"
-    """Folder for the model, the checkpoints and the summary."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -167,7 +155,6 @@ class RetrievalArguments(TrainingArguments):
     """Stage two. The defaults are the full recipe."""
 
     data: Annotated[Data, DATA] = "sentence-transformers/natural-questions"
-    """Training data: a Hub id, a file or a folder."""
     query_column: Annotated[str, DATA] = "query"
     """The column of the query."""
     answer_column: Annotated[str, DATA] = "answer"
@@ -207,7 +194,6 @@ class RetrievalArguments(TrainingArguments):
     caching). It changes memory and speed, not the gradient."""
 
     output_dir: Annotated[str, OUTPUT] = "outputs/retrieval"
-    """Folder for the model, the checkpoints and the summary."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

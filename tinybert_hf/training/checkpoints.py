@@ -21,9 +21,7 @@ LOCK_SECONDS = 60  # how long a killed launcher's workers may take to notice and
 def find_checkpoint(arguments: TrainingArguments) -> Path | None:
     """The checkpoint to resume from: for `auto` the newest one that is whole. None starts a new run.
 
-    Raises:
-        InputError: if the given folder is no checkpoint, or `output_dir` holds a run already and nobody asked to resume it.
-        UnreadableError: if the given one is damaged, or all are.
+    Raises: InputError: if there is none to resume, none that is whole, or a run that nobody asked to resume.
     """
     output_dir = Path(arguments.output_dir)
     checkpoints = list_checkpoints(output_dir)

@@ -34,17 +34,14 @@ def cached_backward(
     compute_loss: Callable[[Tensor], Tensor],
     activation_budget: int,
 ) -> Tensor:
-    """Add the gradient of a loss over all texts of a batch to the parameters' gradients, in bounded memory.
+    """Add the gradient of a loss over all texts of a batch to the parameters'; returns the loss, without graph.
 
     Args:
         accelerator: scales for mixed precision and accumulation, as `accelerator.backward` does.
-        embed: micro-batch -> (texts, H).
         micro_batches: each with `input_ids`, (texts, tokens).
         compute_loss: (all texts, H) fp32 -> mean loss. It may gather over processes.
         activation_budget: in tokens, padding included: what may be kept from step 1 to step 3, counted in the memory that
             the activations of a token take. `share_budget` says which micro-batch keeps what.
-
-    Returns: the loss, without graph.
     """
     sizes = [batch["input_ids"].numel() for batch in micro_batches]
     num_forgotten, num_replayed = share_budget(sizes, activation_budget)
@@ -97,20 +94,18 @@ class Kept:
 
 
 class Replayed:
-    """A micro-batch that is embedded again in step 3."""
+    """A micro-batch that is embedded again in step 3, with the random numbers of step 1. Its methods are those of `Kept`."""
 
     def __init__(self, run: Embed, batch: MicroBatch, device: torch.device, remember_outputs: bool) -> None:
         self.run, self.batch, self.device = run, batch, device
         self.outputs = SelectiveRecompute() if remember_outputs else nullcontext()
 
     def embed(self) -> Tensor:
-        """(texts, H) fp32, without graph."""
         self.random_state = RandomState(self.device)
         with self.outputs:
             return self.run(self.batch).float()
 
     def embed_with_graph(self) -> Tensor:
-        """The same (texts, H), with the random numbers of `embed`."""
         with self.random_state.replayed(), self.outputs:
             return self.run(self.batch)
 
@@ -122,16 +117,10 @@ def send_back(accelerator: Accelerator, embeddings: Tensor, gradient: Tensor) ->
 
 
 def share_budget(sizes: Sequence[int], activation_budget: int) -> tuple[int, int]:
-    """Decide what each micro-batch keeps from step 1.
+    """How many of the first micro-batches keep nothing of step 1, and how many do not keep their graph, these included.
 
     The budget goes first to the outputs of linear layers, which save the most time for their memory, then to whole
-    graphs, starting from the last micro-batch.
-
-    Args:
-        sizes: tokens of each micro-batch.
-        activation_budget: as in `cached_backward`.
-
-    Returns: how many of the first micro-batches keep nothing, and how many do not keep their graph, these included.
+    graphs, starting from the last micro-batch. Sizes are in tokens.
 
     >>> share_budget([50, 40, 30, 20, 10], activation_budget=90)  # outputs of all 150, and the graphs of the last 30
     (0, 3)
@@ -155,9 +144,7 @@ class SelectiveRecompute(TorchDispatchMode):
         self.outputs: list[Tensor] = []
         self.replaying = False
 
-    def __torch_dispatch__(
-        self, function: OpOverload, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, function: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function.name() not in ("aten::addmm", "mkldnn::_linear_pointwise"):
             return function(*args, **(kwargs or {}))
         if self.replaying:

@@ -48,18 +48,12 @@ def launcher_option(name: str) -> str | None:
 
 def precision_was_chosen() -> bool:
     """Whether ACCELERATE_MIXED_PRECISION=no is the user's word: `accelerate launch` sets it unasked too."""
-    return (
-        find_launcher() is None
-        or launcher_option("mixed_precision") is not None
-        or os.path.isfile(launcher_option("config_file") or default_config_file)
-    )
+    config_file = launcher_option("config_file") or default_config_file
+    return not find_launcher() or launcher_option("mixed_precision") is not None or os.path.isfile(config_file)
 
 
 def start_processes() -> None:
-    """Become `torchrun` with the number of processes that `accelerate launch` was asked for but did not start.
-
-    Raises: InputError: if that number stands in accelerate's own configuration file only.
-    """
+    """Become `torchrun` with the number of processes that `accelerate launch` was asked for but did not start."""
     # accelerate sets MASTER_PORT where it was asked for several processes; one that torchrun started has a rank.
     if find_launcher() is None or "MASTER_PORT" not in os.environ or "LOCAL_RANK" in os.environ:
         return
@@ -74,10 +68,8 @@ def start_processes() -> None:
 def use_all_cores(num_local_processes: int) -> None:
     """Share the processor's cores among the processes of this machine, unless the user set a number of threads."""
     launcher = find_launcher()
-    chosen = launcher_option("num_cpu_threads_per_process") or (
-        (launcher.environ() if launcher else os.environ).get("OMP_NUM_THREADS")
-    )
-    if not chosen:
+    environment = launcher.environ() if launcher else os.environ
+    if not (launcher_option("num_cpu_threads_per_process") or environment.get("OMP_NUM_THREADS")):
         cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count()
         torch.set_num_threads(max(1, (cores or 1) // num_local_processes))
 

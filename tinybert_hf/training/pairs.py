@@ -13,9 +13,8 @@ from .arguments import RetrievalArguments
 def load_pairs(arguments: RetrievalArguments) -> Split:
     """Rows with the columns `query`, `answer`, and `negative_0`, `negative_1`, ... where there are any.
 
-    Of documents, the rows to train on have `head` and `body` (`documents.read_documents`).
-
-    Raises: InputError: if the data cannot be read, lacks a column, or has too few rows.
+    Of documents, the rows to train on have `head` and `body` (`documents.read_documents`). Raises: InputError: if the data
+    cannot be read, lacks a column, or has too few rows.
     """
     columns = {"query": arguments.query_column, "answer": arguments.answer_column}
     flags = {"query": "query_column", "answer": "answer_column"}

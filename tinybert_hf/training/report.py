@@ -58,17 +58,12 @@ def result_table(systems: Mapping[str, Mapping[str, float]]) -> str:
 
 def next_commands(stage: str, folder: Path) -> str:
     """What to do with the model of a stage."""
-    commands = {
-        "retrieval": {
-            "Try it": f'tinybert search --model {folder} --query "a question" --chunks passages.txt',
-            "Publish it": f"tinybert publish --model {folder} --repo_id OWNER/NAME",
-            "Index texts": f"tinybert index build --index my.index --model {folder} --data passages.jsonl",
-        },
-        "sentiment": {
-            "Train search with it": f"tinybert train retrieval --model {folder} --data pairs.csv",
-            "Publish it": f"tinybert publish --model {folder} --repo_id OWNER/NAME",
-        },
-    }[stage]
+    publish = {"Publish it": f"tinybert publish --model {folder} --repo_id OWNER/NAME"}
+    if stage == "retrieval":
+        commands = {"Try it": f'tinybert search --model {folder} --query "a question" --chunks passages.txt'} | publish
+        commands["Index texts"] = f"tinybert index build --index my.index --model {folder} --data passages.jsonl"
+    else:
+        commands = {"Train search with it": f"tinybert train retrieval --model {folder} --data pairs.csv"} | publish
     width = max(map(len, commands)) + 1
     return "\n".join(f"{f'{purpose}:':{width}} {command}" for purpose, command in commands.items())
 

@@ -1,11 +1,4 @@
-"""Stage two: match a query to its answer, with in-batch negatives.
-
-From rows to a gradient, for a batch of B pairs:
-
-1. `batch`: the B queries, their answers and negatives, sorted by length and split into padded micro-batches.
-2. `backward`: each micro-batch through the encoder, (texts, T) -> (texts, H); the ranking loss of all the embeddings;
-   its gradient back through the encoder (`gradients.cached_backward`).
-"""
+"""Stage two: match a query to its answer, with in-batch negatives. docs/architecture.md follows a batch through it."""
 
 import logging
 import math
@@ -63,19 +56,7 @@ class RetrievalBatch(NamedTuple):
 
 
 class RetrievalStage(Stage):
-    """Pairs, and negatives where there are any.
-
-    Args:
-        arguments: of the run.
-        accelerator: of the run.
-        start: what training starts from.
-        data: rows to train on and held-out pairs, as `load_pairs` gives them.
-        sampler: says which epoch a step belongs to.
-        rows: the tokens of the rows to train on.
-        model: the encoder.
-
-    Raises: InputError: if the settings do not fit the encoder.
-    """
+    """Pairs, and negatives where there are any; `rows` are the tokens of those to train on."""
 
     name, unit, best_measure = "retrieval", "pairs", "nDCG@10"
 
@@ -98,23 +79,16 @@ class RetrievalStage(Stage):
         negatives = [f"negative_{i}" for i in range(len(arguments.negative_columns or []))]
         self.columns = ["query", "answer", *negatives]
         self.texts_per_row = len(self.columns) + arguments.mined_negatives
-        if len(data.evaluation) < LOSS_BATCH:
-            number = len(data.evaluation)
-            logger.info(
-                "The held-out loss ranks %d pairs against each other: %.2f is chance.", number, math.log(number)
-            )
+        if (size := len(data.evaluation)) < LOSS_BATCH:
+            logger.info("The held-out loss ranks %d pairs against each other: %.2f is chance.", size, math.log(size))
         # Rows of the answers that each query takes wrongly, as of an epoch.
         self.mined_epoch = -1
         self.mined_rows = torch.empty(0, arguments.mined_negatives, dtype=torch.long)
 
-    # ---- Rows to tensors ----
-
     def prepare(self, model: PreTrainedModel, step: int) -> None:
         """At the first step of each epoch, mine negatives with the model as it is now."""
-        if not self.arguments.mined_negatives:
-            return
         epoch = step // self.sampler.steps_per_epoch
-        if epoch != self.mined_epoch:
+        if self.arguments.mined_negatives and epoch != self.mined_epoch:
             self.mined_epoch, self.mined_rows = epoch, self.mine(model, epoch)
 
     def mine(self, model: PreTrainedModel, epoch: int) -> Tensor:
@@ -124,26 +98,17 @@ class RetrievalStage(Stage):
             for texts in self.prompted(self.data.train)
         )
         query_ids, answer_ids = (torch.tensor(self.rows[name][:]) for name in ("query_id", "answer_id"))
-        mined = mine_by_embeddings(
-            queries,
-            answers,
-            query_ids,
-            answer_ids,
-            self.arguments.mined_negatives,
-            depth=max(MINING_DEPTH, self.arguments.mined_negatives),
-            seed=self.arguments.seed + epoch,
-        )
-        return mined.columns
+        number, seed = self.arguments.mined_negatives, self.arguments.seed + epoch
+        depth = max(MINING_DEPTH, number)
+        return mine_by_embeddings(queries, answers, query_ids, answer_ids, number, depth=depth, seed=seed).columns
 
     def batch(self, rows: list[int], step: int) -> RetrievalBatch:
         """Rows of the training data -> B queries, answers and negatives, in micro-batches of texts of like length."""
         texts, ids = self.texts(rows, step)
-        if (
-            not self.config.num_hidden_layers
-        ):  # without layers, one pass over the token embedding for the whole batch is the fastest
-            groups = [list(range(len(texts)))]
-        else:
+        if self.config.num_hidden_layers:
             groups = length_batches([len(text) for text in texts], self.micro_batch_tokens)
+        else:  # one pass over the token embedding for the whole batch is the fastest
+            groups = [list(range(len(texts)))]
         pad = self.config.pad_token_id
         return RetrievalBatch(
             micro_batches=[pad_batch([texts[i] for i in group], pad) for group in groups],
@@ -163,15 +128,12 @@ class RetrievalStage(Stage):
             ids = torch.cat((ids, torch.tensor(mined["answer_id"])))
         return texts, ids
 
-    # ---- Tensors to a gradient ----
-
     def backward(self, model: nn.Module, batch: RetrievalBatch) -> Tensor:
         """Add the gradient of the ranking loss over the whole batch."""
         encoder = self.accelerator.unwrap_model(model)
-        by_words = is_words_alone(encoder.config)
 
         def embed(texts: MicroBatch) -> Tensor:
-            return embed_words(encoder, **texts) if by_words else model(**texts).pooler_output
+            return embed_words(encoder, **texts) if is_words_alone(encoder.config) else model(**texts).pooler_output
 
         def compute_loss(embeddings: Tensor) -> Tensor:
             queries, answers = embeddings[batch.order].tensor_split([len(batch.query_ids)])
@@ -185,10 +147,8 @@ class RetrievalStage(Stage):
 
     def prompted(self, pairs: Dataset) -> tuple[list[str], list[str]]:
         """Queries and answers behind their prompts."""
-        config = self.config
-        return with_prompt(config, "query", pairs["query"][:]), with_prompt(config, "document", pairs["answer"][:])
-
-    # ---- Measures ----
+        queries, answers = pairs["query"][:], pairs["answer"][:]
+        return with_prompt(self.config, "query", queries), with_prompt(self.config, "document", answers)
 
     def evaluate(self, model: PreTrainedModel) -> dict[str, float]:
         queries, answers = self.prompted(self.data.evaluation)
@@ -238,10 +198,7 @@ class DocumentStage(RetrievalStage):
 
 
 def build_stage(arguments: RetrievalArguments, accelerator: Accelerator, checkpoint: Path | None) -> RetrievalStage:
-    """Read the data, load what training starts from, and make a stage of both.
-
-    Raises: InputError: if something that the user gave does not fit.
-    """
+    """Read the data, load what training starts from, and make a stage of both."""
     with accelerator.main_process_first():
         data = load_pairs(arguments)
     start = load_start(arguments, accelerator, checkpoint, data.train)
@@ -269,10 +226,7 @@ def build_stage(arguments: RetrievalArguments, accelerator: Accelerator, checkpo
 
 
 def embedding_dims(arguments: RetrievalArguments, config: TinyBertConfig) -> list[int]:
-    """The numbers of first dimensions that are trained: all, and `--matryoshka_dims`.
-
-    Raises: InputError: if the encoder is narrower.
-    """
+    """The numbers of first dimensions that are trained: all, and `--matryoshka_dims`."""
     dims = [config.hidden_size, *(arguments.matryoshka_dims or [])]
     if wrong := [dim for dim in dims if not 1 <= dim <= config.hidden_size]:
         raise InputError(

@@ -45,10 +45,8 @@ class SentimentStage(Stage):
 
     def batch(self, rows: list[int], step: int) -> dict[str, Tensor]:
         read = [self.data.train[row] for row in rows]
-        return {
-            **tokenize(self.tokenizer, read, self.max_length),
-            "labels": torch.tensor([row["label"] for row in read]),
-        }
+        labels = torch.tensor([row["label"] for row in read])
+        return tokenize(self.tokenizer, read, self.max_length) | {"labels": labels}
 
     def backward(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         with CpuKernels(training=True, num_tokens=0):
@@ -72,23 +70,15 @@ class SentimentStage(Stage):
         return classification_measures([row["label"] for row in rows], predictions)
 
     def facts(self) -> dict[str, Any]:
-        return {
-            "data": describe_data(self.arguments.data),
-            "train_rows": len(self.data.train),
-            "eval_rows": len(self.data.evaluation),
-            "labels": self.names,
-        }
+        sizes = {"train_rows": len(self.data.train), "eval_rows": len(self.data.evaluation)}
+        return {"data": describe_data(self.arguments.data), **sizes, "labels": self.names}
 
 
 def build_stage(arguments: SentimentArguments, accelerator: Accelerator, checkpoint: Path | None) -> SentimentStage:
-    """Read the data, load what training starts from, and make a stage of both.
-
-    Raises: InputError: if something that the user gave does not fit.
-    """
+    """Read the data, load what training starts from, and make a stage of both."""
     with accelerator.main_process_first():
         data, names = load_examples(arguments)
     start = load_start(arguments, accelerator, checkpoint, data.train)
-    start.config.num_labels = len(names)
     start.config.id2label = dict(enumerate(names))
     start.config.label2id = {name: i for i, name in enumerate(names)}
     set_seed(arguments.seed)
@@ -99,10 +89,7 @@ def build_stage(arguments: SentimentArguments, accelerator: Accelerator, checkpo
 
 
 def load_examples(arguments: SentimentArguments) -> tuple[Split, list[str]]:
-    """Rows with the columns `text`, perhaps `text_pair`, and `label`; and the names of the labels.
-
-    Raises: InputError: if the data cannot be read, lacks a column or a label, or has too few rows.
-    """
+    """Rows with the columns `text`, perhaps `text_pair`, and `label`; and the names of the labels."""
     columns = dict(zip(("text", "text_pair"), arguments.text_columns, strict=False))
     flags = dict.fromkeys(columns, "text_columns") | {"label": "label_column"}
     columns["label"] = arguments.label_column

@@ -39,14 +39,7 @@ class TrainingResult(NamedTuple):
 
 
 def run_stage(arguments: Arguments, build: Callable[[Arguments, Accelerator, Path | None], Stage]) -> TrainingResult:
-    """Set up, go on from a checkpoint where asked, and train.
-
-    Args:
-        arguments: of the stage.
-        build: (arguments, accelerator, checkpoint to go on from) -> the stage.
-
-    Raises: InputError: if something that the user gave does not fit.
-    """
+    """Set up, go on from a checkpoint where asked, and train."""
     start_processes()
     output_dir = Path(arguments.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -61,20 +54,18 @@ def run_stage(arguments: Arguments, build: Callable[[Arguments, Accelerator, Pat
 
 @contextmanager
 def prepared_process(arguments: TrainingArguments) -> Iterator[Accelerator]:
-    """An accelerator, in a process that is set up for training.
+    """An accelerator, in a process that is set up for training. Set back afterwards:
 
-    What is changed in the process, and set back afterwards:
     - accelerate's state, so that a second training in a notebook starts afresh;
     - the levels of the loggers of accelerate, bm25s and httpx, which write a line for each file, index and request;
     - the progress bars of transformers, which would cut the training bar in two at every checkpoint;
-    - the progress bars of datasets, where standard error is no terminal, and on all processes but the main one, which
-      are also silent in this package's log.
+    - the progress bars of datasets, off without a terminal, and off on all processes but the main one, as is our log.
 
     What stays changed, on a CPU: the number of torch's threads, and that glibc keeps freed memory.
     """
     loggers = {name: logging.getLogger(name) for name in (*CHATTY, "tinybert_hf")}
     levels = {name: chatty.level for name, chatty in loggers.items()}
-    bars, data_bars = (transformers_logging.is_progress_bar_enabled(), not datasets.are_progress_bars_disabled())
+    bars, data_bars = transformers_logging.is_progress_bar_enabled(), not datasets.are_progress_bars_disabled()
     accelerator: Accelerator | None = None
     try:
         accelerator = build_accelerator(arguments)
@@ -101,8 +92,6 @@ def prepared_process(arguments: TrainingArguments) -> Iterator[Accelerator]:
 def build_accelerator(arguments: TrainingArguments) -> Accelerator:
     """Devices, processes, mixed precision, accumulation and tracker.
 
-    The precision is `accelerate launch`'s. Where it was given none, it is bf16 if the hardware multiplies it, else fp32.
-
     Raises: InputError: if the tracker is unknown to accelerate or not installed, or the launcher shards the model.
     """
     on_cpu = not torch.accelerator.is_available()
@@ -126,9 +115,8 @@ def build_accelerator(arguments: TrainingArguments) -> Accelerator:
             f"{accelerator.distributed_type.value}. Launch it with --multi_gpu, or run `accelerate config` again."
         )
     if tracker and not accelerator.log_with:
-        raise MissingExtraError(
-            f"The tracker {tracker} is not installed; pip install {tracker}, or pass --report_to none."
-        )
+        remedy = f"pip install {tracker}, or pass --report_to none."
+        raise MissingExtraError(f"The tracker {tracker} is not installed; {remedy}")
     return accelerator
 
 

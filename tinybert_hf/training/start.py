@@ -25,12 +25,8 @@ logger = logging.getLogger(__name__)
 
 # What --config_overrides may change of a BERT: what no weight depends on, and how much of the encoder is kept.
 OPEN_OF_BERT = {
-    "num_hidden_layers",
-    "max_position_embeddings",
-    "pooling",
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "classifier_dropout",
+    *("num_hidden_layers", "max_position_embeddings", "pooling"),
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
 }
 
 
@@ -62,8 +58,6 @@ def load_start(
     """The checkpoint, or `--model`, or a new model with random weights.
 
     A new model's tokenizer learns from `tokenizer_data`, by default from the training texts in `dataset`.
-
-    Raises: InputError: if `--config_overrides` names what the configuration has not; and what `load_encoder` raises.
     """
     if checkpoint:
         return load_encoder(str(checkpoint))
@@ -85,9 +79,7 @@ def load_start(
 def load_encoder(source: str, overrides: str | None = None) -> Start:
     """The encoder of a folder or Hub id: a TinyBERT, or a BERT that becomes one, as `overrides` ask.
 
-    Raises:
-        UnreadableError: if there is no such model.
-        InputError: if it is neither, or `overrides` contradict a TinyBERT's configuration or a BERT's weights.
+    Raises: InputError: if there is no such model, or `overrides` contradict its configuration or weights.
     """
     if not Path(source).exists():
         check_hub_id(source, "model")
@@ -105,16 +97,10 @@ def load_encoder(source: str, overrides: str | None = None) -> Start:
 
 
 def load_bert(source: str, bert_config: Any, overrides: str | None) -> Start:
-    """A BERT encoder as a TinyBERT that computes the same.
+    """A BERT encoder, also a SentenceTransformer's, as a TinyBERT that computes the same.
 
-    Args:
-        source: a folder or Hub id; also a SentenceTransformer's.
-        bert_config: its configuration.
-        overrides: as name=value,name=value. Fewer `num_hidden_layers` keep that many layers, evenly spaced from the first
-            to the last; fewer `max_position_embeddings` the first positions.
-
-    Raises: InputError: if an override is not one of `OPEN_OF_BERT` or exceeds what the encoder has; and what
-        `convert_bert.read_config` raises.
+    Of `overrides`, fewer `num_hidden_layers` keep that many layers, evenly spaced from the first to the last; fewer
+    `max_position_embeddings` the first positions.
     """
     tokenizer = load_bert_tokenizer(source, bert_config, None)
     with loading(source):
@@ -131,19 +117,14 @@ def load_bert(source: str, bert_config: Any, overrides: str | None) -> Start:
         ("max_position_embeddings", 3, bert_config.max_position_embeddings - first_position(bert_config)),
     ):
         if not least <= getattr(config, name) <= most:
-            raise InputError(
-                f"--config_overrides {overrides}: {name} must be from {least} to {most} for --model {source}."
-            )
+            limits = f"{name} must be from {least} to {most} for --model {source}."
+            raise InputError(f"--config_overrides {overrides}: {limits}")
     tokenizer.model_max_length = config.max_position_embeddings
-    weights = load_weights(source, bert_config, config, None)
-    return Start(config, tokenizer, source, weights=weights)
+    return Start(config, tokenizer, source, weights=load_weights(source, bert_config, config, None))
 
 
 def override_config(config: TinyBertConfig, overrides: str | None) -> TinyBertConfig:
-    """A copy of `config` with what `--config_overrides` asks, as name=value,name=value.
-
-    Raises: InputError: if a name is unknown, or the values do not fit together.
-    """
+    """A copy of `config` with what `--config_overrides` asks, as name=value,name=value."""
     changed = copy.deepcopy(config)
     if overrides and not all("=" in part for part in overrides.split(",")):
         raise InputError(f"--config_overrides {overrides}: expected name=value,name=value.")

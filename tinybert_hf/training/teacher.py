@@ -25,18 +25,12 @@ IDENTIFYING = ("*.safetensors", "*.bin", "*config*.json", "modules.json", "token
 
 
 def embed_with_teacher(teacher: str, texts: Sequence[str], cache_dir: Path | None = None) -> Tensor:
-    """Embed texts with a teacher, or look up what it made of them before.
+    """Embed texts with a teacher, or look up what it made of them before: (N, width) fp16, rows of length 1.
 
-    The cache is one SQLite file for each teacher (folder's content, or Hub commit), and in it a row for each text, so
-    that another data set with the same texts finds them too. A killed run goes on where it stopped.
-
-    Args:
-        teacher: a folder or a Hub id of a tinybert model, of a SentenceTransformer, or of an encoder that
-            SentenceTransformer loads (any AutoModel, with mean pooling).
-        texts: N texts.
-        cache_dir: default: `tinybert_hf/teachers` in the Hugging Face home folder (`HF_HOME`).
-
-    Returns: (N, width of the teacher) fp16, rows of length 1.
+    The teacher is a folder or a Hub id of a tinybert model, of a SentenceTransformer, or of an encoder that
+    SentenceTransformer loads (any AutoModel, with mean pooling). The cache (default: `tinybert_hf/teachers` in `HF_HOME`)
+    is one SQLite file for each teacher (folder's content, or Hub commit), and in it a row for each text, so that another
+    data set with the same texts finds them too. A killed run goes on where it stopped.
 
     Raises: UnreadableError: if the teacher cannot be loaded.
     """
@@ -53,36 +47,25 @@ def embed_with_teacher(teacher: str, texts: Sequence[str], cache_dir: Path | Non
         logger.info("Teacher %s: %d of %d texts are in %s.", teacher, len(distinct) - len(missing), len(distinct), path)
         with progress_bar(total=len(missing), unit="text", desc="Embedding (teacher)", dynamic_ncols=True) as bar:
             for start in range(0, len(missing), WINDOW):
-                window = missing[start : start + WINDOW]
-                rows = torch.nn.functional.normalize(encode([distinct[key] for key in window]).float(), dim=-1)
+                keys = missing[start : start + WINDOW]
+                rows = torch.nn.functional.normalize(encode([distinct[key] for key in keys]).float(), dim=-1)
                 blobs = (row.tobytes() for row in rows.half().cpu().numpy())
                 with database:  # a transaction
                     database.executemany(
-                        "INSERT OR IGNORE INTO embeddings VALUES (?, ?)", zip(window, blobs, strict=True)
+                        "INSERT OR IGNORE INTO embeddings VALUES (?, ?)", zip(keys, blobs, strict=True)
                     )
-                bar.update(len(window))
-        found = {
-            text: np.frombuffer(blob, np.float16)
-            for text, blob in database.execute("SELECT text, embedding FROM embeddings")
-            if text in distinct
-        }
+                bar.update(len(keys))
+        cached = database.execute("SELECT text, embedding FROM embeddings")
+        found = {text: np.frombuffer(blob, np.float16) for text, blob in cached if text in distinct}
     return torch.from_numpy(np.stack([found[text_id(text)] for text in texts]))
 
 
 def embed_tokens(teacher: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """What a teacher makes of each token of a vocabulary, the most telling dimensions first.
+    """What `embed_with_teacher` makes of each of V tokens: (V, width) fp32, centred; special tokens are rows of zeros.
 
     A token is given to the teacher as a text of its own; pieces of words lose their mark. The result is rotated so that
     the first dimensions vary the most (principal components, as in Model2Vec: Tulkens and van Dongen 2024,
     https://github.com/MinishLab/model2vec), which leaves the similarities of the centred embeddings as they are.
-
-    Args:
-        teacher: as of `embed_with_teacher`, whose cache is used.
-        tokenizer: of V tokens.
-
-    Returns: (V, width of the teacher) fp32, centred; special tokens are rows of zeros.
-
-    Raises: UnreadableError: if the teacher cannot be loaded.
     """
     tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     embeddings = embed_with_teacher(teacher, [token.removeprefix("##") for token in tokens]).float()
@@ -93,10 +76,7 @@ def embed_tokens(teacher: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
 
 
 def load_teacher(teacher: str) -> tuple[Callable[[Sequence[str]], Tensor], str]:
-    """The teacher as a function from texts to (N, D), and what tells it from others.
-
-    Raises: UnreadableError: if it cannot be loaded.
-    """
+    """The teacher as a function from texts to (N, D), and what tells it from others."""
     encode = load_text_encoder(teacher, "teacher", show_progress_bar=False).encode_documents
     if not Path(teacher).is_dir():
         return encode, f"{teacher}@{PreTrainedConfig.get_config_dict(teacher)[0]['_commit_hash']}"

@@ -7,9 +7,9 @@ A run's folder:
       <model files>          the best checkpoint's, when the run is over
       <stage>_summary.json   data, settings, versions, hardware, time and results; written last
 
-A checkpoint is written under another name, flushed to the disk and renamed when it is complete, so a run killed at any
-moment leaves only whole ones. Its manifest tells whether it still is what was written. A run that goes on from one ends with the very bytes of an uninterrupted run: the rows of a step are a
-function of the seed and the step, and the random states of every process are part of the checkpoint.
+A checkpoint is written under another name, flushed and renamed when it is complete, so a killed run leaves only whole
+ones. Its manifest tells whether it still is what was written. A run that goes on from one ends with the very bytes of an
+uninterrupted run: a step's rows follow from the seed and the step, and a checkpoint has every process's random states.
 """
 
 import json
@@ -38,21 +38,12 @@ from ..files import MANIFEST, explained, find_damage, flush, put_in_place, write
 from ..kernels import SparseEmbeddingGradient
 from ..progress import progress_bar
 from ..tokenization import save_tokenizer
+from . import report
 from .arguments import TrainingArguments
 from .checkpoints import STATE_FILE, list_checkpoints
 from .gradients import average_gradients
 from .launch import StopSignal
 from .optimizer import build_optimizer, build_schedule
-from .report import (
-    CpuUse,
-    describe_hardware,
-    describe_versions,
-    duration,
-    next_commands,
-    other_programs,
-    plan,
-    result_table,
-)
 from .sampler import StepSampler, choose_epochs
 from .stage import Stage
 
@@ -85,16 +76,12 @@ class Trainer:
     def __init__(
         self, arguments: TrainingArguments, accelerator: Accelerator, stage: Stage, sampler: StepSampler
     ) -> None:
-        self.arguments = arguments
-        self.accelerator = accelerator
-        self.stage = stage
-        self.sampler = sampler
+        self.arguments, self.accelerator, self.stage, self.sampler = arguments, accelerator, stage, sampler
         self.output_dir = Path(arguments.output_dir)
         num_epochs = choose_epochs(arguments.num_train_epochs, sampler.steps_per_epoch)
         num_steps = max(1, round(num_epochs * sampler.steps_per_epoch))
         self.max_steps = arguments.max_steps if arguments.max_steps > 0 else num_steps
-        share = arguments.save_steps if arguments.save_steps < 1 else 0
-        self.save_steps = max(1, round(share * self.max_steps)) if share else int(arguments.save_steps)
+        self.save_steps = int(arguments.save_steps) or max(1, round(arguments.save_steps * self.max_steps))
         # Not for evaluation only: this leaves out DistributedDataParallel, whose part `average_gradients` has.
         self.model = accelerator.prepare_model(stage.model, evaluation_mode=True)
         self.optimizer = accelerator.prepare_optimizer(build_optimizer(stage.model, arguments))
@@ -114,9 +101,10 @@ class Trainer:
 
     def train(self) -> dict[str, Any]:
         """Run, or go on after `resume`, to the last step; returns the run's summary."""
-        self.accelerator.init_trackers(self.stage.name, self._settings_for_trackers())
+        settings = {k: v if isinstance(v, int | float | str) else str(v) for k, v in self._arguments().items()}
+        self.accelerator.init_trackers(self.stage.name, settings)
         facts, epochs = self.stage.facts(), self.max_steps / self.sampler.steps_per_epoch
-        logger.info(plan(self.stage.unit, facts, self.max_steps, self.sampler.rows_per_step, epochs))
+        logger.info(report.plan(self.stage.unit, facts, self.max_steps, self.sampler.rows_per_step, epochs))
         started = time.perf_counter() - self.state.seconds
         if not self.state.history:
             self._evaluate()
@@ -140,10 +128,10 @@ class Trainer:
         """Every step from the current one to the last."""
         losses: list[Tensor] = []
         window = first = time.perf_counter()
-        cpu_use = CpuUse.now()
-        first_step = self.state.step
-        while self.state.step < self.max_steps and not self._stopped_early():
-            losses += self._step()
+        cpu_use, first_step = report.CpuUse.now(), self.state.step
+        while (step := self.state.step) < self.max_steps and not self._stopped_early():
+            self.stage.prepare(self.unwrapped_model, step)
+            losses += [self._micro_step(self.stage.batch(rows, step)) for rows in self.sampler.micro_batches(step)]
             self.state.step += 1
             self.state.seconds = time.perf_counter() - started
             bar.update()
@@ -161,12 +149,6 @@ class Trainer:
                 window += time.perf_counter() - paused  # the texts per second are those of training
             if stop.received(self.accelerator) and not last:
                 self._leave(stop)
-
-    def _step(self) -> list[Tensor]:
-        """One optimizer step; returns the loss of each of its micro-batches."""
-        step = self.state.step
-        self.stage.prepare(self.unwrapped_model, step)
-        return [self._micro_step(self.stage.batch(rows, step)) for rows in self.sampler.micro_batches(step)]
 
     def _micro_step(self, batch: Any) -> Tensor:
         """Forward, backward and, after the last batch of a step, the update; returns the loss without graph."""
@@ -200,14 +182,14 @@ class Trainer:
         """The entries of the history that hold measures on the held-out data."""
         return [entry for entry in self.state.history if any(name.startswith("eval_") for name in entry)]
 
-    def _estimate(self, seconds: float, start: CpuUse) -> None:
+    def _estimate(self, seconds: float, start: report.CpuUse) -> None:
         left = seconds * (self.max_steps - self.state.step)
         if left <= SHORT_RUN:
             return
-        logger.info("A step takes %.2g seconds: about %s left, without evaluations.", seconds, duration(left))
+        logger.info("A step takes %.2g seconds: about %s left, without evaluations.", seconds, report.duration(left))
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         on_cpu = self.accelerator.device.type == "cpu"
-        if on_cpu and (reason := other_programs(start, CpuUse.now(), processes)):
+        if on_cpu and (reason := report.other_programs(start, report.CpuUse.now(), processes)):
             logger.warning(reason)
 
     def _report(self, bar: std.tqdm, losses: list[Tensor], seconds: float) -> None:
@@ -218,39 +200,21 @@ class Trainer:
                 f"{self.output_dir} is intact."
             )
         texts = self.sampler.batch_size * self.accelerator.num_processes * self.stage.texts_per_row
-        values = {
-            "loss": loss,
-            "learning_rate": self.schedule.get_last_lr()[-1],
-            "texts_per_second": len(losses) * texts / seconds,
-        }
-        bar.set_postfix_str(
-            f"loss {loss:.3f}, lr {values['learning_rate']:.1e}, {values['texts_per_second']:.0f} texts/s",
-            refresh=False,
-        )
-        self._record(values)
+        rate, speed = float(self.schedule.get_last_lr()[-1]), len(losses) * texts / seconds
+        bar.set_postfix_str(f"loss {loss:.3f}, lr {rate:.1e}, {speed:.0f} texts/s", refresh=False)
+        self._record({"loss": loss, "learning_rate": rate, "texts_per_second": speed})
 
     def _record(self, values: dict[str, float]) -> None:
         self.state.history.append({"step": self.state.step, **values})
-        grouped = {
-            name.replace("eval_", "eval/", 1) if name.startswith("eval_") else f"train/{name}": value
-            for name, value in values.items()
-        }
+        grouped = {f"eval/{k[5:]}" if k.startswith("eval_") else f"train/{k}": v for k, v in values.items()}
         self.accelerator.log(grouped, step=self.state.step)
-
-    def _settings_for_trackers(self) -> dict[str, int | float | str | bool]:
-        """The arguments as trackers take them: numbers stay numbers, all else is text."""
-        return {
-            name: value if isinstance(value, int | float | str | bool) else str(value)
-            for name, value in self._arguments().items()
-        }
 
     def _evaluate(self) -> None:
         """Measure on the held-out data, and remember whether this is the best step so far."""
         measures = self.stage.evaluate(self.unwrapped_model)
         self._record({f"eval_{name}": value for name, value in measures.items()})
-        logger.info(
-            "step %d: %s", self.state.step, ", ".join(f"{name} {value:.4f}" for name, value in measures.items())
-        )
+        told = ", ".join(f"{name} {value:.4f}" for name, value in measures.items())
+        logger.info("step %d: %s", self.state.step, told)
         if measures[self.stage.best_measure] > self.state.best_value:
             self.state.best_step, self.state.best_value = self.state.step, measures[self.stage.best_measure]
 
@@ -266,8 +230,7 @@ class Trainer:
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
-        remedy = "The run is safe: mend this, and continue with --resume_from_checkpoint auto."
-        with explained(self.output_dir, remedy):
+        with explained(self.output_dir, "The run is safe: mend this, and continue with --resume_from_checkpoint auto."):
             self.accelerator.save_state(str(unfinished))
             if self.accelerator.is_main_process:
                 save_tokenizer(self.stage.tokenizer, unfinished)
@@ -280,14 +243,10 @@ class Trainer:
                 if folder.exists():  # damaged
                     folder.rename(self.output_dir / f"unfinished-{folder.name}-damaged")
                 put_in_place(unfinished, folder)
-                self._drop_checkpoints()
+                for path in list_checkpoints(self.output_dir):
+                    if path.name not in (folder.name, f"checkpoint-{self.state.best_step}"):
+                        shutil.rmtree(path.rename(path.with_name(f"unfinished-{path.name}")))
         self.accelerator.wait_for_everyone()
-
-    def _drop_checkpoints(self) -> None:
-        kept = {f"checkpoint-{self.state.step}", f"checkpoint-{self.state.best_step}"}
-        for path in list_checkpoints(self.output_dir):
-            if path.name not in kept:
-                shutil.rmtree(path.rename(path.with_name(f"unfinished-{path.name}")))
 
     def _save_model(self, models: list[nn.Module], weights: list[dict], folder: str) -> None:
         """accelerate's hook; a checkpoint's weights are those of a model folder, with its code."""
@@ -302,20 +261,14 @@ class Trainer:
     def resume(self, checkpoint: Path) -> None:
         """Go on where the checkpoint stopped, its model being loaded already.
 
-        Raises:
-            InputError: if an argument, the number of rows or of processes is not that of the checkpoint's run.
-            UnreadableError: if its states do not load, or the best checkpoint so far is damaged.
+        Raises: InputError: if it belongs to another run. UnreadableError: if it, or the best so far, is damaged.
         """
         try:
             saved = TrainingState(**json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")))
         except (TypeError, ValueError) as error:
             raise UnreadableError(f"{checkpoint / STATE_FILE} is damaged: {error}") from error
-        differences = [
-            f"{name} was {saved.run.get(name)}, now {value}"
-            for name, value in self.state.run.items()
-            if saved.run.get(name) != value
-        ]
-        if differences:
+        was, now = saved.run, self.state.run
+        if differences := [f"{k} was {was.get(k)}, now {now[k]}" for k in now if was.get(k) != now[k]]:
             raise InputError(
                 f"{checkpoint} belongs to another run: {'; '.join(differences)}. Resume with the same settings, or "
                 f"start a new run from its weights: --model {checkpoint} and another --output_dir."
@@ -347,10 +300,7 @@ class Trainer:
             put_in_place(unfinished, kept)
 
     def _load_states(self, checkpoint: Path) -> None:
-        """The optimizer and the random states. accelerate loads them without running code.
-
-        Raises: ValueError: if the random states do not fit this machine; accelerate itself would go on with others.
-        """
+        """The optimizer and the random states. accelerate runs no code of theirs, but would go on with other states."""
         states = load(checkpoint / f"random_states_{self.accelerator.process_index}.pkl")
         self.accelerator.load_state(str(checkpoint))
         wanted = [states["torch_manual_seed"], *states.get("torch_cuda_manual_seed", [])]
@@ -362,10 +312,8 @@ class Trainer:
         """Save and exit with the signal's conventional status."""
         self._save_checkpoint()
         logger.warning(
-            "Stopped by a signal; step %d of %d is saved in %s. Continue with --resume_from_checkpoint auto.",
-            self.state.step,
-            self.max_steps,
-            self.output_dir,
+            f"Stopped by a signal; step {self.state.step} of {self.max_steps} is saved in {self.output_dir}. "
+            "Continue with --resume_from_checkpoint auto."
         )
         self.accelerator.end_training()
         sys.exit(128 + (stop.number or signal.SIGTERM))
@@ -391,22 +339,19 @@ class Trainer:
             if self.state.step < self.max_steps:
                 logger.info("Stopped at step %d: nothing better since step %d.", self.state.step, self.state.best_step)
             systems = {"before": summary["start"], "after": summary["results"], **summary["baselines"]}
-            logger.info("On the held-out %s:\n%s", self.stage.unit, result_table(systems))
+            logger.info("On the held-out %s:\n%s", self.stage.unit, report.result_table(systems))
             if not self.state.best_step:
                 logger.warning("Training did not make the model better: the weights that it started from are kept.")
             logger.info("The model of step %d is in %s.", self.state.best_step, self.output_dir)
-            logger.info("What to do with it:\n%s", next_commands(self.stage.name, self.output_dir))
+            logger.info("What to do with it:\n%s", report.next_commands(self.stage.name, self.output_dir))
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         return summary
 
     def _arguments(self) -> dict[str, Any]:
         """The arguments as JSON takes them; data that was given in Python by its kind and size."""
-        values = dict(vars(self.arguments))
-        for name in ("data", "eval_data", "documents"):
-            if values.get(name) is not None:
-                values[name] = describe_data(values[name])
-        return values
+        data = ("data", "eval_data", "documents")
+        return {k: describe_data(v) if k in data and v is not None else v for k, v in vars(self.arguments).items()}
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a continuation to be the same run."""
@@ -437,6 +382,6 @@ class Trainer:
             "results": results,
             "baselines": self.stage.baselines(),
             "history": self.state.history,
-            "hardware": describe_hardware(self.accelerator),
-            "versions": describe_versions(),
+            "hardware": report.describe_hardware(self.accelerator),
+            "versions": report.describe_versions(),
         }
