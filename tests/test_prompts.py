@@ -220,7 +220,7 @@ def test_mining_and_measuring_while_training_use_them(
         return twin.encode(texts)
 
     monkeypatch.setattr(f"{module}.encode_by_processes", embed)
-    monkeypatch.setattr(f"{module}.evaluate_pairs", lambda queries, answers, embed, _: seen.extend([queries, answers]))
+    monkeypatch.setattr(f"{module}.evaluate_pairs", lambda queries, answers, *_: seen.extend([queries, answers]))
     stage.prepare(stage.model, step=0)
     stage.evaluate(stage.model)
     rows = (stage.data.train, stage.data.evaluation)

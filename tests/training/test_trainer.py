@@ -512,6 +512,15 @@ def test_folders_may_be_given_as_paths(data: Path, tmp_path: Path) -> None:
     assert written["arguments"]["data"] == str(data / "train.csv")
 
 
+def test_summaries_of_the_working_directory_are_none_of_a_new_models(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other_summary.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    train_retrieval(settings(data, tmp_path / "out", max_steps=1))
+    assert [path.name for path in (tmp_path / "out").glob("*_summary.json")] == ["retrieval_summary.json"]
+
+
 def test_a_checkpoint_holds_the_schedule_and_what_the_stage_keeps(data: Path, tmp_path: Path) -> None:
     result = train_retrieval(settings(data, tmp_path / "out", max_steps=2, mined_negatives=2))
     checkpoint = list_checkpoints(result.folder)[-1]

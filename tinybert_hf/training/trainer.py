@@ -330,7 +330,8 @@ class Trainer:
                     if path.name not in (STATE_FILE, STAGE_FILE, MANIFEST):
                         shutil.copyfile(path, self.output_dir / path.name)
                         flush(self.output_dir / path.name)
-            for path in Path(self.arguments.model or "").glob("*_summary.json"):  # how the start was trained
+            start = self.arguments.model  # how it was trained is told too
+            for path in Path(start).glob("*_summary.json") if start else ():
                 shutil.copyfile(path, self.output_dir / path.name)
             write_json(self.output_dir / f"{self.stage.name}_summary.json", summary)
             flush(self.output_dir)
