@@ -32,7 +32,6 @@ from tinybert_hf.publish.folder import build_folder
 from tinybert_hf.publish.space import build_space
 from tinybert_hf.tokenization import prompt_tokens, tokenize_columns
 from tinybert_hf.training.retrieval import build_stage
-from tinybert_hf.training.teacher import embed_with_teacher
 
 PROMPTS = {"query": "music: ", "document": "photos: "}  # of words that the tokenizer knows
 QUERIES, DOCUMENTS = TEXTS[:3], TEXTS[3:]
@@ -141,7 +140,7 @@ def test_an_evaluation_uses_them(prompted: Path, twin: SearchPipeline, tmp_path:
 def test_a_teacher_takes_texts_for_documents(
     prompted: Path, twin: SearchPipeline, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    found = embed_with_teacher(str(prompted), DOCUMENTS, tmp_path / "cache").float()
+    found = load_text_encoder(str(prompted), "teacher").encode_documents(DOCUMENTS).cpu()
     torch.testing.assert_close(found, twin.encode(WHOLE_DOCUMENTS), rtol=0, atol=1e-3)
     other = save_sentence_transformer(tmp_path / "other", tokenizer)
     expected = SentenceTransformer(str(other)).encode(
@@ -149,7 +148,7 @@ def test_a_teacher_takes_texts_for_documents(
     )
     path = other / "config_sentence_transformers.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"prompts": PROMPTS}))
-    found = embed_with_teacher(str(other), DOCUMENTS, tmp_path / "cache").float()
+    found = torch.nn.functional.normalize(load_text_encoder(str(other), "teacher").encode_documents(DOCUMENTS).cpu())
     torch.testing.assert_close(found, expected.cpu(), rtol=0, atol=1e-3)
 
 

@@ -184,7 +184,7 @@ class RetrievalArguments(TrainingArguments):
     """What every other text begins with, as 'passage: '. Without it, what --model says, or nothing."""
     teacher: Annotated[str | None, MODEL] = None
     """A folder or Hub id of an encoder (any SentenceTransformer or AutoModel). The token embedding of a new model starts
-    from its embeddings of the tokens. They are kept for later runs."""
+    from its embeddings of the tokens."""
     gradient_accumulation_steps: Annotated[int, SCHEDULE] = 1
     """Batches whose gradients are added up before a step. It does not enlarge the set of negatives: each batch is ranked
     on its own."""
