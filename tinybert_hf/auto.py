@@ -1,7 +1,4 @@
-"""Register the models with transformers: with the package imported, the Auto classes run its code.
-
-Then they need no `trust_remote_code`. Every module that loads a model through an Auto class imports this one.
-"""
+"""Register the models with transformers: the Auto classes run the package's code, without `trust_remote_code`."""
 
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 

@@ -11,22 +11,18 @@ if int(__version__.split(".")[0]) < 5:
         f"This model's code needs transformers 5.0 or later, not {__version__}: pip install -U transformers"
     )
 
-POOLING_MODES = ("cls", "mean")
-POSITION_MODES = ("sinusoidal", "rotary", "learned")
-NORM_MODES = ("pre", "post")
+MODES = {
+    "pooling": ("cls", "mean"),
+    "position_embedding_type": ("sinusoidal", "rotary", "learned"),
+    "norm_position": ("pre", "post"),
+    "hidden_act": tuple(ACT2FN),
+}
 # What a configuration file may say besides the arguments of `TinyBertConfig`. The rest of one is not taken over: it could
 # name an attention kernel of another repository, which transformers would fetch and run.
 COMMON_ENTRIES = {
     *("architectures", "auto_map", "custom_pipelines", "dtype", "id2label", "label2id", "model_type", "num_labels"),
-    *(
-        "output_attentions",
-        "output_hidden_states",
-        "problem_type",
-        "return_dict",
-        "torch_dtype",
-        "transformers_version",
-    ),
-    *("name_or_path", "_name_or_path", "_commit_hash"),
+    *("output_attentions", "output_hidden_states", "problem_type", "return_dict", "torch_dtype"),
+    *("transformers_version", "name_or_path", "_name_or_path", "_commit_hash"),
 }
 # What the numbers may be: names, types, least, most.
 RANGES: tuple[tuple[tuple[str, ...], tuple[type, ...], float, float], ...] = (
@@ -34,10 +30,9 @@ RANGES: tuple[tuple[tuple[str, ...], tuple[type, ...], float, float], ...] = (
     (("max_position_embeddings", "type_vocab_size"), (int,), 1, 2**31 - 1),
     (("num_hidden_layers",), (int,), 0, 1_000),
     (("pad_token_id",), (int,), 0, 2**31 - 1),
-    (("hidden_dropout_prob", "attention_probs_dropout_prob"), (float, int), 0, 1),
+    (("hidden_dropout_prob", "attention_probs_dropout_prob", "layer_norm_eps"), (float, int), 0, 1),
     (("classifier_dropout",), (float, int, type(None)), 0, 1),
     (("initializer_range", "embedding_initializer_range", "residual_initializer_range"), (float, int), 0, 1e6),
-    (("layer_norm_eps",), (float, int), 0, 1),
 )
 
 # What `AutoX.from_pretrained(..., trust_remote_code=True)` and `pipeline(...)` run from a model folder. Written by us
@@ -61,14 +56,10 @@ class TinyBertConfig(PretrainedConfig):
     """Sizes and arithmetic of a TinyBERT encoder; the defaults are the full specification.
 
     Args:
-        vocab_size: rows of the token embedding.
         hidden_size: width of the encoder and of a text embedding; a multiple of `num_attention_heads`.
         num_hidden_layers: Transformer blocks; 0 leaves the embeddings alone.
-        num_attention_heads: attention heads of a block.
-        intermediate_size: width of the feed-forward layer.
-        hidden_act: activation of the feed-forward layer.
+        intermediate_size, hidden_act: width and activation of the feed-forward layer.
         hidden_dropout_prob: dropout on the embeddings, inside and after the feed-forward layer, and after attention.
-        attention_probs_dropout_prob: dropout on the attention weights.
         max_position_embeddings: context length in tokens; longer inputs are an error.
         position_embedding_type: `rotary` (inside attention only, so that the mean of the token embeddings does not depend on
             a text's length; needs an even head size), or `sinusoidal` or `learned` (added to the token embeddings).
@@ -85,9 +76,7 @@ class TinyBertConfig(PretrainedConfig):
         prompts: what a text begins with, by its kind: `query` or `document`. They are part of what is encoded.
         classifier_dropout: dropout before the classifier; None means `hidden_dropout_prob`.
 
-    Raises:
-        ValueError: if a value is of another type or out of its range, `hidden_size` is not a multiple of
-            `num_attention_heads` (with rotary positions, of twice as many), or a mode is unknown.
+    Raises: ValueError: if a value is of another type, out of its range or unknown, or the heads do not divide the width.
     """
 
     model_type = "tinybert"
@@ -154,19 +143,13 @@ class TinyBertConfig(PretrainedConfig):
             for name in names:
                 value = getattr(self, name)
                 if type(value) not in numbers or (value is not None and not least <= value <= most):
-                    raise ValueError(
-                        f"{name}={value!r} must be a number from {least} to {most} ({numbers[0].__name__})."
-                    )
+                    kind = numbers[0].__name__
+                    raise ValueError(f"{name}={value!r} must be a number from {least} to {most} ({kind}).")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={self.num_attention_heads}."
             )
-        for name, modes in (
-            ("pooling", POOLING_MODES),
-            ("position_embedding_type", POSITION_MODES),
-            ("norm_position", NORM_MODES),
-            ("hidden_act", tuple(ACT2FN)),
-        ):
+        for name, modes in MODES.items():
             if (value := getattr(self, name)) not in modes:
                 raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(modes)}.")
         head_size = self.hidden_size // self.num_attention_heads

@@ -4,7 +4,6 @@ all-MiniLM-L6-v2, e5-small, bge-small and most other small encoders for search a
 arXiv:1810.04805), or compute what one computes (`ENCODERS`). Shapes: H hidden size, L layers.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from transformers.utils import cached_file
 
 from .configuration_tinybert import TinyBertConfig
 from .errors import InputError, UnreadableError
+from .files import read_json
 from .loading import load_tokenizer, loading
 from .modeling_tinybert import from_bert
 
@@ -41,10 +41,7 @@ DISTILBERT_WEIGHTS = {  # its names and BERT's
 
 
 def load_config(source: str, revision: str | None = None) -> Any:
-    """The configuration of a TinyBERT, also of one in BERT's form, or of an encoder that becomes one.
-
-    Raises: OSError or ValueError: if it cannot be read, or is another kind of model.
-    """
+    """The configuration of a TinyBERT, or of an encoder that becomes one; ValueError for other kinds."""
     kind = TinyBertConfig.get_config_dict(source, revision=revision)[0].get("model_type")
     if kind == TinyBertConfig.model_type:
         return TinyBertConfig.from_pretrained(source, revision=revision)
@@ -54,10 +51,7 @@ def load_config(source: str, revision: str | None = None) -> Any:
 
 
 def load_weights(source: str, bert_config: Any, config: TinyBertConfig, revision: str | None) -> dict[str, Tensor]:
-    """The fp32 weights of a folder's or a Hub repository's encoder, as `convert_weights` names them.
-
-    Raises: UnreadableError: if they cannot be read, or tensors are missing.
-    """
+    """The fp32 weights of an encoder, as `convert_weights` names them; UnreadableError if any are missing."""
     bert_config._attn_implementation = "eager"  # a file could name another repository's, which would be fetched and run
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": False, "dtype": torch.float32}
     with loading(source):
@@ -81,10 +75,7 @@ def first_position(bert_config: Any) -> int:
 
 
 def load_bert_tokenizer(source: str, bert_config: Any, revision: str | None) -> PreTrainedTokenizerBase:
-    """The tokenizer of an encoder that is taken over.
-
-    Raises: InputError: if the library `tokenizers` does not run it, it is empty, or it has no padding.
-    """
+    """The tokenizer of an encoder; InputError if `tokenizers` does not run it, or it lacks words or padding."""
     tokenizer = load_tokenizer(source, bert_config.vocab_size, revision)
     problem = None
     if not tokenizer.is_fast:
@@ -104,16 +95,10 @@ def load_bert_tokenizer(source: str, bert_config: Any, revision: str | None) -> 
 def read_config(
     source: str, bert_config: Any, tokenizer: PreTrainedTokenizerBase, revision: str | None
 ) -> TinyBertConfig:
-    """Configuration of a TinyBERT that computes what an encoder computes.
+    """Configuration of a TinyBERT that computes what an encoder computes, or InputError where none does.
 
-    Args:
-        source: a folder or Hub id; also a SentenceTransformer's, whose pooling, prompts and maximum length are kept.
-        bert_config: its configuration.
-        tokenizer: its own, which decides how to pad: multilingual-e5-small is a BERT with XLM-R's tokenizer.
-        revision: of the Hub repository.
-
-    Raises: InputError: if it is a decoder, pools neither the first token nor the mean, has further layers behind that, or
-        other than absolute positions.
+    A SentenceTransformer's pooling, prompts and maximum length are kept. The tokenizer decides how to pad:
+    multilingual-e5-small is a BERT with XLM-R's tokenizer.
     """
     positions = getattr(bert_config, "position_embedding_type", "absolute")
     if positions != "absolute":
@@ -122,7 +107,7 @@ def read_config(
         raise InputError(f"--model {source} is a decoder; only encoders can be taken over.")
     renamed = RENAMED_SIZES if bert_config.model_type == "distilbert" else {}
     longest = bert_config.max_position_embeddings - first_position(bert_config)
-    max_length = read_json(source, "sentence_bert_config.json", revision).get("max_seq_length")
+    max_length = read_settings(source, "sentence_bert_config.json", revision).get("max_seq_length")
     return TinyBertConfig(
         **{name: getattr(bert_config, renamed.get(name, name)) for name in (*SIZES, *RENAMED_SIZES)},
         max_position_embeddings=min(max_length or tokenizer.model_max_length, longest),
@@ -137,11 +122,8 @@ def read_config(
 
 
 def read_prompts(source: str, revision: str | None) -> dict[str, str]:
-    """What a SentenceTransformer puts before a query and before a document.
-
-    Raises: InputError: if its default is none of its prompts.
-    """
-    settings = read_json(source, "config_sentence_transformers.json", revision)
+    """What a SentenceTransformer puts before a query and before a document."""
+    settings = read_settings(source, "config_sentence_transformers.json", revision)
     prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
     if default and default not in prompts:
         raise InputError(f"--model {source} has no prompt {default!r}, its default_prompt_name; it has {[*prompts]}.")
@@ -155,17 +137,17 @@ def read_prompts(source: str, revision: str | None) -> dict[str, str]:
 
 def read_pooling(source: str, revision: str | None) -> str:
     """How a SentenceTransformer pools; of a folder that does not say, the mean."""
-    modules = {module["type"].split(".")[-1]: module["path"] for module in read_json(source, "modules.json", revision)}
+    listed = read_settings(source, "modules.json", revision)
+    modules = {module["type"].split(".")[-1]: module["path"] for module in listed}
     if more := set(modules) - {"Transformer", "Pooling", "Normalize"}:
         raise InputError(
             f"--model {source} has further layers after its encoder, which cannot be taken over: {', '.join(sorted(more))}."
         )
     if "Pooling" not in modules:
         return "mean"
-    settings = read_json(source, f"{modules['Pooling']}/config.json", revision)
+    settings = read_settings(source, f"{modules['Pooling']}/config.json", revision)
     if "pooling_mode" in settings:
-        modes = settings["pooling_mode"]
-        modes = [modes] if isinstance(modes, str) else modes
+        modes = [settings["pooling_mode"]] if isinstance(settings["pooling_mode"], str) else settings["pooling_mode"]
     else:  # as older releases of sentence-transformers wrote it
         names = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
         chosen = [name for name, value in settings.items() if name.startswith("pooling_mode_") and value]
@@ -179,16 +161,10 @@ def read_pooling(source: str, revision: str | None) -> str:
     return modes[0]
 
 
-def read_json(source: str, name: str, revision: str | None) -> Any:
-    """A file of a folder or a Hub repository; empty if there is none.
-
-    Raises: UnreadableError: if it is damaged.
-    """
+def read_settings(source: str, name: str, revision: str | None) -> Any:
+    """A JSON file of a folder or a Hub repository; empty if there is none."""
     path = cached_file(source, name, revision=revision, _raise_exceptions_for_missing_entries=False)
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
-    except ValueError as error:
-        raise UnreadableError(f"{path} is no valid JSON: {error}") from error
+    return read_json(Path(path)) if path else {}
 
 
 def convert_weights(bert: dict[str, Tensor], config: TinyBertConfig, num_layers: int) -> dict[str, Tensor]:
@@ -199,7 +175,5 @@ def convert_weights(bert: dict[str, Tensor], config: TinyBertConfig, num_layers:
     kept = torch.linspace(0, num_layers - 1, config.num_hidden_layers).round().int().tolist()
     for new, old in enumerate(kept):
         start = f"layers.{old}."
-        for name in own:
-            if name.startswith(start):
-                converted[f"layers.{new}.{name.removeprefix(start)}"] = own[name]
+        converted |= {name.replace(start, f"layers.{new}."): own[name] for name in own if name.startswith(start)}
     return converted

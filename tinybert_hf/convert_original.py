@@ -1,10 +1,4 @@
-"""The original project's weights and tokenizer to a model folder.
-
-convert_checkpoint("model.pt", "tokenizer-wiki.json", "converted")
-
-The folder loads with `AutoModel.from_pretrained("converted", trust_remote_code=True)`, and `tinybert train retrieval
---model converted` trains on from it. Shapes: H hidden size, I intermediate size.
-"""
+"""The original project's weights and tokenizer to a model folder. Shapes: H hidden size."""
 
 import logging
 import math
@@ -32,9 +26,7 @@ LAYER = "encoder.encoders"
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The tensors under `"model"` in a file that `torch.save` wrote; says what else it holds and leaves it out.
 
-    Raises:
-        OSError: if the file cannot be read.
-        InputError: if it is not such a file, or loading it would run code; none has run then.
+    Raises: InputError: if it is not such a file, or loading it would run code; none has run then.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -66,11 +58,7 @@ def is_plain(value: Any) -> bool:
 
 
 def read_sizes(state_dict: dict[str, Tensor], num_attention_heads: int = 12) -> TinyBertConfig:
-    """The sizes of the model, which the tensors tell, all but the number of heads.
-
-    Raises: InputError: if a tensor that tells a size is missing or has another number of dimensions, or the number of
-        heads does not fit.
-    """
+    """The sizes of the model, which the tensors tell, all but the number of heads."""
 
     def shape(name: str) -> torch.Size:
         if name not in state_dict or state_dict[name].dim() != 2:
@@ -104,42 +92,30 @@ def check_names_and_shapes(state_dict: dict[str, Tensor], config: TinyBertConfig
         SEGMENTS: (config.type_vocab_size, hidden),
         POSITIONS: (config.max_position_embeddings, hidden),
     }
+    matrices = {f"attention.{name}": (hidden, hidden) for name in ("q", "k", "v", "w_o")}
+    matrices |= {"feedfwd.linear_1": (intermediate, hidden), "feedfwd.linear_2": (hidden, intermediate)}
     for layer in range(config.num_hidden_layers):
-        prefix = f"{LAYER}.{layer}"
-        for name, outputs, inputs in (
-            *((f"attention.{name}", hidden, hidden) for name in ("q", "k", "v", "w_o")),
-            ("feedfwd.linear_1", intermediate, hidden),
-            ("feedfwd.linear_2", hidden, intermediate),
-        ):
-            expected[f"{prefix}.{name}.weight"] = (outputs, inputs)
-            expected[f"{prefix}.{name}.bias"] = (outputs,)
-        for norm in (0, 1):
-            expected[f"{prefix}.residual.{norm}.norm.alpha"] = (hidden,)
-            expected[f"{prefix}.residual.{norm}.norm.bias"] = (hidden,)
-
-    wrong = [
-        f"{name} has the shape {tuple(state_dict[name].shape)}, not {shape}"
-        for name, shape in expected.items()
-        if name in state_dict
-        and tuple(state_dict[name].shape) != shape
-        and not (".norm." in name and state_dict[name].numel() == 1)  # one number for all H
-    ]
+        for name, shape in matrices.items():
+            expected |= {f"{LAYER}.{layer}.{name}.weight": shape, f"{LAYER}.{layer}.{name}.bias": shape[:1]}
+        norms = [f"{LAYER}.{layer}.residual.{norm}.norm.{kind}" for norm in (0, 1) for kind in ("alpha", "bias")]
+        expected |= dict.fromkeys(norms, (hidden,))
     problems = {
         "missing": [name for name in expected if name not in state_dict],
         "unexpected": [name for name in state_dict if name not in expected],
-        "wrong": wrong,
+        "wrong": [
+            f"{name} has the shape {tuple(state_dict[name].shape)}, not {wanted}"
+            for name, wanted in expected.items()
+            if name in state_dict
+            and tuple(state_dict[name].shape) != wanted
+            and not (".norm." in name and state_dict[name].numel() == 1)  # one number for all H
+        ],
     }
-    if any(problems.values()):
-        found = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
+    if found := "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names):
         raise InputError(f"The checkpoint is not of the original project. {found}.")
 
 
 def convert_state_dict(state_dict: dict[str, Tensor], num_attention_heads: int = 12) -> TinyBertModel:
     """The original project's encoder as a `TinyBertModel` of the same arithmetic, in fp32.
-
-    Args:
-        state_dict: the tensors under the original project's names.
-        num_attention_heads: the one size that no tensor tells.
 
     Raises: InputError: if a tensor is missing, unexpected or of the wrong shape, or the heads do not divide H.
     """
@@ -182,7 +158,6 @@ def convert_checkpoint(
         checkpoint: the original `model.pt`.
         tokenizer: the original `tokenizer-wiki.json`, a file of the `tokenizers` library; its casing stays.
         output: the folder to make.
-        num_attention_heads: of the original model.
 
     Raises:
         OSError: if a file cannot be read, or `output` exists and is not an empty folder.
@@ -195,7 +170,7 @@ def convert_checkpoint(
     config: Any = model.config
     content = Path(tokenizer).read_bytes()
     try:
-        backend = Tokenizer.from_str(content.decode())
+        backend = Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises nothing narrower
         raise InputError(f"{tokenizer} is no file of the tokenizers library: {error}") from error
     wrapped = wrap_tokenizer(backend, config.max_position_embeddings)

@@ -76,9 +76,7 @@ class KernelEncoder:
 
 def with_kernels(model: Encoder) -> Encoder:
     """The model as it encodes fastest here."""
-    if isinstance(model, TinyBertModel):
-        return KernelEncoder(model)
-    return model
+    return KernelEncoder(model) if isinstance(model, TinyBertModel) else model
 
 
 def encode(
@@ -114,9 +112,7 @@ def load_search_pipeline(
 
     Returns: the pipeline, on the accelerator if there is one; under `accelerate launch`, on this process's own.
 
-    Raises:
-        UnreadableError: if there is no such model, or it is damaged.
-        InputError: if it is neither of ours nor a BERT.
+    Raises: InputError: if there is no such model, it is damaged, or it is neither of ours nor a BERT.
     """
     if not Path(model).exists():
         check_hub_id(str(model), "model")

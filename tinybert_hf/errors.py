@@ -20,11 +20,7 @@ class MissingExtraError(InputError, ModuleNotFoundError):
 
 
 def check_hub_id(name: str, kind: str) -> None:
-    """Say at once that a name can be no Hub id, instead of after many requests.
-
-    Raises: MissingFileError: if the name has no owner.
-    """
+    """Say at once that a name without an owner can be no Hub id, instead of after many requests."""
     if "/" not in name:
-        raise MissingFileError(
-            f"There is no {kind} {name!r}: no such file or folder here (in {Path.cwd()}), and an id on the Hub is OWNER/NAME."
-        )
+        where = f"no such file or folder here (in {Path.cwd()})"
+        raise MissingFileError(f"There is no {kind} {name!r}: {where}, and an id on the Hub is OWNER/NAME.")

@@ -7,10 +7,7 @@ from .errors import MissingExtraError
 
 
 def import_extra(module: str, extra: str = "train", purpose: str = "measuring") -> ModuleType:
-    """Import what loading and searching do not need.
-
-    Raises: MissingExtraError: if it is not installed, with the command that installs it.
-    """
+    """Import what loading and searching do not need, or raise MissingExtraError with the command that installs it."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

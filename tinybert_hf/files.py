@@ -32,6 +32,13 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UnreadableError(f"{path} is no valid JSON: {error}") from error
+
+
 def write_manifest(folder: Path) -> None:
     """Write down what the files of a folder are, so that `find_damage` can tell whether they still are it."""
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name != MANIFEST]
@@ -93,10 +100,7 @@ def remove_folders(scratch: Path) -> None:
 
 @contextmanager
 def explained(folder: Path, remedy: str) -> Iterator[None]:
-    """Say in one line that something could not be written, and where that is why, that the disk is full.
-
-    Raises: UnreadableError: in place of what the libraries raise, each of its own kind.
-    """
+    """Say in an UnreadableError that something could not be written, and where that is why, that the disk is full."""
     try:
         yield
     except InputError:

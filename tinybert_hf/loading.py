@@ -12,10 +12,7 @@ from .errors import InputError, UnreadableError
 
 @contextmanager
 def loading(source: str | Path) -> Iterator[None]:
-    """Say in one line that a model does not load, and why.
-
-    Raises: UnreadableError: in place of whatever the libraries raise.
-    """
+    """Say in one line that a model does not load, and why: UnreadableError in place of whatever the libraries raise."""
     try:
         yield
     except InputError:
@@ -27,10 +24,7 @@ def loading(source: str | Path) -> Iterator[None]:
 
 
 def load_tokenizer(source: str | Path, vocab_size: int, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model with so many token embeddings.
-
-    Raises: UnreadableError: if it cannot be read, or the model lacks an embedding of one of its tokens.
-    """
+    """The tokenizer of a model with so many token embeddings; UnreadableError if one of its tokens has none."""
     with loading(source):
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
         highest = max([*tokenizer.get_vocab().values(), *tokenizer("")["input_ids"]], default=-1)

@@ -69,11 +69,7 @@ def sinusoidal_positions(num_positions: int, hidden_size: int) -> Tensor:
 def rotary_angles(position_ids: Tensor, head_size: int) -> Tensor:
     """The angles by which rotary positions turn pairs of a head's entries (Su et al. 2021, arXiv:2104.09864).
 
-    Args:
-        position_ids: (B or 1, T).
-        head_size: of one attention head, even.
-
-    Returns: (B or 1, 1, T, head_size), fp32; the second half repeats the first.
+    (B or 1, T) position ids -> (B or 1, 1, T, head_size), fp32; the second half repeats the first.
     """
     halves = torch.arange(0, head_size, 2, dtype=torch.float32, device=position_ids.device)
     frequencies = torch.exp(halves * (-math.log(10_000.0) / head_size))
@@ -123,9 +119,8 @@ class TinyBertEmbeddings(nn.Module):
     ) -> Tensor:
         if inputs_embeds is None:
             inputs_embeds = self.word_embeddings(input_ids)  # (B, T, H)
-        segments = self.token_type_embeddings.weight[0]
-        if token_type_ids is not None:
-            segments = self.token_type_embeddings(token_type_ids)
+        table = self.token_type_embeddings
+        segments = table.weight[0] if token_type_ids is None else table(token_type_ids)
         hidden_states = inputs_embeds * self.scale + segments
         if self.positions is not None:
             num_tokens = inputs_embeds.shape[1]
@@ -147,11 +142,8 @@ def eager_attention_forward(
 ) -> tuple[Tensor, Tensor]:
     """Attention written out, the one implementation that returns its weights.
 
-    Args:
-        query: (B, A, T, H / A), likewise `key` and `value`.
-        attention_mask: broadcasts to (B, A, T, T): True for a token and False for padding, or what is added to the scores.
-
-    Returns: the weighted values, (B, T, A, H / A), and the weights, (B, A, T, T).
+    (B, A, T, H / A) queries, keys and values -> weighted values, (B, T, A, H / A), and weights, (B, A, T, T). The mask
+    broadcasts to the weights: True for a token and False for padding, or what is added to the scores.
     """
     scores = torch.matmul(query * scaling, key.transpose(2, 3))  # (B, A, T, T)
     if attention_mask is not None:

@@ -1,7 +1,4 @@
-"""The encoder for ONNX Runtime: export in fp32 and int8, and a stand-in for the PyTorch model on CPUs.
-
-`pip install 'tinybert_hf[onnx]'` brings what this file imports.
-"""
+"""The encoder for ONNX Runtime: export in fp32 and int8, and a stand-in for the PyTorch model on CPUs."""
 
 import copy
 import os
@@ -61,13 +58,7 @@ def export_onnx(
     Their inputs are `input_ids` and `attention_mask`, (B, T) int64; their outputs `last_hidden_state` (B, T, H),
     `pooler_output` (B, H) and `sentence_embedding` (B, H), which has rows of length 1.
 
-    Args:
-        model: in evaluation mode.
-        tokenizer: the model's.
-        folder: holds the model's configuration.
-        texts: which the exported models are compared on with `model`.
-
-    Returns: for each file, the lowest cosine over `texts` between its embedding and the model's.
+    Returns: for each file, the lowest cosine over `texts` between its embedding and that of `model`, in evaluation mode.
 
     Raises: InputError: if that is below 0.999, with 8 bits 0.99.
     """
@@ -91,7 +82,6 @@ def export_onnx(
     program.save(folder / FP32_FILE)
     prepared = folder / "onnx" / "prepared.onnx"
     quant_pre_process(folder / FP32_FILE, prepared, skip_symbolic_shape=True)
-    is_bert = model.config.norm_position == "post"
     # Without VNNI, sums of two products of 8 bits overflow 16; weights of 7 bits, a scale for each column, do not.
     quantize_dynamic(
         prepared,
@@ -99,7 +89,7 @@ def export_onnx(
         weight_type=QuantType.QInt8,
         per_channel=True,
         reduce_range=True,
-        nodes_to_exclude=feed_forward_outputs(prepared, model.config) if is_bert else [],
+        nodes_to_exclude=feed_forward_outputs(prepared, model.config) if model.config.norm_position == "post" else [],
     )
     prepared.unlink()
 
@@ -140,10 +130,7 @@ class OnnxEncoder:
     training = False
 
     def __init__(self, folder: str | Path, file: str = INT8_FILE) -> None:
-        """Load `file` of a built folder with as many threads as PyTorch uses.
-
-        Raises: MissingFileError: if the folder was built without it.
-        """
+        """Load `file`, to run with as many threads as PyTorch; MissingFileError if it was not built."""
         path = Path(folder, file)
         if not path.is_file():
             raise MissingFileError(f"{folder} has no {file}; build it with: tinybert publish --onnx.")

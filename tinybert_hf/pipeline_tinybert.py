@@ -64,9 +64,8 @@ def check_top_k(top_k: Any) -> None:
 def check_truncate_dim(truncate_dim: int | None, width: int) -> None:
     """Raise ValueError where embeddings of this width have no such number of first dimensions."""
     if truncate_dim is not None and not 1 <= truncate_dim <= width:
-        raise ValueError(
-            f"truncate_dim must be from 1 to {width}, the width of the model's embeddings, got {truncate_dim}."
-        )
+        limits = f"from 1 to {width}, the width of the model's embeddings"
+        raise ValueError(f"truncate_dim must be {limits}, got {truncate_dim}.")
 
 
 def length_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
@@ -75,11 +74,8 @@ def length_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     The split minimises padded tokens plus a fixed cost for each batch, by dynamic programming. That cost is a twentieth
     of `max_tokens`, as measured on a CPU.
 
-    Args:
-        lengths: tokens of each text.
-        max_tokens: of a batch, padding included. A longer text is a batch of its own.
-
-    Returns: the positions of the texts, each in one batch, the longest texts first.
+    `max_tokens` of a batch include padding; a longer text is a batch of its own. Returns the positions of the texts,
+    each in one batch, the longest texts first.
 
     >>> length_batches([2, 9, 3, 8], max_tokens=48)
     [[1, 3], [2, 0]]
@@ -132,12 +128,10 @@ def encode(
 
     Args:
         model: a `TinyBertModel`. It is put in evaluation mode, and back if it was training.
-        tokenizer: the model's tokenizer.
         texts: N strings; what exceeds the context length is cut off.
         batch_tokens: tokens of one forward pass, padding included; None chooses by the model's device.
         truncate_dim: keep the first D dimensions, for models trained so (Kusupati et al. 2022, arXiv:2205.13147).
         normalize: make the rows' length 1 (after truncation), so that a dot product is the cosine similarity.
-        show_progress_bar: draw a bar on standard error.
 
     Returns: (N, H or D) fp32 on the CPU; `.numpy()` is the same memory as an array.
 
@@ -164,26 +158,20 @@ def encode_stream(
 ) -> Iterator[Tensor]:
     """`encode` for texts that do not fit in memory, or whose embeddings do not: window by window, in their order.
 
-    Args:
-        texts: any iterable of strings; no more than a window is read ahead.
-        window: texts that are held, tokenised and sorted by length at a time.
-        The other arguments are those of `encode`.
+    Of any iterable of strings no more than `window` texts are read ahead, tokenised and sorted by length at a time.
 
     Yields: (window, H or D) fp32 on the CPU; the last has the rows that are left.
-
     Raises, at the window concerned: as `encode`.
     """
     check_truncate_dim(truncate_dim, model.config.hidden_size)
-    if batch_tokens is None:
-        batch_tokens = default_batch_tokens(model)
+    batch_tokens = default_batch_tokens(model) if batch_tokens is None else batch_tokens
     for name, value in (("batch_tokens", batch_tokens), ("window", window)):
         if value < 1:
             raise ValueError(f"{name} must be 1 or more, got {value}.")
     if isinstance(texts, str):  # it would be read letter by letter
         check_texts(texts, "texts")
     total = len(texts) if isinstance(texts, Sized) else None
-    remaining = iter(texts)
-    first = 0
+    remaining, first = iter(texts), 0
     seconds = 0.1 if sys.stderr.isatty() else 30.0  # between two updates; a log would fill up with them
     with tqdm(total=total, unit="text", desc="Encoding", disable=not show_progress_bar, mininterval=seconds) as bar:
         while part := list(islice(remaining, window)):
@@ -264,18 +252,17 @@ class SemanticSearchPipeline(Pipeline):
 
     def _sanitize_parameters(self, truncate_dim: int | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
         if kwargs:
-            raise ValueError(
-                f"Unknown arguments {sorted(kwargs)}; a search takes query, chunks and top_k, and loading it truncate_dim."
-            )
+            known = "a search takes query, chunks and top_k, and loading it truncate_dim"
+            raise ValueError(f"Unknown arguments {sorted(kwargs)}; {known}.")
         return {}, {} if truncate_dim is None else {"truncate_dim": truncate_dim}, {}
 
     def preprocess(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        query, chunks, top_k = inputs["query"], inputs["chunks"], inputs["top_k"]
-        queries = check_queries(query)
+        chunks = inputs["chunks"]
+        queries = check_queries(inputs["query"])
         if chunks is None or (isinstance(chunks, Sequence) and not chunks):
             raise ValueError("There are no chunks to search. Pass chunks=[...], the texts to rank.")
         check_texts(chunks, "chunks")
-        check_top_k(top_k)
+        check_top_k(inputs["top_k"])
         return inputs | {"queries": queries}
 
     def _forward(self, model_inputs: dict[str, Any], **options: int) -> dict[str, Any]:
@@ -290,10 +277,7 @@ class SemanticSearchPipeline(Pipeline):
         chunks = model_outputs["chunks"]
         best = model_outputs["scores"].topk(min(model_outputs["top_k"], len(chunks)))
         rankings = [
-            [
-                {"index": index, "score": score, "text": chunks[index]}
-                for score, index in zip(scores, indices, strict=True)
-            ]
+            [{"index": i, "score": score, "text": chunks[i]} for score, i in zip(scores, indices, strict=True)]
             for scores, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
         return rankings[0] if isinstance(model_outputs["query"], str) else rankings

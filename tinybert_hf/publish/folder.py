@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,19 +17,18 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from .. import auto  # noqa: F401 - registers the models
 from ..configuration_tinybert import TinyBertConfig
 from ..errors import InputError, MissingFileError
-from ..files import explained, put_in_place, scratch_folder, sha256, write_json
+from ..files import explained, put_in_place, read_json, scratch_folder, sha256, write_json
 from ..loading import load_model, load_tokenizer
 from ..modeling_tinybert import BERT_NAMES, QKV, TinyBertForSequenceClassification, TinyBertModel
 from ..pipeline_tinybert import SemanticSearchPipeline
 from ..tokenization import save_tokenizer
-from .model_card import PASSAGES, QUERY, REVIEWS, Origin, is_signed, read_json, render_card, without_paths
+from .model_card import PASSAGES, QUERY, REVIEWS, Origin, is_signed, render_card, without_paths
 
 logger = logging.getLogger(__name__)
 
 ARCHITECTURES = {cls.__name__: cls for cls in (TinyBertModel, TinyBertForSequenceClassification)}
 RESULT_FILES = ("*_summary.json", "evaluation_*.json")
 POOLER_SCALE = 4096  # tanh(x / 4096) is x / 4096 to fp32; a power of two scales without rounding
-# Of tokenizer_config.json: neither what one call asked for nor what somebody added.
 BUILD_RECORD = ".build.json"  # file -> SHA-256 of what a build wrote; stays on this machine
 
 
@@ -46,13 +44,8 @@ def build_folder(model: Path, output_dir: Path, name: str, origin: Origin | None
 
     Returns: `output_dir`, absolute.
 
-    Raises:
-        InputError: if `output_dir` holds a file that no build wrote, or that was edited since; if `model` is no TinyBERT,
-            its weights are incomplete, or a summary cannot be read; if ONNX is asked for a classifier, or computes
-            something else.
-        MissingFileError: if `model` lacks its configuration, weights or tokenizer.
-        MissingExtraError: if ONNX is asked for without its extra.
-        UnreadableError: if `model` cannot be loaded.
+    Raises: InputError: if `output_dir` holds a file that no build wrote, or that was edited since; if `model` is no
+        TinyBERT, incomplete or damaged; if ONNX is asked for a classifier or without its extra, or computes another thing.
     """
     if onnx:
         from ..onnx import export_onnx
@@ -76,9 +69,8 @@ def build_folder(model: Path, output_dir: Path, name: str, origin: Origin | None
         if onnx:
             texts = [QUERY, *PASSAGES, *REVIEWS, " ".join(PASSAGES * 50)]  # the last one is cut off
             cosines = export_onnx(pipeline.model, pipeline.tokenizer, folder, texts)
-        results: dict[str, Any] = {
-            path.name: read_json(path) for pattern in RESULT_FILES for path in model.glob(pattern)
-        }
+        paths = [path for pattern in RESULT_FILES for path in model.glob(pattern)]
+        results = {path.name: read_json(path) for path in paths}
         made = {str(result.get("arguments", {}).get("output_dir")) for result in results.values()} | {str(model)}
         for file, result in results.items():
             write_json(folder / file, without_paths(result, made, name))
@@ -86,9 +78,8 @@ def build_folder(model: Path, output_dir: Path, name: str, origin: Origin | None
             logger.info("The README.md of %s is kept as it is; remove it to have a card written.", model)
             shutil.copyfile(model / "README.md", folder / "README.md")
         else:
-            render_card(folder, pipeline, name, (origin or Origin()).complete(model), cosines).save(
-                folder / "README.md"
-            )
+            card = render_card(folder, pipeline, name, (origin or Origin()).complete(model), cosines)
+            card.save(folder / "README.md")
     return output_dir
 
 
@@ -114,21 +105,17 @@ def replace_whole(output_dir: Path) -> Iterator[Path]:
         for path in folder.rglob("*.json"):
             content = read_json(path)
             if isinstance(content, dict) and "--" in json.dumps(content.get("auto_map")):
-                raise InputError(
-                    f"{path.name} names code of another repository ({content['auto_map']}): not published."
-                )
+                others = content["auto_map"]
+                raise InputError(f"{path.name} names code of another repository ({others}): not published.")
         hashes = {file: sha256(folder / file) for file in sorted(list_files(folder))}
-        (folder / BUILD_RECORD).write_text(json.dumps(hashes, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / BUILD_RECORD, hashes)
         if output_dir.exists():
             output_dir.rename(scratch / "old")
         put_in_place(folder, output_dir)
 
 
 def load_pipeline(folder: Path) -> Pipeline:
-    """Load model and tokenizer, for search or classification as the architecture in the configuration says.
-
-    Raises: as `build_folder`.
-    """
+    """Load model and tokenizer, for search or classification as the architecture in the configuration says."""
     for pattern in ("config.json", "*.safetensors", "tokenizer.json"):
         if not any(folder.glob(pattern)):
             checkpoints = ", ".join(sorted(path.name for path in folder.glob("checkpoint-*")))
@@ -141,8 +128,7 @@ def load_pipeline(folder: Path) -> Pipeline:
         raise InputError(f"{folder} holds a {architecture} model, none of {', '.join(ARCHITECTURES)}.")
     model = load_model(ARCHITECTURES[architecture], folder, folder)
     tokenizer = load_tokenizer(folder, model.config.vocab_size)
-    classifies = isinstance(model, TinyBertForSequenceClassification)
-    pipeline = TextClassificationPipeline if classifies else SemanticSearchPipeline
+    pipeline = SemanticSearchPipeline if isinstance(model, TinyBertModel) else TextClassificationPipeline
     return pipeline(model=model.eval(), tokenizer=tokenizer)
 
 

@@ -1,7 +1,6 @@
 """The model card: what was measured of a model, in the template model_card.md. No number comes from anywhere else."""
 
 import hashlib
-import json
 import logging
 import re
 import shlex
@@ -19,11 +18,9 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from ..configuration_tinybert import has_berts_form
 from ..data import FILE_READERS
 from ..errors import InputError
-from ..files import sha256
+from ..files import read_json, sha256
 
 logger = logging.getLogger(__name__)
-
-CARD_TEMPLATE = Path(__file__).with_name("model_card.md")
 
 SIGNATURE = "\n<!-- Written by tinybert publish, which replaces it while nobody edits it: {} -->\n"
 # The bundled start, by the SHA-256 of its weights.
@@ -84,8 +81,6 @@ def render_card(
     """The model card; its numbers are those of the folder's JSON files, and its first example is run here.
 
     `onnx_cosines` has the ONNX files of the folder with their lowest cosine to the PyTorch model.
-
-    Raises: InputError: if a summary or an evaluation lacks what the card prints of it.
     """
     classifies = isinstance(pipeline, TextClassificationPipeline)
     own_stage = "sentiment" if classifies else "retrieval"
@@ -113,7 +108,7 @@ def render_card(
         )
         card = ModelCard.from_template(
             metadata,
-            template_path=str(CARD_TEMPLATE),
+            template_path=str(Path(__file__).with_name("model_card.md")),
             title=title,
             name=name,
             classifies=classifies,
@@ -148,9 +143,7 @@ def sign(card: str) -> str:
 def without_paths(value: Any, made: set[str], name: str) -> Any:
     """What training or evaluation wrote, with the names of files and folders here in place of their paths.
 
-    Args:
-        made: folders that the runs wrote; they look like Hub ids.
-        name: of the published model, for the commands that measured it.
+    `made` are folders that the runs wrote, which look like Hub ids; `name` is put for the model in commands.
     """
     if isinstance(value, dict):
         kept = {key: item for key, item in value.items() if key in NO_PATHS or key.endswith(("column", "columns"))}
@@ -197,10 +190,3 @@ def is_hub_id(name: str | None, made_here: set[str]) -> bool:
         return False
     file = any(suffix in FILE_READERS for suffix in Path(name).suffixes)
     return bool(re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name)) and not file
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is no valid JSON: {error}") from error

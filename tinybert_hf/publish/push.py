@@ -16,9 +16,9 @@ from huggingface_hub.utils import httpx
 
 from ..configuration_tinybert import TinyBertConfig, has_berts_form
 from ..errors import InputError
-from ..files import sha256
+from ..files import read_json, sha256
 from .folder import RESULT_FILES, list_files
-from .model_card import is_signed, read_json
+from .model_card import is_signed
 from .space import BROWSER_MODEL, SPACE_SETTINGS
 from .verify import HubError, load_back
 
@@ -63,8 +63,6 @@ def push(
         revision: a branch, created where it does not exist, or `refs/pr/N`.
         overwrite_readme: replace a README.md on the Hub that somebody wrote or edited.
 
-    Returns: the address of the commit or pull request, and the commit.
-
     Raises:
         HubError: if the Hub refuses or fails, or does not give back the same model.
         InputError: if the name is taken by another kind of model, or public where private was asked.
@@ -96,12 +94,10 @@ def push(
             logger.info("A pull request with these files is there already: %s", url)
         else:
             stale = stale_files([sibling.rfilename for sibling in info.siblings or []], folder, files)
+            added = [CommitOperationAdd(file, folder / file) for file in files]
             done = api.create_commit(
                 repo_id,
-                [
-                    *(CommitOperationAdd(file, folder / file) for file in files),
-                    *(CommitOperationDelete(file, is_folder=False) for file in stale),
-                ],
+                [*added, *(CommitOperationDelete(file, is_folder=False) for file in stale)],
                 commit_message="Publish the model",
                 revision=revision,
                 create_pr=create_pr,
@@ -110,8 +106,7 @@ def push(
             url, commit = done.pr_url or done.commit_url, done.oid
             logger.info("Pushed %d files in one commit: %s", len(files), url)
             if stale:
-                deleted = ", ".join(stale)
-                logger.info("Deleted what was made from other weights: %s.", deleted)
+                logger.info("Deleted what was made from other weights: %s.", ", ".join(stale))
     load_back(folder, repo_id, commit, api.endpoint)
     logger.info("Loaded it back from the Hub in a fresh process: its outputs are those of the local folder.")
     return Pushed(url, commit)
@@ -120,11 +115,8 @@ def push(
 def push_space(folder: Path, space_id: str, repo_id: str, commit: str) -> str:
     """Put a page from `build_space` on the Hub as a static Space, in one commit, and return the Space's address.
 
-    As with `push`, only files that differ are sent, and the same call is safe after any fault.
-
-    Args:
-        space_id: OWNER/NAME; created where it does not exist.
-        repo_id, commit: the model that the page loads.
+    It loads the model `repo_id` at `commit`. As with `push`, only files that differ are sent, and the same call is safe
+    after any fault.
 
     Raises:
         HubError: if the Hub refuses or fails.

@@ -22,17 +22,13 @@ def build_space(output_dir: Path, space_id: str, model: Path, pushed_model: tupl
     """Write the page that a static Space shows: visitors search their own passages with the model.
 
     Args:
-        output_dir: replaced where it is the untouched result of an earlier build.
+        output_dir: as in `build_folder`.
         space_id: OWNER/NAME; the NAME becomes the title.
         model: the model's folder, from `build_folder`, with ONNX models.
         pushed_model: Hub id and commit that the page loads. None for a page to try here, which loads `model` and must be
             served from a folder above both.
 
     Returns: `output_dir`, absolute.
-
-    Raises:
-        InputError: if `output_dir` holds a file that no build wrote, or that was edited since.
-        MissingFileError: if `model` must be loaded from here and has no ONNX model.
     """
     output_dir = output_dir.expanduser().resolve()
     check_replaceable(output_dir)
@@ -48,14 +44,8 @@ def build_space(output_dir: Path, space_id: str, model: Path, pushed_model: tupl
         name, revision = model.name, "main"
         place = {"host": f"{above}/", "path": "{model}/", "link": f"{above}/{name}/"}
     prompts = read_prompts(str(model), None)
-    settings = {
-        "model": name,
-        "revision": revision,
-        **place,
-        "prompts": prompts,
-        "npm": NPM,
-        "version": TRANSFORMERS_JS,
-    }
+    libraries = {"npm": NPM, "version": TRANSFORMERS_JS}
+    settings = {"model": name, "revision": revision, **place, "prompts": prompts, **libraries}
     card = SpaceCardData(
         title=space_id.split("/")[-1],
         emoji="🔎",

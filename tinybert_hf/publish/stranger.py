@@ -36,14 +36,9 @@ def onnx_embedding(repo_id: str, revision: str, file: str, batch: dict[str, Tens
 
 
 def main(repo_id: str, revision: str, folder: str, auto_class: str, text: str, onnx_files: str) -> None:
-    """Exit with a message where the model on the Hub is not that of the folder.
+    """Exit with a message where the model on the Hub, loaded by `auto_class`, does not do with `text` as the folder's.
 
-    Args:
-        repo_id, revision: the model on the Hub.
-        folder: the local model.
-        auto_class: the class of transformers that loads both.
-        text: what both encode or classify.
-        onnx_files: JSON: ONNX file on the Hub -> lowest cosine that it may have to the PyTorch model.
+    `onnx_files` is JSON: ONNX file on the Hub -> lowest cosine that it may have to the PyTorch model.
     """
     _, expected = outputs(folder, "main", auto_class, text)
     batch, found = outputs(repo_id, revision, auto_class, text)

@@ -26,8 +26,7 @@ def load_back(folder: Path, repo_id: str, revision: str, endpoint: str) -> None:
 
     Where the folder has ONNX models, those on the Hub are run too.
 
-    Raises: HubError: if one does not load, an output differs by more than 1e-6, or an ONNX model's by more than the
-        export allows.
+    Raises: HubError: if an output differs by more than 1e-6, or an ONNX model's by more than the export allows.
     """
     encodes = TinyBertModel.__name__ in TinyBertConfig.get_config_dict(folder)[0]["architectures"]
     auto_class = "AutoModel" if encodes else "AutoModelForSequenceClassification"
