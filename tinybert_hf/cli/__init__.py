@@ -53,9 +53,6 @@ app.command(recipes.recipes, sort_key=8, usage="tinybert recipes [NAME]")
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command. What the user can mend ends it with one line and a status; a bug keeps its traceback.
 
-    Args:
-        argv: the command and its flags; None takes those of the process.
-
     The status is 2 where the command line itself is wrong, 130 after Ctrl-C, and otherwise 1.
     """
     try:
@@ -85,7 +82,6 @@ def fail(message: str, status: int) -> None:
 
 
 def usage_problem(error: CycloptsError) -> str:
-    """What is wrong with the command line."""
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         return f"Nothing is expected at {error.unused_tokens[0]!r}."
     if isinstance(error, MissingArgumentError) and error.argument:

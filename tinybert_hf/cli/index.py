@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cyclopts import App, Parameter
 
 from ..errors import InputError
-from .terminal import AnyText, hide_loading, log_progress, to_json
+from .terminal import AnyText, hide_loading, log_progress, print_hits
 
 if TYPE_CHECKING:
     from ..index import SearchIndex
@@ -34,12 +34,11 @@ class Address:
     token: str | None = None
     """For the server: user:password or an API key."""
 
-    def open(
-        self, model: str | None = None, revision: str | None = None, truncate_dim: int | None = None
-    ) -> "SearchIndex":
+    def open(self, **model: Any) -> "SearchIndex":
+        hide_loading()
         from ..index import SearchIndex
 
-        return SearchIndex(self.index, model, revision, self.token, truncate_dim)
+        return SearchIndex(self.index, token=self.token, **model)
 
 
 @Parameter(name="*")
@@ -64,14 +63,8 @@ class Records:
     def read(self) -> Any:
         from ..index.records import read_records
 
-        return read_records(
-            self.data,
-            self.text_column,
-            self.id_column,
-            self.metadata_columns or (),
-            config=self.data_config,
-            split=self.data_split,
-        )
+        columns = self.text_column, self.id_column, self.metadata_columns or ()
+        return read_records(self.data, *columns, self.data_config, self.data_split)
 
 
 @app.command(sort_key=1)
@@ -87,9 +80,8 @@ def build(
         revision: Branch, tag or commit of a Hub model.
         truncate_dim: Keep so many dimensions of the embeddings. Without it, all are kept.
     """
-    hide_loading()
     log_progress()
-    fill(address.open(model, revision, truncate_dim), records, upsert=False)
+    fill(address.open(model=model, revision=revision, truncate_dim=truncate_dim), records, upsert=False)
 
 
 @app.command(sort_key=2)
@@ -101,7 +93,6 @@ def add(*, address: Address, records: Records, upsert: bool = False) -> None:
     Args:
         upsert: Replace what is stored under the same ids.
     """
-    hide_loading()
     log_progress()
     index = address.open()
     if index.identity is None:
@@ -142,13 +133,8 @@ def search(
         json: Print a JSON list of {id, score, text, ...}.
     """
     conditions = parse_conditions(filter)
-    hide_loading()
     results = address.open().search(query, top_k, conditions, mode)
-    if json:
-        print(to_json(results))
-        return
-    for rank, result in enumerate(results, start=1):
-        print(f"{rank:3d}. {result['score']:.3f}  {result['id']}: {result['text']}")
+    print_hits(results, json)
 
 
 def parse_conditions(filter: str | None) -> dict[str, Any] | None:
@@ -170,6 +156,5 @@ def info(*, address: Address) -> None:
 
     tinybert index info --index packages.index
     """
-    hide_loading()
     for name, value in address.open().info().items():
         print(f"{name:14} {value}")

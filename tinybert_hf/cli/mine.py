@@ -63,7 +63,6 @@ def mine(
 
 
 def summary(mined: "Negatives", ranking: str, output_file: Path) -> str:
-    """What mining did, and the flags to train with it."""
     rows, num_negatives = mined.columns.shape
     filtered = mined.num_filtered.float()
     lines = [

@@ -94,7 +94,6 @@ def publish(
 
 
 def check_repo_id(flag: str, name: str | None) -> None:
-    """Raises: InputError: if it is not OWNER/NAME."""
     if name is None:
         return
     from huggingface_hub.utils import HFValidationError, validate_repo_id

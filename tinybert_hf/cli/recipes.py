@@ -35,10 +35,7 @@ def list_recipes(stage: str) -> list[Path]:
 
 
 def find_recipe(stage: str, recipe: str) -> Path:
-    """The file of a recipe that is named, or given as a path that ends in .yaml or .yml.
-
-    Raises: MissingFileError: if there is none.
-    """
+    """The file of a recipe that is named, or given as a path that ends in .yaml or .yml."""
     if recipe.endswith((".yaml", ".yml")):
         path = Path(recipe).expanduser()
         if not path.is_file():
@@ -54,10 +51,7 @@ def find_recipe(stage: str, recipe: str) -> Path:
 
 
 def read_recipe(path: Path, known: Iterable[str]) -> dict[str, list[str]]:
-    """The values of a recipe as the command line has them: name of a flag -> its words.
-
-    Raises: InputError: if it is no YAML mapping, or has a name that is no flag or a name without a value.
-    """
+    """The values of a recipe as the command line has them: name of a flag -> its words."""
     import yaml
 
     try:

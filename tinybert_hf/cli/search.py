@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from ..errors import InputError, UnreadableError
-from .terminal import AnyText, hide_loading, to_json
+from .terminal import AnyText, hide_loading, print_hits
 
 
 def search(*, model: str, query: AnyText, chunks: AnyText, top_k: int = 3, json: bool = False) -> None:
@@ -31,18 +31,11 @@ def search(*, model: str, query: AnyText, chunks: AnyText, top_k: int = 3, json:
         results = pipeline(query, texts, top_k)
     except ValueError as error:  # of its checks: it travels with models, and knows no InputError
         raise InputError(str(error)) from error
-    if json:
-        print(to_json(results))
-        return
-    for rank, result in enumerate(results, start=1):
-        print(f"{rank:3d}. {result['score']:.3f}  {result['text']}")
+    print_hits(results, json)
 
 
 def read_chunks(path: str) -> list[str]:
-    """The lines of a file or of standard input (`-`) that are not blank.
-
-    Raises: UnreadableError: if it is no text.
-    """
+    """The lines of a file or of standard input (`-`) that are not blank."""
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

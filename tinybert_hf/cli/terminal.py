@@ -1,8 +1,9 @@
 """What the commands share: how help looks, the log, and JSON."""
 
-import json
+import json as json_
 import logging
 import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from cyclopts import App, ArgumentCollection, Parameter
@@ -23,15 +24,13 @@ class HelpFormatter:
     """Help as plain text: a heading for each group of flags, and descriptions beside the names."""
 
     def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
-        """Print one group."""
         if not panel.entries:
             return
         console.print(Text(str(panel.title), style="bold"))
         width = max(min(console.width, WIDEST) - NAMES, 20)
         for entry in panel.entries:
             # With the type of their value, which cyclopts 4 (for Python 3.10) does not tell.
-            labels = getattr(entry, "display_labels_with_metavar", entry.all_options)
-            names = "  " + " ".join(labels)
+            names = "  " + " ".join(getattr(entry, "display_labels_with_metavar", entry.all_options))
             lines = textwrap.wrap(describe(entry), width, break_long_words=False, break_on_hyphens=False) or [""]
             if len(names) > NAMES - 2:
                 lines.insert(0, "")
@@ -93,9 +92,19 @@ def hide_loading() -> None:
     disable_progress_bar()
 
 
+def print_hits(hits: Sequence[Mapping[str, Any]], json: bool) -> None:
+    """Print the results of a search: a list for people, or JSON."""
+    if json:
+        print(to_json(hits))
+        return
+    for rank, hit in enumerate(hits, start=1):
+        name = f"{hit['id']}: " if "id" in hit else ""
+        print(f"{rank:3d}. {hit['score']:.3f}  {name}{hit['text']}")
+
+
 def to_json(value: Any, indent: int | None = None) -> str:
     """Raises: InputError: if a number is not finite, for which JSON has no word."""
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+        return json_.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
     except ValueError as error:
         raise InputError("A result is not a number. The model's weights must be damaged.") from error

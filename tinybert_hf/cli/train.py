@@ -1,6 +1,5 @@
 """tinybert train: the two stages of training."""
 
-import os
 from typing import Annotated
 
 from cyclopts import App, ArgumentCollection, Parameter, Token
@@ -21,21 +20,11 @@ def apply_recipe(app: App, commands: tuple[str, ...], arguments: ArgumentCollect
     path = find_recipe(commands[-1], recipe[0].value)
     for name, values in read_recipe(path, flags).items():
         flag = flags[name]
-        _, takes_several = flag.token_count()
-        if len(values) > 1 and not takes_several:
+        if len(values) > 1 and not flag.token_count()[1]:
             raise InputError(f"{path}: {name} takes one value, got {', '.join(values)}.")
         if not flag.has_tokens:
             for index, value in enumerate(values):
                 flag.append(Token(keyword=f"--{name}", value=value, source=str(path), index=index))
-
-
-def let_threads_sleep() -> None:
-    """Have torch's threads sleep while they wait for each other, unless the user chose otherwise.
-
-    By default they wait busily, and so take the processor from the very threads that they wait for as soon as another
-    program needs a core. It must be set before torch is imported.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 app = App(

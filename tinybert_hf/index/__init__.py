@@ -9,11 +9,11 @@ index.search("undo a commit", top_k=3, filter={"section": ["vcs", "devel"]})
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args, overload
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from tqdm import tqdm
@@ -38,7 +38,7 @@ from ..progress import progress_bar
 from ..ranking import FUSED, fuse_scores
 from .folder import FolderStore
 from .milvus import MilvusStore
-from .records import Hit, NewRecord, Record, Store, as_field, parse_filter, parse_record, text_of_id, unit_rows
+from .records import Hit, NewRecord, as_field, parse_filter, parse_record, text_of_id, unit_rows
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 # Records that are encoded and acknowledged together: what a killed build loses at most. The small encoder needs seconds
@@ -65,12 +65,7 @@ class Identity(NamedTuple):
 
 
 def model_identity(model: str | Path, revision: str | None, truncate_dim: int | None) -> Identity:
-    """Name, commit (of the Hub), SHA-256 of the weights (and of the prompts, if there are any), and the embeddings' width.
-
-    Raises:
-        UnreadableError: if there is no such model.
-        InputError: if `truncate_dim` does not fit it.
-    """
+    """Name, commit (of the Hub), SHA-256 of the weights (and of the prompts, if there are any), and the embeddings' width."""
     with loading(model):
         config: Any = load_config(str(model), revision)
         files = weight_files(str(model), revision)
@@ -79,16 +74,16 @@ def model_identity(model: str | Path, revision: str | None, truncate_dim: int | 
         check_truncate_dim(truncate_dim, config.hidden_size)
     except ValueError as error:
         raise InputError(f"{model}: {error}") from error
-    digests = [sha256(file) for file in files] + (
-        [json.dumps(prompts, sort_keys=True)] if any(prompts.values()) else []
-    )
+    digests = [sha256(file) for file in files]
+    if any(prompts.values()):
+        digests.append(json.dumps(prompts, sort_keys=True))
     weights = digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
     dimension = truncate_dim or config.hidden_size
     return Identity(str(model), getattr(config, "_commit_hash", None), weights, dimension)
 
 
 def weight_files(model: str, revision: str | None) -> list[str]:
-    """The files that transformers reads the weights from. Raises OSError where there is none."""
+    """The files that transformers reads the weights from."""
     for name in WEIGHTS:
         if file := cached_file(model, name, revision=revision, _raise_exceptions_for_missing_entries=False):
             in_parts = name.endswith(".index.json")
@@ -96,13 +91,8 @@ def weight_files(model: str, revision: str | None) -> list[str]:
     raise OSError(f"it has no {WEIGHTS[0]}.")
 
 
-def open_store(address: str, token: str | None) -> Store:
-    """The store that an address names.
-
-    Raises:
-        InputError: if the address or the token does not fit.
-        UnreadableError: if what is there is damaged, is no index, or does not answer.
-    """
+def open_store(address: str, token: str | None) -> FolderStore | MilvusStore:
+    """The store that an address names."""
     if address.startswith(("http://", "https://")):
         return MilvusStore(address, token)
     if "://" in address:
@@ -191,8 +181,6 @@ class SearchIndex:
         stored = self.store.info() if self.store.description() else {}
         return {"address": self.address, "records": len(self), **identity, "fields": self.store.fields(), **stored}
 
-    # ---- Writing ----
-
     def add(self, records: Iterable[str | Mapping[str, Any]], show_progress_bar: bool = False) -> Added:
         """Store the records whose ids are new. Run again after an interruption, it goes on where it was stopped.
 
@@ -208,11 +196,10 @@ class SearchIndex:
         """Remove the records with these ids; the number of those that were there."""
         if isinstance(ids, str):
             raise TypeError("ids must be a list of ids, got a string. For one pass [id].")
-        names = list(dict.fromkeys(text_of_id(name, "ids") for name in ids))
+        names = iter(dict.fromkeys(text_of_id(name, "ids") for name in ids))
         removed = 0
-        for start in range(0, len(names), BATCH):
-            there = list(self.store.texts(names[start : start + BATCH]))
-            if there:
+        while batch := list(islice(names, BATCH)):
+            if there := list(self.store.texts(batch)):
                 self.store.delete(there)
                 removed += len(there)
         return removed
@@ -231,8 +218,7 @@ class SearchIndex:
                     self._new_records(batch, replace)
                 written += stored
                 present += len(batch) - stored
-                encoded = sum(record.embedding is None for record in new)
-                bar.update(len(batch) - encoded)  # encoding has counted the others
+                bar.update(len(batch) - sum(record.embedding is None for record in new))  # encoding has counted these
         if self.store.description() is not None:
             self.store.optimize()
         return Added(written, present)
@@ -261,57 +247,33 @@ class SearchIndex:
                 self._check_model(given)
         known = self.store.fields()
         fields = dict(known)
-        for record in records:
+        rows = []
+        for record, embedding in zip(records, embeddings, strict=True):
+            rows.append({"id": record.id, "text": record.text, "embedding": embedding})
             for name, value in record.metadata.items():
                 kind = fields.setdefault(name, type(value).__name__)
-                record.metadata[name] = as_field(value, kind, f"{name} of the record {record.id!r}")
+                rows[-1][name] = as_field(value, kind, f"{name} of the record {record.id!r}")
         if len(fields) > len(known):
             self.store.add_fields({name: kind for name, kind in fields.items() if name not in known})
-        rows = zip(records, embeddings, strict=True)
-        return self.store.write([Record(record.id, record.text, row, record.metadata) for record, row in rows], replace)
+        return self.store.write(rows, replace)
 
     def _embed(self, records: Sequence[NewRecord], bar: tqdm) -> np.ndarray:
         """(records, dimension) fp32, rows of length 1: those given, and the others encoded."""
-        texts = [record.text for record in records if record.embedding is None]
-        encoded = iter(self._encode(texts, bar) if texts else ())
+        width = self.identity.dimension if self.identity else None
+        encoded: Iterator[np.ndarray] = iter(())
+        if texts := [record.text for record in records if record.embedding is None]:
+            model, tokenizer = with_kernels(self.pipeline.model), self.pipeline.tokenizer
+            texts = with_prompt(model.config, "document", texts)
+            vectors = embed_window(model, tokenizer, texts, default_batch_tokens(model), bar)
+            encoded = iter(vectors[:, :width].cpu().numpy())
         rows = [next(encoded) if record.embedding is None else record.embedding for record in records]
-        width = self.identity.dimension if self.identity else len(rows[0])
+        width = width or len(rows[0])
         for record, row in zip(records, rows, strict=True):
             if len(row) != width:
                 raise InputError(
                     f"The embedding of the record {record.id!r} has {len(row)} dimensions; {self.address} has {width}."
                 )
         return unit_rows(np.stack(rows), [f"the record {record.id!r}" for record in records])
-
-    def _encode(self, texts: list[str], bar: tqdm) -> np.ndarray:
-        """(texts, dimension) fp32, not scaled to length 1 yet. The bar counts the texts as they are done."""
-        model, tokenizer = with_kernels(self.pipeline.model), self.pipeline.tokenizer
-        assert self.identity is not None  # the pipeline has checked it
-        texts = with_prompt(model.config, "document", texts)
-        rows = embed_window(model, tokenizer, texts, default_batch_tokens(model), bar)
-        return rows[:, : self.identity.dimension].cpu().numpy()
-
-    # ---- Searching ----
-
-    @overload
-    def search(  # type: ignore[overload-overlap] # a string is a sequence of strings too
-        self,
-        queries: str,
-        top_k: int = 3,
-        filter: Mapping[str, Any] | None = None,
-        mode: Mode = "dense",
-        embeddings: np.ndarray | None = None,
-    ) -> list[Hit]: ...
-
-    @overload
-    def search(
-        self,
-        queries: Sequence[str] | None,
-        top_k: int = 3,
-        filter: Mapping[str, Any] | None = None,
-        mode: Mode = "dense",
-        embeddings: np.ndarray | None = None,
-    ) -> list[list[Hit]]: ...
 
     def search(
         self,
@@ -320,7 +282,7 @@ class SearchIndex:
         filter: Mapping[str, Any] | None = None,
         mode: Mode = "dense",
         embeddings: np.ndarray | None = None,
-    ) -> list[Hit] | list[list[Hit]]:
+    ) -> list[Any]:
         """The `top_k` best records for each query.
 
         Args:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from ..errors import UnreadableError
 from ..extras import import_extra
 from ..files import LOCK
-from .records import BUILT_IN, COLLECTION, METADATA_KEY, Filter, Hit, Record, as_hit
+from .records import BUILT_IN, COLLECTION, METADATA_KEY, Filter, Hit, as_hit
 
 import_engine = partial(import_extra, extra="index", purpose="an index in a folder")
 
@@ -26,6 +26,9 @@ class BusyError(UnreadableError, BlockingIOError):
 
 class FolderStore:
     """A LanceDB table in a folder: files that any number of processes may read and write.
+
+    A store, this or `MilvusStore`, keeps records and finds them by vector and by word. It knows nothing of models. Where
+    its engine fails, it raises an UnreadableError, which names the address and says what to do.
 
     Every write makes a new version of the table and commits it with one file. A process that is killed leaves the
     version before. Writers take turns by a lock, which the system frees when they are killed; readers need none.
@@ -96,28 +99,21 @@ class FolderStore:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """One writer at a time."""
         with self._errors():
             self.path.mkdir(parents=True, exist_ok=True)
             with FileLock(self.path / LOCK, timeout=self.lock_seconds):
                 yield
 
     def description(self) -> dict[str, Any] | None:
-        if self._table is None:
-            return None
-        return json.loads(self._table.schema.metadata[METADATA_KEY.encode()])
+        """What `create` was given; None where there is no index yet."""
+        return None if self._table is None else json.loads(self._table.schema.metadata[METADATA_KEY.encode()])
 
     def create(self, description: dict[str, Any]) -> None:
         import pyarrow as pa
 
-        schema = pa.schema(
-            [
-                pa.field("id", pa.string(), nullable=False),
-                pa.field("text", pa.string(), nullable=False),
-                pa.field("embedding", pa.list_(pa.float32(), description["dimension"]), nullable=False),
-            ],
-            metadata={METADATA_KEY: json.dumps(description)},
-        )
+        kinds = {"id": pa.string(), "text": pa.string(), "embedding": pa.list_(pa.float32(), description["dimension"])}
+        columns = [pa.field(name, kind, nullable=False) for name, kind in kinds.items()]
+        schema = pa.schema(columns, metadata={METADATA_KEY: json.dumps(description)})
         with self._writing():
             if any((self.path / f"{COLLECTION}.lance" / "_versions").glob("*")):  # another process was faster
                 self._table = self._connect().open_table(COLLECTION)
@@ -126,6 +122,7 @@ class FolderStore:
             self._table.create_index("text", config=self._indexes.FTS(base_tokenizer="icu/split"))
 
     def fields(self) -> dict[str, str]:
+        """Metadata fields and the names of their types."""
         if self._table is None:
             return {}
         names = {"string": "str", "int64": "int", "double": "float", "bool": "bool"}
@@ -147,6 +144,7 @@ class FolderStore:
             return self._table.count_rows()
 
     def texts(self, ids: Sequence[str]) -> dict[str, str]:
+        """The texts stored under those of the ids that are stored."""
         if self._table is None or not ids:
             return {}
         with self._errors():
@@ -154,22 +152,17 @@ class FolderStore:
             found = rows.limit(None).to_arrow()
         return dict(zip(found["id"].to_pylist(), found["text"].to_pylist(), strict=True))
 
-    def write(self, records: Sequence[Record], replace: bool) -> int:
+    def write(self, rows: Sequence[dict[str, Any]], replace: bool) -> int:
+        """All of the rows or none, and how many; they are on disk when this returns.
+
+        Without `replace`, those whose ids another process has stored in the meantime are left out.
+        """
         import pyarrow as pa
 
-        schema = self._table.schema
-        vectors = np.stack([record.embedding for record in records]).astype(np.float32, copy=False)
-        columns: dict[str, Any] = {
-            name: pa.array([record.metadata.get(name) for record in records], schema.field(name).type)
-            for name in self.fields()
-        }
-        columns["id"] = pa.array([record.id for record in records])
-        columns["text"] = pa.array([record.text for record in records])
-        columns["embedding"] = pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1])
-        rows = pa.table([columns[name] for name in schema.names], schema=schema)
+        table = pa.Table.from_pylist(rows, schema=self._table.schema)
         merge = self._table.merge_insert("id").when_not_matched_insert_all()
         with self._writing():
-            done = (merge.when_matched_update_all() if replace else merge).execute(rows)
+            done = (merge.when_matched_update_all() if replace else merge).execute(table)
         return done.num_inserted_rows + done.num_updated_rows
 
     def delete(self, ids: Sequence[str]) -> None:
@@ -183,14 +176,11 @@ class FolderStore:
             if "text" not in indexed:  # killed between making the table and its index
                 self._table.create_index("text", config=self._indexes.FTS(base_tokenizer="icu/split"))
             if self._table.count_rows() >= self.ann_threshold and "embedding" not in indexed:
-                self._table.create_index("embedding", config=self.ann or self._rabitq())
+                quantized = self._indexes.IvfRq(distance_type="dot", num_bits=4)
+                if self._table.schema.field("embedding").type.list_size % 8:  # LanceDB's RaBitQ takes no other width
+                    quantized = self._indexes.IvfSq(distance_type="dot")
+                self._table.create_index("embedding", config=self.ann or quantized)
             self._table.optimize(cleanup_older_than=self.keep_versions)
-
-    def _rabitq(self) -> Any:
-        width = self._table.schema.field("embedding").type.list_size
-        if width % 8:  # LanceDB's RaBitQ takes no other width
-            return self._indexes.IvfSq(distance_type="dot")
-        return self._indexes.IvfRq(distance_type="dot", num_bits=4)
 
     def dense(self, embeddings: np.ndarray, top_k: int, conditions: Filter) -> list[list[Hit]]:
         fields = self.fields()
@@ -215,20 +205,18 @@ class FolderStore:
         return hits
 
     def _rows(self, query: Any, top_k: int, conditions: Filter, columns: Sequence[str]) -> list[dict[str, Any]]:
-        """The best rows: their ids, texts and these columns."""
         if conditions:
             query = query.where(_sql(conditions), prefilter=True)
-        query = query.select(["id", "text", *columns])
-        return query.limit(max(1, min(top_k, self.count()))).to_arrow().to_pylist()
+        limit = max(1, min(top_k, self.count()))
+        return query.select(["id", "text", *columns]).limit(limit).to_arrow().to_pylist()
 
     def info(self) -> dict[str, Any]:
         with self._errors():
             indexes = {index.columns[0]: index for index in self._table.list_indices()}
         ann = indexes.get("embedding")
-        vector_index = f"{ann.index_type}, {ann.num_unindexed_rows:,} rows outside" if ann else "none: exact"
         return {
             "store": f"folder (LanceDB {self._lancedb.__version__})",
-            "vector_index": vector_index,
+            "vector_index": f"{ann.index_type}, {ann.num_unindexed_rows:,} rows outside" if ann else "none: exact",
             "bm25": "text" in indexes,
             "bytes": sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file()),
         }
@@ -236,13 +224,11 @@ class FolderStore:
 
 def _sql(conditions: Filter) -> str:
     """A filter in LanceDB's SQL. Names are checked where a field is made; they stand in backticks for their case."""
-    parts = []
-    for field, operator, value in conditions:
-        if operator == "in":
-            parts.append(f"`{field}` IN ({', '.join(map(_sql_literal, value))})")
-        else:
-            parts.append(f"`{field}` {operator} {_sql_literal(value)}")
-    return " AND ".join(parts)
+    return " AND ".join(
+        f"`{field}` {operator} "
+        + (f"({', '.join(map(_sql_literal, value))})" if operator == "in" else _sql_literal(value))
+        for field, operator, value in conditions
+    )
 
 
 def _sql_literal(value: Any) -> str:

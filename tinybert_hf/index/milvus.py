@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import InputError, UnreadableError
 from ..extras import import_extra
-from .records import BUILT_IN, COLLECTION, METADATA_KEY, Filter, Hit, Record, as_hit
+from .records import BUILT_IN, COLLECTION, METADATA_KEY, Filter, Hit, as_hit
 
 
 class ServerError(UnreadableError, ConnectionError):
@@ -20,11 +20,7 @@ class ServerError(UnreadableError, ConnectionError):
 
 
 class MilvusStore:
-    """A collection of a Milvus server or cluster.
-
-    Its address is `http(s)://HOST:PORT/COLLECTION?shards=S&replicas=R`. Left out, the collection is `passages`, and shards
-    and replicas are 1. These two matter only when the collection is made.
-    """
+    """A collection of a Milvus server or cluster. `shards` and `replicas` matter only when the collection is made."""
 
     ann_threshold = 20_000  # as a folder's (docs/decisions.md, D48)
     timeout = 60.0  # seconds for one answer; building an index takes as long as it takes
@@ -32,13 +28,11 @@ class MilvusStore:
     max_text_bytes, max_id_bytes = 65_535, 512  # Milvus' own limits
 
     def __init__(self, address: str, token: str | None) -> None:
-        pymilvus = import_extra("pymilvus", "milvus", "an index on a Milvus server")
+        self._milvus = import_extra("pymilvus", "milvus", "an index on a Milvus server")
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs every error that it raises
-        self._milvus = pymilvus
         # The index of large collections, and how far a search in it goes (docs/decisions.md, D50). Only benchmarks set
         # `effort` to something else.
-        self.ann_type, self.ann = "HNSW", {"M": 32, "efConstruction": 200}
-        self.effort = {"ef": 128}
+        self.ann_type, self.ann, self.effort = "HNSW", {"M": 32, "efConstruction": 200}, {"ef": 128}
         parts = urlsplit(address)
         self.collection = parts.path.strip("/") or COLLECTION
         if not re.fullmatch(r"[A-Za-z_]\w{0,254}", self.collection, flags=re.ASCII):
@@ -48,10 +42,9 @@ class MilvusStore:
             if name not in self.options or not values[-1].isdecimal() or int(values[-1]) < 1:
                 raise InputError(f"{address}: after the ? may stand shards=NUMBER and replicas=NUMBER.")
             self.options[name] = int(values[-1])
-        host = parts.netloc if parts.port else f"{parts.netloc}:19530"
-        self.uri = f"{parts.scheme}://{host}"
+        self.uri = f"{parts.scheme}://{parts.netloc}{'' if parts.port else ':19530'}"
         with self._errors():
-            self.client = pymilvus.MilvusClient(uri=self.uri, token=token or "", timeout=10)
+            self.client = self._milvus.MilvusClient(uri=self.uri, token=token or "", timeout=10)
             self.version = self.client.get_server_version()
             self._properties: dict[str, Any] | None = None
             self._has_bm25 = False
@@ -86,21 +79,15 @@ class MilvusStore:
     def create(self, description: dict[str, Any]) -> None:
         types = self._milvus.DataType
         schema = self.client.create_schema(auto_id=False, enable_dynamic_field=True)
-        self._has_bm25 = self._server_has_bm25()
+        version = re.search(r"(\d+)\.(\d+)", self.version)  # `v2.3.5-lite` and `milvus_lite-3.2.2` are versions too
+        self._has_bm25 = version is not None and (int(version[1]), int(version[2])) >= (2, 5)
         schema.add_field("id", types.VARCHAR, max_length=self.max_id_bytes, is_primary=True)
         analyzer = {"enable_analyzer": True} if self._has_bm25 else {}
         schema.add_field("text", types.VARCHAR, max_length=self.max_text_bytes, **analyzer)
         schema.add_field("embedding", types.FLOAT_VECTOR, dim=description["dimension"])
         if self._has_bm25:
             schema.add_field("bm25", types.SPARSE_FLOAT_VECTOR)
-            schema.add_function(
-                self._milvus.Function(
-                    name="bm25",
-                    function_type=self._milvus.FunctionType.BM25,
-                    input_field_names=["text"],
-                    output_field_names=["bm25"],
-                )
-            )
+            schema.add_function(self._milvus.Function("bm25", self._milvus.FunctionType.BM25, ["text"], ["bm25"]))
         properties = {"description": description, "fields": {}}
         with self._errors():
             self.client.create_collection(
@@ -126,11 +113,6 @@ class MilvusStore:
                 self.client.create_index(self.collection, indexes)
         if "NotLoad" in str(self.client.get_load_state(self.collection)["state"]):
             self.client.load_collection(self.collection, replica_number=self.options["replicas"])
-
-    def _server_has_bm25(self) -> bool:
-        """Since 2.5. `v2.3.5-lite` and `milvus_lite-3.2.2` are versions too."""
-        found = re.search(r"(\d+)\.(\d+)", self.version)
-        return found is not None and (int(found[1]), int(found[2])) >= (2, 5)
 
     def fields(self) -> dict[str, str]:
         return self._properties["fields"] if self._properties else {}
@@ -165,27 +147,25 @@ class MilvusStore:
             )
         return {row["id"]: row["text"] for row in rows}
 
-    def write(self, records: Sequence[Record], replace: bool) -> int:
-        for record in records:
+    def write(self, rows: Sequence[dict[str, Any]], replace: bool) -> int:
+        for row in rows:
             for name, limit in (("id", self.max_id_bytes), ("text", self.max_text_bytes)):
-                size = len(getattr(record, name).encode())
+                size = len(row[name].encode())
                 if size > limit:
                     raise InputError(
-                        f"The {name} of the record {record.id[:60]!r} has {size:,} bytes; Milvus stores {limit:,} at "
+                        f"The {name} of the record {row['id'][:60]!r} has {size:,} bytes; Milvus stores {limit:,} at "
                         "most. Split the text into passages, or use a folder."
                     )
-        rows, size = [], 0
+        part, size = [], 0
         send = self.client.upsert if replace else self.client.insert
         with self._errors():
-            for record in records:
-                rows.append({**record.metadata, "id": record.id, "text": record.text, "embedding": record.embedding})
-                size += record.embedding.nbytes + len(record.text.encode())
-                if size >= self.max_bytes:
-                    send(self.collection, rows, timeout=self.timeout)
-                    rows, size = [], 0
-            if rows:
-                send(self.collection, rows, timeout=self.timeout)
-        return len(records)
+            for row in rows:
+                part.append(row)
+                size += row["embedding"].nbytes + len(row["text"].encode())
+                if size >= self.max_bytes or row is rows[-1]:
+                    send(self.collection, part, timeout=self.timeout)
+                    part, size = [], 0
+        return len(rows)
 
     def delete(self, ids: Sequence[str]) -> None:
         with self._errors():
@@ -206,8 +186,7 @@ class MilvusStore:
             return self.client.describe_index(self.collection, "embedding")["index_type"]
 
     def dense(self, embeddings: np.ndarray, top_k: int, conditions: Filter) -> list[list[Hit]]:
-        effort = {name: max(value, top_k) for name, value in self.effort.items()}
-        search = {"metric_type": "IP", "params": effort}
+        search = {"metric_type": "IP", "params": {name: max(value, top_k) for name, value in self.effort.items()}}
         return self._search(list(embeddings), "embedding", search, top_k, conditions)
 
     def bm25(self, queries: Sequence[str], top_k: int, conditions: Filter) -> list[list[Hit]]:

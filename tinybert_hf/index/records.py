@@ -1,16 +1,11 @@
-"""Records of an index: how they are read and checked, and what a store of them must do.
-
-A store is a folder or a server. It keeps records and finds them by vector and by word, with the means of its engine. It
-knows nothing of models. Where the engine fails, the store raises an UnreadableError, which names the address and says
-what to do.
-"""
+"""Records of an index: how they are read and checked."""
 
 import hashlib
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
 
 import numpy as np
 
@@ -25,9 +20,7 @@ logger = logging.getLogger(__name__)
 COLLECTION = "passages"  # the table of a folder, and a server's collection where the address names none
 METADATA_KEY = "tinybert_hf"  # what the description is stored under
 BUILT_IN = ("id", "text", "embedding")  # fields that every record has
-RESERVED = {*BUILT_IN, "score"}  # names that metadata cannot have
-# What a metadata field can hold, by the name that is stored with the index.
-FIELD_TYPES = ("str", "int", "float", "bool")
+FIELD_TYPES = ("str", "int", "float", "bool")  # of metadata; these names are stored with the index
 OPERATORS = ("<", "<=", ">", ">=")
 
 Filter = Sequence[tuple[str, str, Any]]  # (field, "in" or one of OPERATORS, value); all must hold
@@ -46,15 +39,6 @@ class NewRecord(NamedTuple):
     embedding: np.ndarray | None
 
 
-class Record(NamedTuple):
-    """A record as it is stored; `embedding` has length 1."""
-
-    id: str
-    text: str
-    embedding: np.ndarray
-    metadata: dict[str, Any]
-
-
 class Hit(TypedDict):
     """One result of a search. The record's metadata stands beside these keys, under its own names."""
 
@@ -63,50 +47,10 @@ class Hit(TypedDict):
     text: str
 
 
-class Store(Protocol):
-    """Where records are. Rows of `embeddings` are queries of length 1; hits come best first."""
-
-    def description(self) -> dict[str, Any] | None:
-        """What `create` was given; None where there is no index yet."""
-
-    def create(self, description: dict[str, Any]) -> None: ...
-
-    def fields(self) -> dict[str, str]:
-        """Metadata fields and the names of their types."""
-
-    def add_fields(self, fields: Mapping[str, str]) -> None: ...
-
-    def count(self) -> int: ...
-
-    def texts(self, ids: Sequence[str]) -> dict[str, str]:
-        """The texts stored under those of the ids that are stored."""
-
-    def write(self, records: Sequence[Record], replace: bool) -> int:
-        """All of the records or none, and how many; they are on disk when this returns.
-
-        Without `replace`, those whose ids another process has stored in the meantime are left out.
-        """
-
-    def delete(self, ids: Sequence[str]) -> None: ...
-
-    def optimize(self) -> None:
-        """Make searching fast after writing. Searches are right without it."""
-
-    def dense(self, embeddings: np.ndarray, top_k: int, conditions: Filter) -> list[list[Hit]]: ...
-
-    def bm25(self, queries: Sequence[str], top_k: int, conditions: Filter) -> list[list[Hit]]: ...
-
-    def info(self) -> dict[str, Any]:
-        """What the engine tells of its index, for `SearchIndex.info`."""
-
-
 def as_hit(row: Mapping[str, Any], score: float, fields: Iterable[str]) -> Hit:
     """A stored row as a result, without the fields that its record does not have."""
     metadata = {name: row[name] for name in fields if row.get(name) is not None}
     return cast(Hit, {"id": row["id"], "score": score, "text": row["text"], **metadata})
-
-
-# ---- Reading ----
 
 
 def read_records(
@@ -117,21 +61,11 @@ def read_records(
     config: str | None = None,
     split: str = "train",
 ) -> "Dataset":
-    """Read the records of a data set, without those whose text is blank.
+    """Read the records of a data set, without those whose text is blank; `SearchIndex.add` takes them.
 
-    Args:
-        data: as `load_data` takes it, or a txt file with one text a line.
-        text_column: column with the texts.
-        id_column: column with the ids; None leaves them out.
-        metadata_columns: columns that become metadata under the same names.
-        config: configuration name of a Hub data set.
-        split: split of a Hub data set or a folder.
+    `data`, `config` and `split` are as `load_data` takes them; `data` may also be a txt file with one text a line.
 
-    Returns: rows that `SearchIndex.add` takes.
-
-    Raises:
-        InputError: if the data cannot be read, or a column is missing.
-        MissingExtraError: without `pip install 'tinybert_hf[index]'`.
+    Raises: InputError: if the data cannot be read, or a column is missing.
     """
     load_dataset = import_extra("datasets", "index", "an index").load_dataset  # searching does without
     from ..data import load_data, without_progress_bars
@@ -140,8 +74,9 @@ def read_records(
         rows = load_dataset("text", data_files=data, split="train")
     else:
         rows = load_data(data, config, split)
-    columns = {"text": text_column} | ({"id": id_column} if id_column else {})
-    columns |= {name: name for name in metadata_columns}
+    columns = (
+        {"text": text_column} | ({"id": id_column} if id_column else {}) | {name: name for name in metadata_columns}
+    )
     if missing := set(columns.values()) - set(rows.column_names):
         raise InputError(
             f"{data} has no column {min(missing)!r}; it has {', '.join(rows.column_names)}. See --text_column, "
@@ -159,15 +94,10 @@ def read_records(
     return kept.with_transform(lambda batch: {name: batch[column] for name, column in columns.items()})
 
 
-# ---- Checks ----
-
-
 def parse_record(record: Any, position: int) -> NewRecord:
     """Check one record; `position` is for the message.
 
-    Raises:
-        RecordTypeError: if it is neither a text nor a mapping, or a value has no type that can be stored.
-        InputError: if a text or an id is blank, or a name cannot be a field's.
+    Raises: InputError: if it cannot be stored; a RecordTypeError if a type is what is wrong.
     """
     if isinstance(record, str):
         record = {"text": record}
@@ -190,7 +120,7 @@ def parse_record(record: Any, position: int) -> NewRecord:
                 f"records[{position}]: {key!r} cannot be a field's name. Use letters, digits and _, and begin with a "
                 "letter."
             )
-        if key in RESERVED:
+        if key == "score":
             raise InputError(f"records[{position}]: {key!r} is a name that results have; call it another.")
         if type(value).__name__ not in FIELD_TYPES:
             raise RecordTypeError(
@@ -213,9 +143,7 @@ def text_of_id(value: Any, where: str) -> str:
 
 
 def parse_filter(given: Mapping[str, Any], fields: Mapping[str, str]) -> Filter:
-    """A filter as conditions that every store understands.
-
-    Raises: InputError: if it is no such mapping, names an unknown field, or a value has not the field's type.
+    """A filter as conditions that every store understands. Raises: InputError: if it does not fit the fields.
 
     >>> parse_filter({"year": {">=": 2020}, "section": "vcs"}, {"year": "int", "section": "str"})
     [('year', '>=', 2020), ('section', 'in', ['vcs'])]
@@ -258,10 +186,7 @@ def as_field(value: Any, kind: str, where: str) -> Any:
 
 
 def unit_rows(rows: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Rows scaled to length 1.
-
-    Raises: InputError: if one has a length of 0, or a number that is not finite.
-    """
+    """Rows scaled to length 1. Raises: InputError: if one has a length of 0, or a number that is not finite."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     for name, length in zip(names, lengths[:, 0].tolist(), strict=True):
         if not (math.isfinite(length) and length > 0):
