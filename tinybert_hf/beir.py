@@ -15,8 +15,6 @@ from .data import load_data, select_columns, without_progress_bars
 from .errors import InputError, MissingFileError
 
 Qrels = dict[str, dict[str, int]]  # query id -> document id -> grade
-
-
 PAIR_COLUMNS = ("query", "answer")
 
 

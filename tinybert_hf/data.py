@@ -80,10 +80,7 @@ def load_data(data: Any, config: str | None = None, split: str = "train", revisi
 
 
 def take_rows(data: Any) -> Dataset:
-    """A data set of what a notebook holds: a `Dataset`, a pandas frame, or a list of mappings.
-
-    Raises: InputError: if it is anything else, or empty.
-    """
+    """A data set of what a notebook holds: a `Dataset`, a pandas frame, or a list of mappings."""
     if isinstance(data, Dataset):
         return data
     if isinstance(data, pd.DataFrame):
@@ -121,11 +118,7 @@ def without_progress_bars() -> Iterator[None]:
 def select_columns(dataset: Dataset, columns: dict[str, str], source: str, flags: dict[str, str]) -> Dataset:
     """Keep `columns` (new name -> name in the source), renamed, without the rows in which a text is blank.
 
-    Args:
-        dataset: the rows as read.
-        columns: new name -> name in the source.
-        source: what to call the data set in messages.
-        flags: new name -> the flag that sets its column, for the messages.
+    Messages call the data set `source`, and the flag that sets a column by `flags` (new name -> flag).
 
     Raises: InputError: if a column is missing or named twice, or no row is left.
     """
@@ -199,11 +192,7 @@ def hold_out(dataset: Dataset, size: int | None, seed: int, by: Sequence[str]) -
     Where that would drop more than half of the rest, as with a thousand questions for twenty answers, only rows that
     share a text of the first column are dropped.
 
-    Args:
-        dataset: the rows to split.
-        size: rows to hold out; None takes a tenth, at least 10 and at most 1,000.
-        seed: of the choice.
-        by: columns of which no text may stand on both sides.
+    `size` None takes a tenth, at least 10 and at most 1,000. `by`: columns of which no text may stand on both sides.
 
     Raises: InputError: if fewer than `size` rows are left, or none without a text in common.
     """

@@ -80,13 +80,7 @@ def read_documents(dataset: Dataset, columns: dict[str, str], source: str, flags
     The head is the title, the heading, or both; without either, the first sentence. Each section of a Markdown text is
     a document of its own.
 
-    Args:
-        dataset: the rows as read.
-        columns: `text`, and `title` where there is one -> name in the source.
-        source: what to call the data set in messages.
-        flags: `text`, `title` -> the flag that sets the column, for the messages.
-
-    Raises: InputError: if a column is missing, or no row has text in all of them.
+    The arguments and what is raised are those of `select_columns`, for `text`, and `title` where there is one.
     """
     rows = select_columns(dataset, columns, source, flags)
 
@@ -107,9 +101,7 @@ def read_documents(dataset: Dataset, columns: dict[str, str], source: str, flags
 
 @without_progress_bars()
 def pairs_from_documents(documents: Dataset) -> Dataset:
-    """Fixed pairs, to measure on while training: `query` is the head, `answer` the body.
-
-    Documents of one sentence are left out.
+    """Fixed pairs, to measure on: `query` is the head, `answer` the body; documents of one sentence are left out.
 
     Raises: InputError: if no document has a body.
     """
@@ -125,12 +117,7 @@ def tokenize_documents(documents: Dataset, tokenizer: PreTrainedTokenizerBase, m
 
     Documents of fewer than MIN_TOKENS tokens are left out. `datasets` keeps the result on disk beside the data.
 
-    Args:
-        documents: as `read_documents` gives them.
-        tokenizer: one that puts one special token at either end of a text.
-        max_length: tokens after which a document is cut off, the special ones included.
-
-    Raises: InputError: if the tokenizer is another one, or no document is long enough.
+    Raises: InputError: if the tokenizer puts other than one special token at either end, or no document is long enough.
     """
     if tokenizer.num_special_tokens_to_add() != 2:
         raise InputError("--documents needs a tokenizer that puts one special token at either end of a text.")
@@ -159,11 +146,6 @@ def draw_pair(row: dict[str, Any], seed: int, epoch: int) -> Pair:
     """Cut a span out of the document's title or first sentence: the query; the answer is the document without it.
 
     A function of its arguments alone, so that a resumed run, or one with another number of processes, draws the same.
-
-    Args:
-        row: of `tokenize_documents`.
-        seed: of the run.
-        epoch: how often the document has been read before.
     """
     # A tuple of numbers is no seed for `random`, its text is.
     generator = random.Random(f"{seed} {epoch} {row['text_id']}")

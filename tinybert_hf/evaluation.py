@@ -42,11 +42,7 @@ def evaluate_pairs(
 ) -> dict[str, float]:
     """Loss in batches of 32, and how every query ranks all the distinct answers.
 
-    Args:
-        queries: N texts; row i is answered by row i of `answers`.
-        others: texts that are ranked among the answers.
-        embed: texts -> (texts, H) fp32, rows of length 1.
-        temperature: of the loss.
+    Row i of `queries` is answered by row i of `answers`; `others` are ranked too; `embed` gives fp32 rows of length 1.
     """
     data = pairs_as_retrieval(queries, answers, others)
     query_embeddings = embed(list(data.queries.values()))
@@ -74,18 +70,14 @@ def in_batch_loss(
 
     Fewer pairs are one batch; then the logarithm of their number is chance.
 
-    Args:
-        query_embeddings: (N, H); row i is answered by row i of `answer_embeddings`, (N, H).
-        query_ids: (N,) numbers, likewise `answer_ids`; equal ones are the same text, no negatives of each other.
-        batch_size: pairs ranked against each other; the last N % batch_size are left out.
+    Embeddings are (N, H), ids (N,): equal ones are the same text. The last N % `batch_size` pairs are left out.
     """
     batch_size = min(batch_size, len(query_embeddings))
     losses = []
     for start in range(0, len(query_embeddings) - batch_size + 1, batch_size):
         rows = slice(start, start + batch_size)
         own = torch.arange(batch_size)
-        ids = query_ids[rows], query_ids[rows], answer_ids[rows], answer_ids[rows]
-        ignored = false_negatives(*ids, own)
+        ignored = false_negatives(query_ids[rows], query_ids[rows], answer_ids[rows], answer_ids[rows], own)
         losses.append(ranking_loss(query_embeddings[rows], answer_embeddings[rows], own, ignored, temperature))
     return torch.stack(losses).mean().item()
 
@@ -110,11 +102,7 @@ class TextEncoder(NamedTuple):
 def load_text_encoder(model: str, role: str, show_progress_bar: bool = True) -> TextEncoder:
     """A tinybert model, or what `sentence_transformers` loads, with its own prompts and its own measure.
 
-    Args:
-        model: a folder or a Hub id.
-        role: what messages call it, as teacher or baseline.
-
-    Raises: UnreadableError: if it cannot be loaded.
+    Messages call it by its `role`, as teacher or baseline. Raises: UnreadableError: if it cannot be loaded.
     """
     if is_tinybert(model):
         pipeline = load_search_pipeline(model)
@@ -139,10 +127,7 @@ def is_tinybert(model: str) -> bool:
 
 
 def load_sentence_transformer(model: str, role: str) -> Any:
-    """A SentenceTransformer from a folder or the Hub.
-
-    Raises: UnreadableError: if it cannot be loaded.
-    """
+    """A SentenceTransformer from a folder or the Hub. Raises: UnreadableError: if it cannot be loaded."""
     sentence_transformers = import_extra("sentence_transformers")
     try:
         return sentence_transformers.SentenceTransformer(model)
@@ -209,10 +194,7 @@ def evaluate_model(
 
 
 def name_baselines(baselines: Sequence[str]) -> dict[str, str]:
-    """Baselines by what results call them: the last two parts, as in a Hub id.
-
-    Raises: InputError: if two would be called the same.
-    """
+    """Baselines by what results call them: the last two parts, as in a Hub id."""
     names: dict[str, str] = {}
     for baseline in baselines:
         name = "/".join(Path(baseline).parts[-2:])
@@ -223,10 +205,7 @@ def name_baselines(baselines: Sequence[str]) -> dict[str, str]:
 
 
 def run_model(model: str, data: RetrievalData, truncate_dims: Sequence[int]) -> dict[str, tuple[Run, float]]:
-    """Rank with a model of ours, and with the first dimensions of its embeddings; also the seconds, without loading.
-
-    Raises: InputError: if it cannot be loaded, or there are fewer dimensions.
-    """
+    """Rank with a model of ours, and with the first dimensions of its embeddings; also the seconds, without loading."""
     pipeline = load_search_pipeline(model)
     width = pipeline.model.config.hidden_size
     if wrong := [dim for dim in truncate_dims if not 1 <= dim <= width]:
@@ -245,15 +224,11 @@ def run_model(model: str, data: RetrievalData, truncate_dims: Sequence[int]) -> 
 
 
 def run_baseline(model: str, data: RetrievalData) -> tuple[Run, float]:
-    """Rank with another encoder; also the seconds, without loading.
-
-    Raises: UnreadableError: if it cannot be loaded.
-    """
+    """Rank with another encoder; also the seconds, without loading."""
     encoder = load_text_encoder(model, "baseline")
     started = time.perf_counter()
     score = encoder.score(list(data.queries.values()), list(data.corpus.values()))
-    run = rank(list(data.queries), list(data.corpus), score)
-    return run, time.perf_counter() - started
+    return rank(list(data.queries), list(data.corpus), score), time.perf_counter() - started
 
 
 def fusion_with(name: str) -> str:

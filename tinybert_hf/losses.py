@@ -50,12 +50,8 @@ def false_negatives(
     Candidate c is right for query i if c's text is the answer of any row that asks the text of i. That covers rows with
     the same query, rows with the same answer, and explicit negatives that answer the query in another row.
 
-    Args:
-        query_ids: (B,) text ids of this process's queries.
-        all_query_ids: (W x B,) text ids of all processes' queries.
-        all_answer_ids: (W x B,) text ids of their answers.
-        candidate_ids: (D,) text ids of the candidates.
-        answers: (B,) row of each query's own answer among the candidates.
+    Text ids are (B,) of this process's queries, (W x B,) of all queries and of their answers, (D,) of the candidates;
+    `answers` is (B,), the row of each query's own answer among the candidates.
 
     Returns: (2, N) rows and columns of such pairs in (B, D), by rising row.
     """
@@ -129,15 +125,10 @@ class MultipleNegativesRankingLoss(nn.Module):
     def forward(
         self, query_embeddings: Tensor, answer_embeddings: Tensor, query_ids: Tensor, answer_ids: Tensor
     ) -> Tensor:
-        """Loss of this process's queries and answers against everybody's candidates.
+        """Loss of this process's queries against everybody's candidates: mean in nats, fp32 scalar.
 
-        Args:
-            query_embeddings: (B, H).
-            answer_embeddings: (B x (1 + negatives), H): the B answers first, then the explicit negatives.
-            query_ids: (B,) text ids (`data.text_id`): equal texts have equal ids.
-            answer_ids: (B x (1 + negatives),) text ids of the rows of `answer_embeddings`.
-
-        Returns: mean loss in nats, fp32 scalar.
+        `query_embeddings` is (B, H); `answer_embeddings` (B x (1 + negatives), H), the B answers first, then the
+        explicit negatives. The ids are those of their texts (`data.text_id`).
         """
         batch_size = len(query_embeddings)
         forth = self.one_way(query_embeddings, answer_embeddings, query_ids, answer_ids)

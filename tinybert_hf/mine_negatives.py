@@ -64,12 +64,10 @@ def mine_negatives(
         query_ids: (N,) text ids (`data.text_id`); equal ones are the same query.
         answer_ids: (N,) text ids of the answers; each must be among the candidates.
         candidate_ids: (D,) text ids, all different.
-        num_negatives: for each row.
         depth: choose at random among so many of the best; None takes the best.
         margin: a candidate whose score is above the answer's less `margin` times its absolute value is left out.
         lowest_score: a candidate that scores this or less was not found by the ranking (0 of BM25: no word in common).
         seed: of all that is random; the same arguments give the same negatives.
-        show_progress_bar: draw a bar on standard error.
 
     Raises: InputError: if a number is out of range, two candidates are one text, an answer is no candidate, or a query
         has fewer than `num_negatives` candidates that do not answer it.
@@ -177,16 +175,10 @@ def mine_by_embeddings(
 ) -> Negatives:
     """`mine_negatives` among the answers of the same rows, by cosine similarity; what training refreshes itself with.
 
-    Args:
-        query_embeddings: (N, H), any scale; the work is done on their device.
-        answer_embeddings: (N, H), likewise; row i answers query i.
-        query_ids: (N,) text ids.
-        answer_ids: (N,) text ids.
-        The others are those of `mine_negatives`.
+    Embeddings are (N, H), any scale, and the work is done on their device; row i answers query i. The other arguments
+    and what is raised are those of `mine_negatives`.
 
-    Returns: as `mine_negatives`; `columns` are row numbers of `answer_embeddings`. Of rows with one text, the first.
-
-    Raises: as `mine_negatives`.
+    Returns: `columns` are row numbers of `answer_embeddings`. Of rows with one text, the first.
     """
     distinct, number = answer_ids.cpu().unique(return_inverse=True)
     first = torch.full_like(distinct, len(number))
@@ -272,10 +264,7 @@ def check_output_file(path: str | Path) -> None:
 
 @without_progress_bars()
 def write_pairs(pairs: Dataset, path: str | Path) -> None:
-    """Write a file that `load_data` reads; its name ends in one of OUTPUT_SUFFIXES.
-
-    Raises: InputError: if the name ends otherwise.
-    """
+    """Write a file that `load_data` reads. Raises: InputError: if its name ends in none of OUTPUT_SUFFIXES."""
     check_output_file(path)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

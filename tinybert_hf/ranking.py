@@ -41,11 +41,6 @@ def rank(query_ids: Sequence[str], document_ids: Sequence[str], score: Score) ->
 
     Memory: at most `SCORES_TOGETHER` scores (or those of one query), however many queries there are.
 
-    Args:
-        query_ids: Q ids.
-        document_ids: D ids.
-        score: is called with a few queries at a time.
-
     >>> queries, documents = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8], [0.8, 0.6]])
     >>> rank(["q"], ["a", "b"], by_dot_product(queries, documents))["q"].keys()
     dict_keys(['b', 'a'])

@@ -147,11 +147,7 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Mapping[str, str]
 def report_tokens(rows: Dataset, columns: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
     """Tell the share of unknown tokens and of texts that are cut off, in up to 10,000 rows; warn where it is large.
 
-    Args:
-        rows: token ids, as `tokenize_columns` gives them.
-        columns: those to look at.
-        tokenizer: that made them.
-        max_length: tokens after which texts were cut off.
+    `rows` are those of `tokenize_columns`.
     """
     texts = [ids for name in columns for ids in rows[:10_000][name]]
     marks = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}

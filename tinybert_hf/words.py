@@ -36,12 +36,8 @@ def embed_words(model: TinyBertModel, input_ids: Tensor, attention_mask: Tensor)
 def start_from_tokens(model: TinyBertModel, token_embeddings: Tensor) -> None:
     """Put a teacher's embeddings of the tokens into the first dimensions of the model's; the others stay random.
 
-    They are scaled to the variance of the others, so that each dimension counts alike.
-
-    Args:
-        model: of V tokens and H dimensions.
-        token_embeddings: (V, any width), the most important dimensions first (`teacher.embed_tokens`). Dimensions beyond
-            H are cut.
+    They are scaled to the variance of the others, so that each dimension counts alike. `token_embeddings` is (V, any
+    width), the most important dimensions first (`teacher.embed_tokens`); those beyond the model's are cut.
     """
     embeddings = model.get_input_embeddings().weight
     learned = token_embeddings[:, : embeddings.shape[1]]
@@ -53,9 +49,6 @@ def weigh_by_rarity(model: TinyBertModel, texts: Iterable[list[int]]) -> None:
     """Scale each token embedding by its inverse document frequency, as BM25 has it.
 
     Training then starts from a rare-word search, and rare words that few batches contain still count.
-
-    Args:
-        texts: token ids of each text.
     """
     embeddings = model.get_input_embeddings().weight
     counts = torch.zeros(len(embeddings))
