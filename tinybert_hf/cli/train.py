@@ -1,5 +1,6 @@
 """tinybert train: the two stages of training."""
 
+import os
 from typing import Annotated
 
 from cyclopts import App, ArgumentCollection, Parameter, Token
@@ -25,6 +26,15 @@ def apply_recipe(app: App, commands: tuple[str, ...], arguments: ArgumentCollect
         if not flag.has_tokens:
             for index, value in enumerate(values):
                 flag.append(Token(keyword=f"--{name}", value=value, source=str(path), index=index))
+
+
+def let_threads_sleep() -> None:
+    """Have torch's threads sleep while they wait for each other, unless the user chose; set it before torch is imported.
+
+    By default they wait busily, and so take the processor from the very threads that they wait for as soon as another
+    program needs a core.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 app = App(
