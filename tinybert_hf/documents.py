@@ -1,9 +1,5 @@
 """Pairs to train on from documents alone, for those who have no queries.
 
-    documents = read_documents(load_data("notes.jsonl"), {"text": "body", "title": "heading"}, "notes.jsonl", flags)
-    rows = tokenize_documents(documents, tokenizer, max_length=350)
-    query, answer = draw_pair(rows[0], seed=0, epoch=3)  # a span of the document, and the document without it
-
 A span of a text is a query whose answer is the rest of the text (Inverse Cloze Task, Lee et al. 2019,
 arXiv:1906.00300), with a new span each time the text is read (Izacard et al. 2022, arXiv:2112.09118). Where the span
 is cut decides: what a document is about it says first, so spans come from its title, from the heading of its section,

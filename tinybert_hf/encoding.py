@@ -1,8 +1,5 @@
 """Texts to embeddings with the package installed: with the CPU kernels, in the fastest precision, by several processes.
 
-search = load_search_pipeline("outputs/published")
-embeddings = search.encode(["a query", "a passage"])
-
 The arithmetic is that of `pipeline_tinybert.py`, which travels with every model.
 """
 

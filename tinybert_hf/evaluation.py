@@ -1,8 +1,5 @@
 """How well a model ranks, beside BM25, other encoders, and the fusions of both kinds.
 
-result = evaluate_model("outputs/retrieval", "data/debian/test")
-print(result_table(result))
-
 A model folder's `evaluation_<name of the data>.json` is such a result; the model card prints it.
 """
 
@@ -99,7 +96,7 @@ class TextEncoder(NamedTuple):
         return lambda block: self.similarity(query_embeddings[block], document_embeddings)
 
 
-def load_text_encoder(model: str, role: str, show_progress_bar: bool = True) -> TextEncoder:
+def load_text_encoder(model: str, role: str) -> TextEncoder:
     """A tinybert model, or what `sentence_transformers` loads, with its own prompts and its own measure.
 
     Messages call it by its `role`, as teacher or baseline. Raises: UnreadableError: if it cannot be loaded.
@@ -107,12 +104,12 @@ def load_text_encoder(model: str, role: str, show_progress_bar: bool = True) -> 
     if is_tinybert(model):
         pipeline = load_search_pipeline(model)
         return TextEncoder(
-            lambda texts: pipeline.encode_query(texts, show_progress_bar=show_progress_bar).to(pipeline.device),
-            lambda texts: pipeline.encode_document(texts, show_progress_bar=show_progress_bar).to(pipeline.device),
+            lambda texts: pipeline.encode_query(texts, show_progress_bar=True).to(pipeline.device),
+            lambda texts: pipeline.encode_document(texts, show_progress_bar=True).to(pipeline.device),
             lambda queries, documents: queries @ documents.T,
         )
     encoder = load_sentence_transformer(model, role)
-    options = {"convert_to_tensor": True, "show_progress_bar": show_progress_bar}
+    options = {"convert_to_tensor": True, "show_progress_bar": True}
     return TextEncoder(
         partial(encoder.encode_query, **options), partial(encoder.encode_document, **options), encoder.similarity
     )

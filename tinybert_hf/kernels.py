@@ -1,9 +1,5 @@
 """Faster arithmetic for the encoder on a CPU: what the package adds to the plain model of `modeling_tinybert.py`.
 
-with CpuKernels(training=True):  # one training step
-    loss = model(**batch).loss
-    loss.backward()
-
 `CpuKernels` replaces three functions of torch while it is entered: linear layers, dropout and attention. Outputs and
 gradients stay those of plain torch, up to rounding; dropout draws other masks. Each replacement is tried once on a tiny
 case. Where it is missing or computes something else, plain torch does the work, and the log says so. On other devices
@@ -206,12 +202,7 @@ def attention(
     """`torch.nn.functional.scaled_dot_product_attention` written out where that trains faster on a CPU.
 
     No fused kernel of a CPU has dropout, and in bf16 the backward pass of the one without takes three times as long.
-
-    Args:
-        query: (B, A, T, H / A), likewise `key` and `value`.
-        attn_mask: broadcasts to (B, A, T, T): True for a token and False for padding, or what is added to the scores.
-
-    Returns: (B, A, T, H / A).
+    `query`, `key`, `value` and the result are (B, A, T, H / A).
     """
     slow = query.device.type == "cpu" and (dropout_p or query.dtype == torch.bfloat16)
     if not slow or is_causal or scale is None or options:

@@ -1,8 +1,5 @@
 """Hard negatives: texts that a ranking takes for the answer of a query, and that are not.
 
-pairs, mined = mine_data("pairs.csv", num_negatives=3)     # by BM25; by a model with model="outputs/retrieval"
-write_pairs(pairs, "mined.jsonl.gz")
-
 The candidates are the answers of the other rows, and the texts of a corpus. A candidate that scores almost as high as
 the row's own answer may be a right answer that nobody marked, so it is left out: only those up to (1 - margin) times the
 answer's score are taken (TopK-PercPos of NV-Retriever, Moreira et al. 2024, arXiv:2407.15831).

@@ -1,7 +1,6 @@
 """The command line: `tinybert COMMAND`, the same as `python -m tinybert_hf COMMAND`.
 
-Each command is a file of this folder. It imports what it needs inside its function, so that `--help` and a misspelt flag
-are answered at once, without torch.
+Each command imports what it needs inside its function, so that `--help` is answered at once, without torch.
 """
 
 import errno

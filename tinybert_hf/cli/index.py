@@ -34,11 +34,11 @@ class Address:
     token: str | None = None
     """For the server: user:password or an API key."""
 
-    def open(self, **model: Any) -> "SearchIndex":
+    def open(self, model: str | None = None, revision: str | None = None, dim: int | None = None) -> "SearchIndex":
         hide_loading()
         from ..index import SearchIndex
 
-        return SearchIndex(self.index, token=self.token, **model)
+        return SearchIndex(self.index, model, revision, self.token, dim)
 
 
 @Parameter(name="*")
@@ -81,7 +81,7 @@ def build(
         truncate_dim: Keep so many dimensions of the embeddings. Without it, all are kept.
     """
     log_progress()
-    fill(address.open(model=model, revision=revision, truncate_dim=truncate_dim), records, upsert=False)
+    fill(address.open(model, revision, truncate_dim), records, upsert=False)
 
 
 @app.command(sort_key=2)
@@ -101,7 +101,6 @@ def add(*, address: Address, records: Records, upsert: bool = False) -> None:
 
 
 def fill(index: "SearchIndex", records: Records, upsert: bool) -> None:
-    """Store the records, and say how many."""
     if upsert:
         done = f"{index.upsert(records.read(), show_progress_bar=True):,} written"
     else:
@@ -133,12 +132,10 @@ def search(
         json: Print a JSON list of {id, score, text, ...}.
     """
     conditions = parse_conditions(filter)
-    results = address.open().search(query, top_k, conditions, mode)
-    print_hits(results, json)
+    print_hits(address.open().search(query, top_k, conditions, mode), json)
 
 
 def parse_conditions(filter: str | None) -> dict[str, Any] | None:
-    """Raises: InputError: if it is no JSON object."""
     if filter is None:
         return None
     try:

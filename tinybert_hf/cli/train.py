@@ -29,11 +29,8 @@ def apply_recipe(app: App, commands: tuple[str, ...], arguments: ArgumentCollect
 
 
 def let_threads_sleep() -> None:
-    """Have torch's threads sleep while they wait for each other, unless the user chose; set it before torch is imported.
-
-    By default they wait busily, and so take the processor from the very threads that they wait for as soon as another
-    program needs a core.
-    """
+    # Before torch is imported. By default its threads wait busily, and so take the processor from the very threads that
+    # they wait for as soon as another program needs a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 

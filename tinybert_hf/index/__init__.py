@@ -1,11 +1,4 @@
-"""Corpora: an index that stays, grows and is searched by meaning, by words (BM25) and by both.
-
-from tinybert_hf.index import SearchIndex
-
-index = SearchIndex("packages.index", model="outputs/published")  # or "http://host:19530" of a Milvus server
-index.add({"id": "git", "text": "fast version control", "section": "vcs"} for ...)
-index.search("undo a commit", top_k=3, filter={"section": ["vcs", "devel"]})
-"""
+"""Corpora: an index that stays, grows and is searched by meaning, by words (BM25) and by both."""
 
 import hashlib
 import json
@@ -21,12 +14,11 @@ from transformers.utils import cached_file
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from ..convert_bert import load_config, read_prompts
-from ..encoding import load_search_pipeline, with_kernels
+from ..encoding import SearchPipeline, load_search_pipeline, with_kernels
 from ..errors import InputError
 from ..files import sha256
 from ..loading import loading
 from ..pipeline_tinybert import (
-    SemanticSearchPipeline,
     check_queries,
     check_top_k,
     check_truncate_dim,
@@ -38,7 +30,7 @@ from ..progress import progress_bar
 from ..ranking import FUSED, fuse_scores
 from .folder import FolderStore
 from .milvus import MilvusStore
-from .records import Hit, NewRecord, as_field, parse_filter, parse_record, text_of_id, unit_rows
+from .records import NewRecord, as_field, parse_filter, parse_record, text_of_id, unit_rows
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 # Records that are encoded and acknowledged together: what a killed build loses at most. The small encoder needs seconds
@@ -78,8 +70,7 @@ def model_identity(model: str | Path, revision: str | None, truncate_dim: int | 
     if any(prompts.values()):
         digests.append(json.dumps(prompts, sort_keys=True))
     weights = digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
-    dimension = truncate_dim or config.hidden_size
-    return Identity(str(model), getattr(config, "_commit_hash", None), weights, dimension)
+    return Identity(str(model), getattr(config, "_commit_hash", None), weights, truncate_dim or config.hidden_size)
 
 
 def weight_files(model: str, revision: str | None) -> list[str]:
@@ -116,8 +107,7 @@ class SearchIndex:
 
     Raises:
         InputError: if the index was made by another model or with another width.
-        UnreadableError: if the model cannot be read, the index is damaged, or the server does not answer (then it is a
-            ConnectionError too).
+        UnreadableError: if the model or the index cannot be read; a ConnectionError too, if the server does not answer.
         MissingExtraError: without `pip install 'tinybert_hf[index]'`; for a server, `'tinybert_hf[milvus]'`.
 
     A record is a text, or a mapping. The mapping has a `text`. It may have an `id` (a string or an integer), an
@@ -162,7 +152,7 @@ class SearchIndex:
             )
 
     @cached_property
-    def pipeline(self) -> SemanticSearchPipeline:
+    def pipeline(self) -> SearchPipeline:
         """The model that made the index."""
         identity = self.identity
         if identity is None or identity.model is None:
@@ -288,10 +278,9 @@ class SearchIndex:
         Args:
             queries: N texts, or one; None where `embeddings` stand for them.
             top_k: results of a query, if the index has as many.
-            filter: what the metadata must be: `{"section": "vcs"}`, one of several `{"section": ["vcs", "devel"]}`, or in
-                a range `{"year": {">=": 2020, "<": 2025}}`; all entries must hold.
-            mode: `dense` ranks by cosine, `bm25` by the words in common, `hybrid` by the weighted sum of both scores
-                (`ranking.fuse_scores`).
+            filter: what the metadata must be: a value, one of several `{"section": ["vcs", "devel"]}`, or in a range
+                `{"year": {">=": 2020, "<": 2025}}`; all entries must hold.
+            mode: `dense` ranks by cosine, `bm25` by the words in common, `hybrid` by both (`ranking.fuse_scores`).
             embeddings: of the queries, (N, H), in place of encoding them.
 
         Returns: for one query a list of hits, best first, each with the record's metadata; for a list of queries, or
@@ -301,7 +290,17 @@ class SearchIndex:
             TypeError: if a query is not a string.
             InputError: if a query is empty, a number or a filter does not fit, or the index is empty or has no BM25.
         """
-        texts = _check_search(queries, top_k, mode, embeddings)
+        if mode not in get_args(Mode):
+            raise InputError(f"mode must be dense, bm25 or hybrid, got {mode!r}.")
+        if queries is None and (embeddings is None or mode != "dense"):
+            raise InputError("queries may be None only with embeddings, in mode dense.")
+        try:
+            check_top_k(top_k)
+            texts = [] if queries is None else check_queries(queries, "queries")
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        if queries is not None and embeddings is not None and len(embeddings) != len(texts):
+            raise InputError(f"There are {len(embeddings)} embeddings for {len(texts)} queries.")
         if self.store.description() is None:
             raise InputError(f"The index {self.address} is empty. Add records first.")
         conditions = parse_filter({} if filter is None else filter, self.store.fields())
@@ -313,7 +312,11 @@ class SearchIndex:
             depth = max(top_k, FUSED)
             bm25 = self.store.bm25(texts, depth, conditions)
             dense = self.store.dense(self._query_vectors(texts, embeddings), depth, conditions)
-            found = [fuse_hits(*sides)[:top_k] for sides in zip(bm25, dense, strict=True)]
+            found = []
+            for sides in zip(bm25, dense, strict=True):
+                hits = {hit["id"]: hit for side in sides for hit in side}
+                scores = fuse_scores(*({hit["id"]: hit["score"] for hit in side} for side in sides))
+                found.append([hits[name] | {"score": score} for name, score in scores.items()][:top_k])
         return found[0] if isinstance(queries, str) else found
 
     def _query_vectors(self, texts: list[str], embeddings: np.ndarray | None) -> np.ndarray:
@@ -326,29 +329,6 @@ class SearchIndex:
                 f"embeddings must be (queries, {self.identity.dimension}) for {self.address}, got {rows.shape}."
             )
         return unit_rows(rows, [f"query {position}" for position in range(len(rows))])
-
-
-def fuse_hits(bm25: list[Hit], dense: list[Hit]) -> list[Hit]:
-    """One query's results of both kinds as one ranking, best first."""
-    hits = {hit["id"]: hit for hit in [*bm25, *dense]}
-    sides = ({hit["id"]: hit["score"] for hit in side} for side in (bm25, dense))
-    return [hits[name] | {"score": score} for name, score in fuse_scores(*sides).items()]
-
-
-def _check_search(queries: Any, top_k: int, mode: str, embeddings: np.ndarray | None) -> list[str]:
-    """The queries as a list."""
-    if mode not in get_args(Mode):
-        raise InputError(f"mode must be dense, bm25 or hybrid, got {mode!r}.")
-    if queries is None and (embeddings is None or mode != "dense"):
-        raise InputError("queries may be None only with embeddings, in mode dense.")
-    try:
-        check_top_k(top_k)
-        texts = [] if queries is None else check_queries(queries, "queries")
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    if queries is not None and embeddings is not None and len(embeddings) != len(texts):
-        raise InputError(f"There are {len(embeddings)} embeddings for {len(texts)} queries.")
-    return texts
 
 
 def _name(identity: Identity) -> str:

@@ -27,8 +27,7 @@ class BusyError(UnreadableError, BlockingIOError):
 class FolderStore:
     """A LanceDB table in a folder: files that any number of processes may read and write.
 
-    A store, this or `MilvusStore`, keeps records and finds them by vector and by word. It knows nothing of models. Where
-    its engine fails, it raises an UnreadableError, which names the address and says what to do.
+    A store knows nothing of models. Where its engine fails, it raises an UnreadableError that says what to do.
 
     Every write makes a new version of the table and commits it with one file. A process that is killed leaves the
     version before. Writers take turns by a lock, which the system frees when they are killed; readers need none.

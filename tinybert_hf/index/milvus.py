@@ -48,20 +48,18 @@ class MilvusStore:
             self.version = self.client.get_server_version()
             self._properties: dict[str, Any] | None = None
             self._has_bm25 = False
-            if self.client.has_collection(self.collection, timeout=self.timeout):
-                self._open()
-
-    def _open(self) -> None:
-        described = self.client.describe_collection(self.collection, timeout=self.timeout)
-        stored = described["properties"].get(METADATA_KEY)
-        if stored is None:
-            raise UnreadableError(
-                f"The collection {self.collection} of {self.uri} was not made by tinybert_hf. Name another collection: "
-                f"{self.uri}/NAME."
-            )
-        self._properties = json.loads(stored)
-        self._has_bm25 = bool(described.get("functions"))
-        self._complete()  # a process may have been killed while it made the collection or its index
+            if not self.client.has_collection(self.collection, timeout=self.timeout):
+                return
+            described = self.client.describe_collection(self.collection, timeout=self.timeout)
+            stored = described["properties"].get(METADATA_KEY)
+            if stored is None:
+                raise UnreadableError(
+                    f"The collection {self.collection} of {self.uri} was not made by tinybert_hf. Name another "
+                    f"collection: {self.uri}/NAME."
+                )
+            self._properties = json.loads(stored)
+            self._has_bm25 = bool(described.get("functions"))
+            self._complete()  # a process may have been killed while it made the collection or its index
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

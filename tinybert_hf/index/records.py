@@ -5,22 +5,18 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
+from typing import Any, NamedTuple, TypedDict, cast
 
 import numpy as np
 
 from ..errors import InputError
 from ..extras import import_extra
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 logger = logging.getLogger(__name__)
 
 COLLECTION = "passages"  # the table of a folder, and a server's collection where the address names none
 METADATA_KEY = "tinybert_hf"  # what the description is stored under
 BUILT_IN = ("id", "text", "embedding")  # fields that every record has
-FIELD_TYPES = ("str", "int", "float", "bool")  # of metadata; these names are stored with the index
 OPERATORS = ("<", "<=", ">", ">=")
 
 Filter = Sequence[tuple[str, str, Any]]  # (field, "in" or one of OPERATORS, value); all must hold
@@ -60,7 +56,7 @@ def read_records(
     metadata_columns: Sequence[str] = (),
     config: str | None = None,
     split: str = "train",
-) -> "Dataset":
+) -> Iterable[Mapping[str, Any]]:
     """Read the records of a data set, without those whose text is blank; `SearchIndex.add` takes them.
 
     `data`, `config` and `split` are as `load_data` takes them; `data` may also be a txt file with one text a line.
@@ -122,7 +118,7 @@ def parse_record(record: Any, position: int) -> NewRecord:
             )
         if key == "score":
             raise InputError(f"records[{position}]: {key!r} is a name that results have; call it another.")
-        if type(value).__name__ not in FIELD_TYPES:
+        if type(value).__name__ not in ("str", "int", "float", "bool"):
             raise RecordTypeError(
                 f"records[{position}]: {key} must be a string, a number, a boolean or None, got {value!r}."
             )
@@ -172,10 +168,7 @@ def parse_filter(given: Mapping[str, Any], fields: Mapping[str, str]) -> Filter:
 
 
 def as_field(value: Any, kind: str, where: str) -> Any:
-    """The value in the type of its field. A whole number may stand for a float.
-
-    Raises: InputError: if it is of another type, is not finite or has more than 64 bits.
-    """
+    """The value in the type of its field; a whole number may stand for a float. Raises: InputError: if it does not fit."""
     if kind == "float" and type(value) is int:
         value = float(value)
     if type(value).__name__ != kind:
