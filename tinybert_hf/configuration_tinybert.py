@@ -26,7 +26,12 @@ COMMON_ENTRIES = {
 }
 # What the numbers may be: names, types, least, most.
 RANGES: tuple[tuple[tuple[str, ...], tuple[type, ...], float, float], ...] = (
-    (("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "type_vocab_size"), (int,), 1, 2**31 - 1),
+    (
+        ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "type_vocab_size"),
+        (int,),
+        1,
+        2**31 - 1,
+    ),
     (("max_position_embeddings",), (int,), 1, 2**31 - 1),
     (("num_hidden_layers",), (int,), 0, 1_000),
     (("pad_token_id",), (int,), 0, 2**31 - 1),
