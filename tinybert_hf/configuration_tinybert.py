@@ -26,13 +26,8 @@ COMMON_ENTRIES = {
 }
 # What the numbers may be: names, types, least, most.
 RANGES: tuple[tuple[tuple[str, ...], tuple[type, ...], float, float], ...] = (
-    (
-        ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "type_vocab_size"),
-        (int,),
-        1,
-        2**31 - 1,
-    ),
-    (("max_position_embeddings",), (int,), 1, 2**31 - 1),
+    (("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size"), (int,), 1, 2**31 - 1),
+    (("max_position_embeddings", "type_vocab_size"), (int,), 1, 2**31 - 1),
     (("num_hidden_layers",), (int,), 0, 1_000),
     (("pad_token_id",), (int,), 0, 2**31 - 1),
     (("hidden_dropout_prob", "attention_probs_dropout_prob", "layer_norm_eps"), (float, int), 0, 1),
