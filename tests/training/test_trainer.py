@@ -673,8 +673,7 @@ def test_random_states_that_do_not_load_end_the_run(
 def test_a_best_checkpoint_that_is_damaged_is_not_made_the_model(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worse = iter([0.1, 0.9, 0.2, 0.2, 0.2])
-    monkeypatch.setattr(RetrievalStage, "evaluate", lambda stage, model: {"nDCG@10": next(worse)})
+    scripted(monkeypatch, [0.1, 0.9, 0.2, 0.2, 0.2])
     run = settings(data, tmp_path / "out")
     stop(monkeypatch, run, step=4)
     best, _last = list_checkpoints(tmp_path / "out")
@@ -684,11 +683,11 @@ def test_a_best_checkpoint_that_is_damaged_is_not_made_the_model(
         train_retrieval(run)
 
 
+@pytest.mark.parametrize("values", [[0.1, 0.9, 0.2, 0.2, 0.2], [0.9, 0.1, 0.2, 0.2, 0.2]])  # or the start is the best
 def test_a_run_that_goes_on_in_another_folder_takes_the_best_checkpoint_along(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: list[float]
 ) -> None:
-    measures = iter([0.1, 0.9, 0.2, 0.2, 0.2])
-    monkeypatch.setattr(RetrievalStage, "evaluate", lambda stage, model: {"nDCG@10": next(measures)})
+    scripted(monkeypatch, values)
     stop(monkeypatch, settings(data, tmp_path / "out"), step=4)
     best, last = list_checkpoints(tmp_path / "out")
     result = train_retrieval(settings(data, tmp_path / "other", resume_from_checkpoint=str(last)))

@@ -289,13 +289,13 @@ class Trainer:
     def _bring_best(self, checkpoint: Path, best_step: int) -> None:
         """See that `output_dir` has the best checkpoint so far, of which the end of the run makes the model."""
         best = checkpoint.with_name(f"checkpoint-{best_step}")
-        if best_step and best != checkpoint and (reason := find_damage(best)):
+        if best != checkpoint and (reason := find_damage(best)):
             raise UnreadableError(
                 f"{best}, the best checkpoint so far, is not whole: {reason}. Restore it from a copy, or start a new run "
                 f"from the last weights: --model {checkpoint} and another --output_dir."
             )
         kept = self.output_dir / best.name
-        if best_step and self.accelerator.is_main_process and not kept.exists():  # resumed into another folder
+        if self.accelerator.is_main_process and not kept.exists():  # resumed into another folder
             shutil.copytree(best, unfinished := self.output_dir / f"unfinished-{best.name}", dirs_exist_ok=True)
             put_in_place(unfinished, kept)
 
