@@ -29,24 +29,17 @@ interop: .interop/.installed .interop-frameworks/.installed .interop-4.57/.insta
 	.interop/bin/npm install --prefix .interop --ignore-scripts --no-save --silent @huggingface/transformers@4.3.1
 	touch $@
 
-# They ask for another huggingface_hub too, and take torch and all else from the project's environment.
-.interop-frameworks/.installed: Makefile $(VENV)/.installed
-	$(PYTHON) -m venv .interop-frameworks
-	for python in $(BIN) .interop-frameworks/bin; do \
-		$$python/python -c "import sysconfig; print(sysconfig.get_path('purelib'))"; done \
-		| { read -r project; read -r own; echo "$$project" > "$$own/project.pth"; }
-	.interop-frameworks/bin/python -m pip install --quiet langchain-huggingface==1.2.3 \
-		llama-index-embeddings-huggingface==0.8.0 sentence-transformers-haystack==2.0.0
-	touch $@
-
-# Older releases that load a published model without its code; they take torch from the project's environment.
-.interop-4.57/.installed: OLD = transformers==4.57.3 sentence-transformers==5.1.2
-.interop-4.41/.installed: OLD = transformers==4.41.2 sentence-transformers==3.0.1
-.interop-4.57/.installed .interop-4.41/.installed: Makefile $(VENV)/.installed
+# Frameworks that ask for another huggingface_hub, and older releases that load a published model without its code. They
+# take torch, and what else they do not bring, from the project's environment.
+.interop-frameworks/.installed: PACKAGES = langchain-huggingface==1.2.3 llama-index-embeddings-huggingface==0.8.0 \
+	sentence-transformers-haystack==2.0.0
+.interop-4.57/.installed: PACKAGES = transformers==4.57.3 sentence-transformers==5.1.2 datasets==4.4.1
+.interop-4.41/.installed: PACKAGES = transformers==4.41.2 sentence-transformers==3.0.1 datasets==4.4.1
+.interop-frameworks/.installed .interop-4.57/.installed .interop-4.41/.installed: Makefile $(VENV)/.installed
 	$(PYTHON) -m venv $(@D)
 	for python in $(BIN) $(@D)/bin; do $$python/python -c "import sysconfig; print(sysconfig.get_path('purelib'))"; done \
 		| { read -r project; read -r own; echo "$$project" > "$$own/project.pth"; }
-	$(@D)/bin/python -m pip install --quiet $(OLD) datasets==4.4.1
+	$(@D)/bin/python -m pip install --quiet $(PACKAGES)
 	touch $@
 
 chromium:
@@ -82,7 +75,7 @@ test-floors: install ## model, pipeline and a tiny training run with the lowest 
 
 MINUTES ?= 10
 campaign: install ## kill, damage and run again for MINUTES; prints what survived
-	$(BIN)/python -m scripts.campaign --minutes $(MINUTES)
+	PYTHONPATH=tests $(BIN)/python -m scripts.campaign --minutes $(MINUTES)
 
 quickstart: install ## train both stages on the bundled data, publish to a folder, search with it
 	mkdir -p $(OUT)

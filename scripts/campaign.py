@@ -1,7 +1,7 @@
 """Kill, damage, run again, and compare: whether what docs/promises.md promises still holds.
 
-python scripts/campaign.py --minutes 10            # or: make campaign MINUTES=10
-python scripts/campaign.py --draws 3 --seed 7      # three draws of each part, the same ones every time
+make campaign MINUTES=10
+PYTHONPATH=tests python -m scripts.campaign --draws 3 --seed 7      # three draws of each part, the same every time
 
 Each draw has a seed, which is printed where it fails; `--draws 1 --seed SEED` repeats it. The moments of the kills depend
 on the machine too.
@@ -9,7 +9,6 @@ on the machine too.
 
 import argparse
 import hashlib
-import multiprocessing
 import os
 import random
 import shutil
@@ -21,46 +20,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tinybert_hf.cli import main as tinybert
+from training_run import TINY, WORDS, context, run_command, write_pairs
 
-context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["tinybert_hf.training.retrieval", "tinybert_hf.index", "tinybert_hf.publish.push"])
 
-SIZES = (
-    "vocab_size=300,hidden_size=32,num_hidden_layers=1,residual_initializer_range=0.1,"
-    "num_attention_heads=4,intermediate_size=64,max_position_embeddings=32"
-)
-WORDS = [
-    "fast",
-    "small",
-    "music",
-    "photo",
-    "mail",
-    "text",
-    "editor",
-    "game",
-    "server",
-    "library",
-    "parse",
-    "archive",
-    "network",
-    "python",
-    "data",
-    "image",
-]
 ROWS = 1_500  # of the index: several batches
 BATCH = 256
 
 
 def run(argv: Sequence[object], log: Path) -> None:
-    """In the child: what `tinybert ...` does."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
+    """In the child: what `tinybert ...` does, with an index that is written in small batches."""
     import tinybert_hf.index
 
     tinybert_hf.index.BATCH = BATCH
-    tinybert([str(part) for part in argv])
+    run_command([str(part) for part in argv], log, {})
 
 
 class Draw:
@@ -74,6 +47,7 @@ class Draw:
 
     def run(self, argv: Sequence[object], kill_after: float | None = None) -> int | None:
         """The status of `tinybert ARGV`, killed after so many seconds, if it takes as long."""
+        self.log.unlink(missing_ok=True)
         process = context.Process(target=run, args=(argv, self.log))
         process.start()
         process.join(kill_after)
@@ -103,7 +77,7 @@ def digest(folder: Path) -> dict[str, str]:
 
 def training(draw: Draw) -> list[object]:
     return [
-        *("train", "retrieval", "--data", draw.root / "pairs.csv", "--eval_size", 32, "--config_overrides", SIZES),
+        *("train", "retrieval", "--data", draw.root / "pairs.csv", "--eval_size", 32, "--config_overrides", TINY),
         *("--per_device_train_batch_size", 8, "--max_steps", 24, "--save_steps", 4, "--report_to", "none"),
         *("--resume_from_checkpoint", "auto", "--output_dir", draw.folder / "out"),
     ]
@@ -227,12 +201,8 @@ def build_parts() -> list[Part]:
 
 def write_inputs(root: Path) -> None:
     """Pairs to train on, records to index, and a model."""
+    write_pairs(root / "pairs.csv", 200, seed=0)
     rng = random.Random(0)
-    lines = ["query,answer"]
-    for _ in range(200):
-        words = rng.sample(WORDS, 6)
-        lines.append(f"{words[0]} {words[1]},a {words[1]} {words[2]} {words[0]} for {' '.join(words[3:])}")
-    (root / "pairs.csv").write_text("\n".join(lines) + "\n")
     records = [
         f'{{"id": {row}, "text": "{" ".join(rng.sample(WORDS, 8))} {row}", "section": "s{row % 5}"}}'
         for row in range(ROWS)

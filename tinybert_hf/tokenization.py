@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .data import text_id
 from .errors import InputError
-from .files import write_json
+from .files import read_json, write_json
 from .languages import UNSPACED
 
 logger = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ def report_tokens(rows: Dataset, columns: Sequence[str], tokenizer: PreTrainedTo
 
     `rows` are those of `tokenize_columns`.
     """
-    texts = [ids for name in columns for ids in rows[:10_000][name]]
+    texts = [ids for column in rows.select_columns(list(columns))[:10_000].values() for ids in column]
     marks = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     tokens = [number for ids in texts for number in ids if number not in marks]
     unknown = tokens.count(tokenizer.unk_token_id) / max(1, len(tokens))
@@ -202,7 +202,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> No
     tokenizer.chat_template = None
     tokenizer.save_pretrained(folder)
     path = Path(folder, "tokenizer_config.json")
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_json(path)
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
     config["model_input_names"] = tokenizer.model_input_names  # else segments are that class's choice
     write_json(path, {name: value for name, value in config.items() if name in SAVED_SETTINGS})

@@ -23,7 +23,8 @@ def evaluate(
         tinybert evaluate --model outputs/faq --data new_questions.csv --query_column question --answer_column reply
         tinybert evaluate --model outputs/retrieval --data mteb/nfcorpus --baselines sentence-transformers/all-MiniLM-L6-v2
 
-    Of a file of pairs, every query ranks all answers. A folder in BEIR layout has corpus.jsonl, queries.jsonl and qrels/test.tsv. The model card prints every
+    Of a file of pairs, every query ranks all answers. A folder in BEIR layout has corpus.jsonl, queries.jsonl and
+    qrels/test.tsv. The model card prints every
     evaluation_NAME.json of a model folder: --output_file outputs/retrieval/evaluation_debian.json.
 
     Args:

@@ -70,9 +70,8 @@ def read_records(
         rows = load_dataset("text", data_files=data, split="train")
     else:
         rows = load_data(data, config, split)
-    columns = (
-        {"text": text_column} | ({"id": id_column} if id_column else {}) | {name: name for name in metadata_columns}
-    )
+    columns = {"text": text_column} | ({"id": id_column} if id_column else {})
+    columns |= {name: name for name in metadata_columns}
     if missing := set(columns.values()) - set(rows.column_names):
         raise InputError(
             f"{data} has no column {min(missing)!r}; it has {', '.join(rows.column_names)}. See --text_column, "

@@ -1,10 +1,4 @@
-"""Train both stages, from Python:
-
-from tinybert_hf import RetrievalArguments, train_retrieval
-
-result = train_retrieval(RetrievalArguments(data="faq.csv", model="sentence-transformers/all-MiniLM-L6-v2"))
-result.summary["results"], result.folder
-"""
+"""Train both stages from Python, as docs/training.md shows."""
 
 from typing import TYPE_CHECKING
 

@@ -3,7 +3,7 @@
 import logging
 import math
 import sys
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -186,13 +186,17 @@ class DocumentStage(RetrievalStage):
 
     unit = "documents"
 
+    @cached_property
+    def prompts(self) -> list[list[int]]:
+        """Token ids before every query and before every answer."""
+        return prompt_tokens(self.tokenizer, self.config.prompts, self.config.max_position_embeddings)
+
     def texts(self, rows: list[int], step: int) -> tuple[list[list[int]], Tensor]:
         epoch = step // self.sampler.steps_per_epoch
         read = self.rows[rows]
         documents = [dict(zip(read, values, strict=True)) for values in zip(*read.values(), strict=True)]
         pairs = [draw_pair(document, self.arguments.seed, epoch) for document in documents]
-        prompts = prompt_tokens(self.tokenizer, self.config.prompts, self.config.max_position_embeddings)
-        sides = zip(prompts, zip(*pairs, strict=True), strict=True)
+        sides = zip(self.prompts, zip(*pairs, strict=True), strict=True)
         texts = [[first, *prompt, *rest] for prompt, side in sides for first, *rest in side]
         return texts, torch.tensor(read["text_id"] * 2)
 
