@@ -4,9 +4,9 @@
         --output_file benchmarks/results/learning_curve.json --plot docs/learning_curve.png
 
 Trains the recipe `minilm` on the first pairs of the bundled data, and measures each model on the bundled test set: 1,000
-queries, 10,000 documents. The best checkpoint is chosen on the bundled validation pairs. Batch and
-passes are the recipe's. With `--plot` alone, the picture is drawn
-from the output file.
+queries, 10,000 documents. The best checkpoint is chosen on the bundled validation pairs. Batch and passes are the
+recipe's. The output file is written after each number of pairs, and numbers that are in it are not measured again. Without
+`--model`, only the picture is drawn.
 """
 
 import json
@@ -42,16 +42,15 @@ class LearningCurve:
     plot: str | None = field(default=None, metadata={"help": "A PNG file to draw."})
 
 
-def measure(curve: LearningCurve) -> dict[str, Any]:
-    """nDCG@10 for each number of pairs, with its interval, the seconds of training, and the two lines beside it."""
+def measure(curve: LearningCurve, path: Path) -> None:
+    """Write nDCG@10 for each number of pairs, with its interval and the seconds of training, and the lines beside it."""
     assert curve.model
-    start = evaluate_model(curve.model, TEST)
-    points = [{"pairs": 0, **point(start)}]
+    numbers = json.loads(path.read_text(encoding="utf-8")) if path.exists() else start(curve.model)
     rows = load_data(TRAIN)
-    with TemporaryDirectory() as folder:
-        for number in curve.pairs:
-            data, output_dir = Path(folder, f"{number}.jsonl"), Path(folder, f"model-{number}")
-            rows.select(range(number)).to_json(data)
+    for count in sorted(set(curve.pairs) - {known["pairs"] for known in numbers["points"]}):
+        with TemporaryDirectory() as folder:
+            data, output_dir = Path(folder, f"{count}.jsonl"), Path(folder, "model")
+            rows.select(range(count)).to_json(data)
             flags = {
                 "data": data,
                 "eval_data": VALIDATION,
@@ -62,14 +61,20 @@ def measure(curve: LearningCurve) -> dict[str, Any]:
             tinybert(["train", "retrieval", "minilm", *(f"--{name}={value}" for name, value in flags.items())])
             summary = json.loads((output_dir / "retrieval_summary.json").read_text(encoding="utf-8"))
             result = evaluate_model(str(output_dir), TEST)
-            points.append({"pairs": number, "seconds": summary["seconds"], **point(result)})
-            print(points[-1], flush=True)
+        numbers["points"].append({"pairs": count, "seconds": summary["seconds"], **point(result)})
+        path.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+
+
+def start(model: str) -> dict[str, Any]:
+    """The model as it is, and BM25."""
+    result = evaluate_model(model, TEST)
+    first = point(result)
     return {
-        "model": Path(curve.model).name,
+        "model": Path(model).name,
         "machine": describe_machine(0),
         "measure": MEASURE,
-        "points": points,
-        "lines": {BM25: start["results"][BM25][MEASURE], Path(curve.model).name: points[0]["value"]},
+        "points": [{"pairs": 0, **first}],
+        "lines": {BM25: result["results"][BM25][MEASURE], Path(model).name: first["value"]},
     }
 
 
@@ -110,7 +115,7 @@ def main() -> None:
     path = Path(curve.output_file)
     if curve.model:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(measure(curve), indent=2) + "\n", encoding="utf-8")
+        measure(curve, path)
     if curve.plot:
         draw(json.loads(path.read_text(encoding="utf-8")), Path(curve.plot))
 
