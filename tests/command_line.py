@@ -25,7 +25,7 @@ class Done(NamedTuple):
 def tinybert(*arguments: str | Path, stdin: str = "") -> Done:
     """`tinybert ARGUMENTS` in this process."""
     out, err, status = io.StringIO(), io.StringIO(), 0
-    with redirect_stdout(out), redirect_stderr(err), patch("sys.stdin", io.StringIO(stdin)):
+    with redirect_stdout(out), redirect_stderr(err), patch("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()))):
         try:
             main([str(argument) for argument in arguments])
         except SystemExit as end:

@@ -4,15 +4,18 @@ python -m pytest tests/test_pipeline_tinybert.py -q
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import TEXTS
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, pipeline
 
 from tinybert_hf import SemanticSearchPipeline, TinyBertConfig, TinyBertModel
@@ -240,6 +243,11 @@ def test_a_number_out_of_range_is_an_error(
         ("music", "texts must be a list of strings, got str"),
         (None, "texts must be a list of strings, got NoneType"),
         (["music", 3], r"texts\[1\] must be a string, got int: 3"),
+        (["music", float("nan")], r"texts\[1\] must be a string, got float: nan"),
+        (pd.DataFrame({"text": ["music"]}), "texts must be a list of strings, got DataFrame"),
+        ({"text": "music"}, "texts must be a list of strings, got dict"),
+        ({"music"}, "texts must be a list of strings, got set"),
+        (np.array([["music"]]), r"texts\[0\] must be a string, got ndarray"),
     ],
 )
 def test_what_is_no_list_of_strings_is_named(
@@ -302,6 +310,42 @@ def test_between_the_windows_the_model_trains_on(model: TinyBertModel, tokenizer
     model.train()
     for _ in encode_stream(model, tokenizer, TEXTS, window=3):
         assert model.training and torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+
+
+COLUMNS: dict[str, Callable[[list[str]], Any]] = {
+    "tuple": tuple,
+    "generator": iter,
+    "series": pd.Series,
+    "string series": lambda texts: pd.Series(texts, index=range(9, 9 + len(texts)), dtype="string"),
+    "array": np.array,
+    "array of objects": lambda texts: np.array(texts, dtype=object),
+    "column": lambda texts: Dataset.from_dict({"text": texts})["text"],
+}
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_texts_may_come_in_any_column(kind: str, search: SemanticSearchPipeline) -> None:
+    assert torch.equal(search.encode(COLUMNS[kind](TEXTS)), search.encode(TEXTS))
+    assert search("music", COLUMNS[kind](TEXTS)) == search("music", TEXTS)
+    assert search(COLUMNS[kind](TEXTS[:2]), TEXTS) == search(TEXTS[:2], TEXTS)
+
+
+def test_half_a_character_is_named_with_its_place(search: SemanticSearchPipeline) -> None:
+    with pytest.raises(ValueError, match=r"texts\[1\] holds half a character"):
+        search.encode(["é", "ab\ud800"])
+
+
+def test_what_no_token_is_made_of_is_not_tokenized(model: TinyBertModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    book = " ".join(TEXTS * 1000)
+    read: list[str] = []
+
+    def watched(texts: list[str], **options: Any) -> Any:
+        read.extend(texts)
+        return tokenizer(texts, **options)
+
+    watched.model_max_length, watched.pad_token_id = tokenizer.model_max_length, tokenizer.pad_token_id
+    assert torch.equal(encode(model, watched, [book]), encode(model, tokenizer, [book[:20_000]]))
+    assert read == [book[: 100 * tokenizer.model_max_length]]
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,15 @@ A folder has `corpus.jsonl`, `queries.jsonl` and `qrels/test.tsv`. On the Hub, t
 mteb/nfcorpus and zeta-alpha-ai/NanoNFCorpus are read.
 """
 
-import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from datasets import Dataset, get_dataset_config_names, load_dataset
+from datasets import Dataset, get_dataset_config_names
 
-from .data import load_data, select_columns, without_progress_bars
+from .data import load_data, read_columns, without_progress_bars
 from .errors import InputError, MissingFileError
+from .reading import PLAINLY, Row, Written, read_rows
 
 Qrels = dict[str, dict[str, int]]  # query id -> document id -> grade
 PAIR_COLUMNS = ("query", "answer")
@@ -50,23 +50,17 @@ def load_beir(data: str | Path, split: str = "test") -> RetrievalData:
     )
 
 
-def beir_folder(folder: Path, split: str) -> tuple[Dataset, Dataset, list[dict[str, Any]]]:
+def beir_folder(folder: Path, split: str) -> tuple[Iterable[Row], Iterable[Row], list[Row]]:
     """Corpus, queries and judgements of a folder."""
     files = {"corpus": folder / "corpus.jsonl", "queries": folder / "queries.jsonl"}
     files["qrels"] = folder / "qrels" / f"{split}.tsv"
     for path in files.values():
         if not path.is_file():
             raise MissingFileError(f"{folder} is no BEIR folder: {path.relative_to(folder)} is missing.")
-    with files["qrels"].open(encoding="utf-8", newline="") as lines:
-        # `datasets` would read the id 007 as a number.
-        judgements = list(csv.DictReader(lines, delimiter="\t"))
+    judgements = list(read_rows(files["qrels"], written=Written(separator="\t")))
     if judgements and not {"query-id", "corpus-id", "score"} <= judgements[0].keys():
         raise InputError(f"{files['qrels']} must begin with the line query-id, corpus-id, score, with tabs between.")
-    return (
-        load_dataset("json", data_files=str(files["corpus"]), split="train"),
-        load_dataset("json", data_files=str(files["queries"]), split="train"),
-        judgements,
-    )
+    return read_rows(files["corpus"], {"_id", "text"}), read_rows(files["queries"], {"_id", "text"}), judgements
 
 
 def beir_hub(data: str | Path, split: str) -> tuple[Dataset, Dataset, Dataset]:
@@ -82,13 +76,15 @@ def beir_hub(data: str | Path, split: str) -> tuple[Dataset, Dataset, Dataset]:
     return corpus, queries, judgements
 
 
-def load_pairs_file(file: str | Path, columns: tuple[str, str] = PAIR_COLUMNS) -> RetrievalData:
+def load_pairs_file(
+    file: str | Path, columns: tuple[str, str] = PAIR_COLUMNS, written: Written = PLAINLY
+) -> RetrievalData:
     """A file of pairs as a retrieval task; `columns` are those of the query and of the answer.
 
     Raises: InputError: if it cannot be read or lacks a column.
     """
-    names = {"query": columns[0], "answer": columns[1]}
-    rows = select_columns(load_data(file), names, str(file), {name: f"{name}_column" for name in names})
+    names = dict(zip(PAIR_COLUMNS, columns, strict=True))
+    rows = read_columns(file, names, {name: f"{name}_column" for name in names}, written=written)
     return pairs_as_retrieval(rows["query"][:], rows["answer"][:])
 
 

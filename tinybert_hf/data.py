@@ -1,14 +1,17 @@
-"""Hub ids, files and folders to data sets with checked, named columns.
+"""Hub ids, files, folders and rows in memory to data sets with checked, named columns.
 
-Everything is read through `datasets`. A data set leaves this module with the columns that training knows, whatever they
-were called in the source: `text`, `text_pair` and `label` for classification; `query`, `answer` and `negative_0`,
-`negative_1`, ... for retrieval.
+A data set leaves this module with the columns that training knows, whatever they were called in the source: `text`,
+`text_pair` and `label` for classification; `query`, `answer` and `negative_0`, `negative_1`, ... for retrieval.
 """
 
+import glob
 import hashlib
+import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,20 +19,25 @@ import pandas as pd
 from datasets import (
     ClassLabel,
     Dataset,
+    Features,
     Value,
     are_progress_bars_disabled,
+    concatenate_datasets,
     disable_progress_bars,
     enable_progress_bars,
     load_dataset,
 )
+from datasets.data_files import DataFilesDict, get_data_patterns
+from datasets.exceptions import DatasetGenerationError
 
 from .errors import InputError, MissingFileError, check_hub_id
+from .files import sha256
+from .reading import PLAINLY, READERS, Row, Written, as_column, as_text, file_suffix, plain, read_rows
 
 logger = logging.getLogger(__name__)
 
-FILE_READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-COMPRESSIONS = {".gz", ".bz2", ".xz", ".zst"}
-
+FILE_KINDS = (*READERS, ".parquet")
+READING = "1"  # to be raised where the same file gives other rows than before
 FEWEST_HELD_OUT, MOST_HELD_OUT = 10, 1_000
 
 
@@ -38,68 +46,6 @@ class Split(NamedTuple):
 
     train: Dataset
     evaluation: Dataset
-
-
-def load_data(data: Any, config: str | None = None, split: str = "train", revision: str | None = None) -> Dataset:
-    """Read one split of a data set.
-
-    Args:
-        data: a Hub id, a csv, tsv, json, jsonl or parquet file (also compressed), or a folder of such files. From Python
-            also a `Dataset`, a pandas frame, or a list of mappings.
-        config: configuration name of a Hub data set, where it has several.
-        split: split of a Hub data set or a folder; a single file is one split whatever it is called.
-        revision: branch, tag or commit of a Hub data set.
-
-    Raises:
-        MissingFileError: if `data` names a file that does not exist, a folder without data, or no data set of the Hub.
-        InputError: if the kind of data, the configuration or the split is unknown, or nothing could be read.
-    """
-    if not isinstance(data, str | Path):
-        return take_rows(data)
-    path = Path(data).expanduser()
-    name = str(data)
-    suffixes = [suffix for suffix in path.suffixes if suffix not in COMPRESSIONS]
-    suffix = suffixes[-1] if suffixes else ""
-    if path.is_file() and suffix not in FILE_READERS:
-        raise InputError(f"{name} is none of {', '.join(FILE_READERS)}; convert it to one of these.")
-    if not path.exists():
-        if suffix in FILE_READERS or name.startswith((".", "/", "~")) or name.count("/") > 1:
-            raise MissingFileError(f"{name} does not exist (looked in {Path.cwd()}).")
-        check_hub_id(name, "data set")
-    try:
-        if path.is_file():
-            options = {"sep": "\t"} if suffix == ".tsv" else {}
-            return load_dataset(FILE_READERS[suffix], data_files=str(path), split="train", **options)
-        if path.is_dir():
-            return load_dataset(str(path), split=split)
-        return load_dataset(name, config, split=split, revision=revision)
-    except Exception as error:  # the readers of `datasets` raise whatever their libraries raise
-        asked = ", ".join(f"{k}={v}" for k, v in {"config": config, "split": split, "revision": revision}.items() if v)
-        kind = MissingFileError if isinstance(error, FileNotFoundError) else InputError
-        raise kind(f"Could not read the data set {name} ({asked}): {error}") from error
-
-
-def take_rows(data: Any) -> Dataset:
-    """A data set of what a notebook holds: a `Dataset`, a pandas frame, or a list of mappings."""
-    if isinstance(data, Dataset):
-        return data
-    if isinstance(data, pd.DataFrame):
-        return Dataset.from_pandas(data, preserve_index=False)
-    if isinstance(data, Sequence) and data and all(isinstance(row, Mapping) for row in data):
-        return Dataset.from_list([dict(row) for row in data])
-    raise InputError(
-        f"data must be a path, a Hub id, a Dataset, a pandas frame or a list of mappings that is not empty, got "
-        f"{type(data).__name__}."
-    )
-
-
-def describe_data(data: Any) -> str:
-    """What to call data in messages and summaries: its path or Hub id, or its kind and number of rows.
-
-    >>> describe_data("faq.csv"), describe_data([{"query": "a", "answer": "b"}])
-    ('faq.csv', 'list of 1 rows')
-    """
-    return str(data) if isinstance(data, str | Path) else f"{type(data).__name__} of {len(data):,} rows"
 
 
 @contextmanager
@@ -114,13 +60,206 @@ def without_progress_bars() -> Iterator[None]:
             enable_progress_bars()
 
 
-@without_progress_bars()
-def select_columns(dataset: Dataset, columns: dict[str, str], source: str, flags: dict[str, str]) -> Dataset:
-    """Keep `columns` (new name -> name in the source), renamed, without the rows in which a text is blank.
+def load_data(
+    data: Any,
+    config: str | None = None,
+    split: str = "train",
+    revision: str | None = None,
+    texts: Sequence[str] = (),
+    values: Sequence[str] = (),
+    unfold: str | None = None,
+    written: Written = PLAINLY,
+) -> Dataset:
+    """Read one split of a data set.
 
+    Args:
+        data: a Hub id, a file (one of `FILE_KINDS`, also compressed), or a folder of such files. From Python also a
+            `Dataset`, a pandas frame, or mappings.
+        config: configuration name of a Hub data set, where it has several.
+        split: split of a Hub data set or a folder; a single file is one split whatever it is called.
+        revision: branch, tag or commit of a Hub data set.
+        texts: columns that are read as texts. Where one is missing, the result has the names that there are, and no rows.
+        values: further columns; without either, all that hold no lists. One becomes a number where all its values print
+            back as the file has them. What `datasets` reads, parquet and the Hub, stays as it is.
+        unfold: a column in which a list of texts makes a row of each.
+        written: how files are written.
+
+    Raises:
+        MissingFileError: if `data` names a file that does not exist, a folder without data, or no data set of the Hub.
+        InputError: if the kind of data, the configuration or the split is unknown, or nothing could be read.
+    """
+    if isinstance(data, Dataset):
+        return data
+    if not isinstance(data, str | Path):
+        return store_rows(Table([(describe_data(data), take_rows(data))], texts, values, unfold, written))
+    path, name = Path(data).expanduser(), str(data)
+    if path.is_file() and file_suffix(path) not in FILE_KINDS:
+        raise InputError(f"{name} is none of {', '.join(FILE_KINDS)}; convert it to one of these.")
+    if not path.exists():
+        if file_suffix(path) in FILE_KINDS or name.startswith((".", "/", "~")) or name.count("/") > 1:
+            raise MissingFileError(f"{name} does not exist (looked in {Path.cwd()}).")
+        check_hub_id(name, "data set")
+    try:
+        files = [path] if path.is_file() else split_files(path, split) if path.is_dir() else []
+        if files and all(file_suffix(file) in READERS for file in files):
+            return store_rows(Table([(str(file), file) for file in files], texts, values, unfold, written))
+        if files and all(file_suffix(file) == ".parquet" for file in files):
+            return load_dataset("parquet", data_files=[glob.escape(str(file)) for file in files], split="train")
+        return load_dataset(str(path) if path.is_dir() else name, config, split=split, revision=revision)
+    except InputError:
+        raise
+    except Exception as error:  # the readers of `datasets` raise whatever their libraries raise
+        asked = ", ".join(f"{k}={v}" for k, v in {"config": config, "split": split, "revision": revision}.items() if v)
+        kind = MissingFileError if isinstance(error, FileNotFoundError) else InputError
+        cause = error.__cause__ if isinstance(error, DatasetGenerationError) else error
+        where = "" if path.exists() else f" There is no such file or folder in {Path.cwd()} either."
+        raise kind(f"Could not read the data set {name} ({asked}): {str(cause).rstrip('.')}.{where}") from error
+
+
+def split_files(folder: Path, split: str) -> list[Path]:
+    """The files of a folder that belong to a split by their names, as `datasets` tells them; none if it knows none."""
+    place = glob.escape(str(folder.resolve()))
+    files = DataFilesDict.from_patterns(get_data_patterns(place), base_path=place).get(split, [])
+    named = [path for path in map(Path, files) if file_suffix(path) in FILE_KINDS]
+    return [path for path in named if file_suffix(path) != ".txt"] or named
+
+
+@dataclass(frozen=True)
+class Table:
+    """Files, or rows in memory, and the columns that are read of them."""
+
+    parts: Sequence[tuple[str, Path | list[Row]]]  # a name for the messages, and a file or rows
+    texts: Sequence[str]
+    values: Sequence[str]
+    unfold: str | None
+    written: Written
+
+    def rows(self) -> Iterator[tuple[str, Row]]:
+        """Every row with its place."""
+        for source, part in self.parts:
+            rows = read_rows(part, {*self.texts, *self.values}, self.written) if isinstance(part, Path) else part
+            yield from ((f"{source}, row {number}", row) for number, row in enumerate(rows, start=1))
+
+
+@without_progress_bars()
+def store_rows(table: Table) -> Dataset:
+    """`load_data` of files, which `datasets` keeps on disk by their content, or of rows in memory."""
+    asked = {*table.texts, *table.values}
+    columns: dict[str, bool] = {}  # name -> whether it holds lists or mappings
+    for _, row in table.rows():
+        columns |= {name: columns.get(name, False) or isinstance(value, list | dict) for name, value in row.items()}
+        if asked and asked <= columns.keys():
+            break
+    if not columns:
+        raise InputError(f"{table.parts[0][0]} has no rows.")
+    if not asked <= columns.keys():
+        return Dataset.from_dict({name: [] for name in columns})
+    values = table.values if asked else [name for name, nested in columns.items() if not nested]
+    table = replace(table, values=[name for name in values if name not in table.texts])
+    features = Features(dict.fromkeys([*table.texts, *table.values], Value("string")))
+    files = [part for _, part in table.parts if isinstance(part, Path)]
+    if files:
+        # By content: times of change are the same for other bytes, and others for the same.
+        given = {"table": table, "key": " ".join([READING, *map(sha256, files)])}
+        try:
+            dataset = Dataset.from_generator(text_rows, features=features, gen_kwargs=given)
+        except DatasetGenerationError as error:
+            raise (error.__cause__ or error) from None
+    else:
+        dataset = Dataset.from_list(list(text_rows(table)), features=features)
+    written_out = bool(files) and all(file_suffix(file) in (".csv", ".tsv") for file in files)
+    for name in table.values:
+        column = as_column([value and json.loads(value) for value in dataset[name]], written_out)
+        dataset = dataset.remove_columns(name).add_column(name, column)
+    return dataset
+
+
+def text_rows(table: Table, key: str = "") -> Iterator[dict[str, str | None]]:
+    """Rows with `table.texts` as texts and `table.values` as JSON. `key`: what else they depend on, for `datasets`."""
+    for place, row in table.rows():
+        for one in unfolded(row, table.unfold):
+            found = {name: as_text(one.get(name), f"{place}, column {name}") for name in [*table.texts, *table.values]}
+            for name in table.values:
+                value = plain(one.get(name))
+                value = float(value) if isinstance(value, Decimal) else value
+                value = value if type(value) in (int, float, bool) else found[name]
+                found[name] = None if value is None else json.dumps(value)
+            yield found
+
+
+def unfolded(row: Row, column: str | None) -> Iterator[Row]:
+    """The row, once for each text of the list in a column."""
+    several: Any = row.get(column) if column else None
+    if hasattr(several, "__len__") and not isinstance(several, str | Mapping):
+        yield from ({**row, column: text} for text in (list(several) or [None]))
+    else:
+        yield row
+
+
+def take_rows(data: Any) -> list[Row]:
+    """The rows of what a notebook holds: a pandas frame, or mappings.
+
+    Raises: InputError: if it is anything else, or empty.
+    """
+    rows = data.to_dict("records") if isinstance(data, pd.DataFrame) else data
+    rows = list(rows) if isinstance(rows, Iterable) and not isinstance(rows, Mapping) else []
+    if not rows or not all(isinstance(row, Mapping) for row in rows):
+        raise InputError(
+            f"data must be a path, a Hub id, a Dataset, a pandas frame or a list of mappings that is not empty, got "
+            f"{type(data).__name__}."
+        )
+    return rows
+
+
+def describe_data(data: Any) -> str:
+    """What to call data in messages and summaries: its paths or Hub ids, or its kind and number of rows.
+
+    >>> describe_data(["a.csv", "b.csv"]), describe_data([{"query": "a", "answer": "b"}])
+    ('a.csv, b.csv', 'list of 1 rows')
+    """
+    named = data_sources(data)
+    if all(isinstance(one, str | Path) for one in named):
+        return ", ".join(map(str, named))
+    return f"{type(data).__name__} of {len(data):,} rows" if isinstance(data, Sized) else type(data).__name__
+
+
+def data_sources(data: Any) -> list[Any]:
+    """The data sets that were given: several paths or Hub ids, or one of any kind."""
+    several = isinstance(data, list | tuple) and len(data) > 0 and all(isinstance(one, str | Path) for one in data)
+    return list(data) if several else [data]
+
+
+def read_columns(
+    data: Any,
+    columns: dict[str, str],
+    flags: dict[str, str],
+    split: str = "train",
+    unfold: str | None = None,
+    **reading: Any,
+) -> Dataset:
+    """`select_columns` of one data set or of several, one after the other.
+
+    `reading` holds `config`, `revision` and `written` of `load_data`.
+    """
+    parts = []
+    for one in data_sources(data):
+        rows = load_data(one, split=split, texts=list(columns.values()), unfold=unfold, **reading)
+        parts.append(select_columns(rows, columns, f"{describe_data(one)} ({split})", flags, unfold))
+    if len(parts) > 1 and "label" in columns:
+        parts = [part.remove_columns("label").add_column("label", label_texts(part)) for part in parts]
+    return concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+
+
+@without_progress_bars()
+def select_columns(
+    dataset: Dataset, columns: dict[str, str], source: str, flags: dict[str, str], unfold: str | None = None
+) -> Dataset:
+    """Keep `columns` (new name -> name in the source), renamed, without the rows in which a value is blank.
+
+    All but `label` become texts. What is dropped is counted in the log, more than a tenth of the rows as a warning.
     Messages call the data set `source`, and the flag that sets a column by `flags` (new name -> flag).
 
-    Raises: InputError: if a column is missing or named twice, or no row is left.
+    Raises: InputError: if a column is missing or named twice, a value is no text, or no row is left.
     """
     for name, column in columns.items():
         if column not in dataset.column_names:
@@ -132,35 +271,64 @@ def select_columns(dataset: Dataset, columns: dict[str, str], source: str, flags
             raise InputError(
                 f"{source}: --{flags[name]} and --{flags[others[0]]} both name the column {column!r}. Pass another one."
             )
-    dataset = dataset.select_columns(list(columns.values()))
+    texts = [column for name, column in columns.items() if name != "label"]
+    dataset = with_texts(dataset.select_columns(list(columns.values())), texts, source, unfold)
     dataset = dataset.rename_columns({column: name for name, column in columns.items() if column != name})
-    texts = [name for name in columns if name != "label"]
-    for name in texts:
-        if dataset.features[name] != Value("string"):
-            dataset = dataset.cast_column(name, Value("string"))
+
+    def is_blank(row: Iterable[Any]) -> bool:
+        return any(value is None or not str(value).strip() for value in row)
+
     kept = dataset.filter(
-        lambda batch: [
-            all(value is not None and str(value).strip() for value in row)
-            for row in zip(*(batch[name] for name in columns), strict=True)
-        ],
-        batched=True,
+        lambda batch: [not is_blank(row) for row in zip(*(batch[name] for name in columns), strict=True)], batched=True
     )
-    if blank := len(dataset) - len(kept):
-        logger.info("%s: dropped %d of %d rows with a blank value.", source, blank, len(dataset))
     if not kept:
         raise InputError(f"{source} has no row with text in {', '.join(columns.values())} (of {len(dataset)} rows).")
+    if dropped := len(dataset) - len(kept):
+        first = next(number for number, row in enumerate(dataset, start=1) if is_blank(row.values()))
+        level = logging.WARNING if dropped > len(dataset) / 10 else logging.INFO
+        message = "%s: dropped %d of %d rows with a blank value, as row %d."
+        logger.log(level, message, source, dropped, len(dataset), first)
     return kept
+
+
+def with_texts(dataset: Dataset, texts: Collection[str], source: str, unfold: str | None = None) -> Dataset:
+    """The data set with the columns `texts` as texts.
+
+    Raises: InputError: if a value is neither a text nor a number, with its place.
+    """
+    features = Features(dataset.features | dict.fromkeys(texts, Value("string")))
+    if features == dataset.features:
+        return dataset
+
+    def convert(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
+        columns: dict[str, list[Any]] = {name: [] for name in batch}
+        for number, cells in zip(numbers, zip(*batch.values(), strict=True), strict=True):
+            for one in unfolded(dict(zip(batch, cells, strict=True)), unfold):
+                for name, value in one.items():
+                    place = f"{source}, row {number + 1}, column {name}"
+                    columns[name].append(as_text(value, place) if name in texts else value)
+        return columns
+
+    return dataset.map(convert, batched=True, with_indices=True, features=features)
+
+
+def label_texts(dataset: Dataset) -> list[str]:
+    """The column `label` as texts; of a `ClassLabel` column, the names of the classes."""
+    feature = dataset.features["label"]
+    if isinstance(feature, ClassLabel):
+        return [feature.names[i] if 0 <= i < len(feature.names) else str(i) for i in dataset["label"]]
+    return [str(value) for value in dataset["label"]]
 
 
 def label_names(dataset: Dataset) -> list[str]:
     """The names of the classes in the column `label`, in the order of their ids.
 
-    A `ClassLabel` column brings its own; otherwise the distinct values, sorted, are the classes.
+    A `ClassLabel` column brings its own. Otherwise the distinct values are the classes, sorted as numbers if all are.
     """
     feature = dataset.features["label"]
     if isinstance(feature, ClassLabel):
         return list(feature.names)
-    return [str(value) for value in sorted(set(dataset["label"]))]
+    return [str(name) for name in sorted(set(as_column(label_texts(dataset), written_out=True)))]
 
 
 @without_progress_bars()
@@ -172,11 +340,7 @@ def encode_labels(dataset: Dataset, names: Sequence[str], source: str) -> Datase
     if len(names) < 2:
         raise InputError(f"{source} has the label {', '.join(names)} only; a classifier needs two or more.")
     ids = {name: i for i, name in enumerate(names)}
-    feature = dataset.features["label"]
-    if isinstance(feature, ClassLabel):
-        values = [feature.names[i] if 0 <= i < len(feature.names) else str(i) for i in dataset["label"]]
-    else:
-        values = [str(value) for value in dataset["label"]]
+    values = label_texts(dataset)
     if unknown := sorted(set(values) - set(ids)):
         raise InputError(
             f"{source} has labels unknown to the model: {', '.join(unknown)}; the known ones are {', '.join(names)}. "

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .data import select_columns, text_id, without_progress_bars
 from .errors import InputError
+from .pipeline_tinybert import LONGEST_WORD
 from .tokenization import map_tokens
 
 logger = logging.getLogger(__name__)
@@ -119,7 +120,9 @@ def tokenize_documents(documents: Dataset, tokenizer: PreTrainedTokenizerBase, m
         raise InputError("--documents needs a tokenizer that puts one special token at either end of a text.")
 
     def tokenize(batch: dict[str, list[str]]) -> dict[str, list]:
-        texts = [f"{head}\n{body}" for head, body in zip(batch["head"], batch["body"], strict=True)]
+        # Of what is far beyond the length, a tokenizer would read all before it cuts.
+        bodies = (body[: LONGEST_WORD * max_length] for body in batch["body"])
+        texts = [f"{head}\n{body}" for head, body in zip(batch["head"], bodies, strict=True)]
         tokens = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
         heads = tokenizer(batch["head"], truncation=True, max_length=max_length)["input_ids"]
         rows = zip(texts, tokens, heads, strict=True)

@@ -22,6 +22,7 @@ from .extras import import_extra
 from .losses import false_negatives, ranking_loss
 from .measures import MEASURES, measures_by_query, percentile_interval, ranking_measures, resampled_means
 from .ranking import Bm25, Run, Score, by_dot_product, fuse_runs, rank
+from .reading import PLAINLY, Written
 
 MODEL, BM25 = "model", "BM25"  # what results call these two
 LOSS_BATCH = 32  # pairs that the held-out loss ranks against each other
@@ -142,6 +143,7 @@ def evaluate_model(
     baselines: Sequence[str] = (),
     truncate_dims: Sequence[int] = (),
     columns: tuple[str, str] = PAIR_COLUMNS,
+    written: Written = PLAINLY,
 ) -> dict[str, Any]:
     """Measure a model, BM25, the baselines and their fusions with BM25; the model card prints the result.
 
@@ -160,7 +162,7 @@ def evaluate_model(
     Raises: InputError: if the data or a model cannot be read, or two systems would have one name.
     """
     names = name_baselines(baselines)
-    loaded = load_pairs_file(data, columns) if Path(data).is_file() else load_beir(data, split)
+    loaded = load_pairs_file(data, columns, written) if Path(data).is_file() else load_beir(data, split)
     started = time.perf_counter()
     bm25 = Bm25(list(loaded.corpus.values())).rank(loaded.queries, list(loaded.corpus))
     bm25_seconds = time.perf_counter() - started

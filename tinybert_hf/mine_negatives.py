@@ -15,12 +15,13 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
-from .data import load_data, select_columns, text_id, without_progress_bars
+from .data import read_columns, text_id, without_progress_bars
 from .errors import InputError
 from .evaluation import load_text_encoder
 from .losses import equal_entries
 from .progress import progress_bar
 from .ranking import Bm25, Score, by_dot_product, query_blocks
+from .reading import Written
 
 MOST_TOGETHER = 256  # rows of a block: what is drawn at random depends on it
 OUTPUT_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
@@ -196,6 +197,8 @@ def mine_data(
     data_revision: str | None = None,
     query_column: str = "query",
     answer_column: str = "answer",
+    encoding: str | None = None,
+    separator: str | None = None,
     corpus: str | None = None,
     corpus_column: str = "text",
     model: str | None = None,
@@ -216,12 +219,12 @@ def mine_data(
         raise InputError("--model and --teacher are two rankings; pass one of them, or none for BM25.")
     columns = {"query": query_column, "answer": answer_column}
     flags = {"query": "query_column", "answer": "answer_column"}
-    pairs = select_columns(load_data(data, data_config, data_split, data_revision), columns, data, flags)
+    written = Written(encoding, separator)
+    pairs = read_columns(data, columns, flags, data_split, config=data_config, revision=data_revision, written=written)
     queries, answers = pairs["query"][:], pairs["answer"][:]
     texts = list(answers)
     if corpus:
-        rows = select_columns(load_data(corpus), {"text": corpus_column}, corpus, {"text": "corpus_column"})
-        texts += rows["text"][:]
+        texts += read_columns(corpus, {"text": corpus_column}, {"text": "corpus_column"}, written=written)["text"][:]
     candidates: dict[int, str] = {}  # equal texts, white space around them apart, are one candidate
     for text in texts:
         candidates.setdefault(text_id(text), text)

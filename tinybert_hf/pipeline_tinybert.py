@@ -7,7 +7,7 @@ search("how do I undo a commit?", ["git revert ...", "git push ..."], top_k=1)
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, Sized
 from itertools import chain, islice
 from typing import Any, Protocol
 
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import Pipeline, PreTrainedTokenizerBase
+
+LONGEST_WORD = 100  # letters; WordPiece takes a longer word for [UNK]
 
 
 class Encoder(Protocol):
@@ -35,24 +37,26 @@ class Encoder(Protocol):
     def train(self, mode: bool = True) -> Any: ...
 
 
-def check_texts(texts: Any, name: str, first: int = 0) -> None:
-    """Raise TypeError where `texts` is not a sequence of strings, naming the first offender; counted from `first`."""
-    if isinstance(texts, str) or not isinstance(texts, Sequence):
+def check_texts(texts: Any, name: str, first: int = 0) -> list[str]:
+    """The strings of a list, an array, a column or a generator. Raise where one is none; counted from `first`."""
+    # A mapping and a frame would give their keys.
+    if isinstance(texts, str | bytes | Mapping | Set) or hasattr(texts, "columns") or not isinstance(texts, Iterable):
         raise TypeError(f"{name} must be a list of strings, got {type(texts).__name__}. For one text pass [text].")
-    for position, text in enumerate(texts, start=first):
+    checked = list(texts)
+    for position, text in enumerate(checked, start=first):
         if not isinstance(text, str):
             raise TypeError(f"{name}[{position}] must be a string, got {type(text).__name__}: {text!r}")
+        if not text.isascii() and text.encode(errors="ignore").decode() != text:
+            raise ValueError(f"{name}[{position}] holds half a character (a lone surrogate): {text!r:.80}. Remove it.")
+    return checked
 
 
 def check_queries(query: Any, name: str = "query") -> list[str]:
     """One query or several as a list. Raise where there is none, one is blank, or one is no string."""
-    queries = [query] if isinstance(query, str) else query
-    check_texts(queries, name)
+    queries = check_texts([query] if isinstance(query, str) else query, name)
     if not queries or not all(text.strip() for text in queries):
         raise ValueError(f"{name} is empty: {query!r}. Pass a question or a few words to search for.")
-    if broken := [text for text in queries if text.encode(errors="ignore").decode() != text]:
-        raise ValueError(f"{name} holds half a character (a lone surrogate): {broken[0]!r}. Pass text in UTF-8.")
-    return list(queries)
+    return queries
 
 
 def check_top_k(top_k: Any) -> None:
@@ -139,7 +143,7 @@ def encode(
         TypeError: if `texts` is not a list of strings.
         ValueError: if a number is out of range.
     """
-    check_texts(texts, "texts")
+    texts = check_texts(texts, "texts")
     windows = encode_stream(
         model, tokenizer, texts, batch_tokens, truncate_dim, normalize, show_progress_bar=show_progress_bar
     )
@@ -168,7 +172,7 @@ def encode_stream(
     for name, value in (("batch_tokens", batch_tokens), ("window", window)):
         if value < 1:
             raise ValueError(f"{name} must be 1 or more, got {value}.")
-    if isinstance(texts, str):  # it would be read letter by letter
+    if isinstance(texts, str) or hasattr(texts, "columns"):  # it would be read letter by letter, or name by name
         check_texts(texts, "texts")
     total = len(texts) if isinstance(texts, Sized) else None
     remaining, first = iter(texts), 0
@@ -193,10 +197,11 @@ def embed_window(
     rows: dict[str, int] = {}
     row_of = [rows.setdefault(text, len(rows)) for text in texts]
     bar.update(len(texts) - len(rows))
+    max_length = min(tokenizer.model_max_length, model.config.max_position_embeddings)
     tokens = tokenizer(
-        list(rows),
+        [text[: LONGEST_WORD * max_length] for text in rows],  # it would read all of a book, and then cut
         truncation=True,
-        max_length=min(tokenizer.model_max_length, model.config.max_position_embeddings),
+        max_length=max_length,
         return_token_type_ids=False,
         return_attention_mask=False,
     )["input_ids"]
@@ -259,11 +264,12 @@ class SemanticSearchPipeline(Pipeline):
     def preprocess(self, inputs: dict[str, Any]) -> dict[str, Any]:
         chunks = inputs["chunks"]
         queries = check_queries(inputs["query"])
-        if chunks is None or (isinstance(chunks, Sequence) and not chunks):
+        empty = chunks is None or (isinstance(chunks, str) and not chunks)
+        chunks = [] if empty else check_texts(chunks, "chunks")
+        if not chunks:
             raise ValueError("There are no chunks to search. Pass chunks=[...], the texts to rank.")
-        check_texts(chunks, "chunks")
         check_top_k(inputs["top_k"])
-        return inputs | {"queries": queries}
+        return inputs | {"queries": queries, "chunks": chunks}
 
     def _forward(self, model_inputs: dict[str, Any], **options: int) -> dict[str, Any]:
         queries, chunks = model_inputs["queries"], model_inputs["chunks"]

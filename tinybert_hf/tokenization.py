@@ -15,6 +15,7 @@ from .data import text_id
 from .errors import InputError
 from .files import read_json, write_json
 from .languages import UNSPACED
+from .pipeline_tinybert import LONGEST_WORD
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,6 @@ SAVED_SETTINGS = {
 }
 MIN_ALPHABET = 1000  # characters with tokens of their own, as in BERT; words with rarer ones become [UNK]
 COVERAGE = 0.9995  # of the characters in the texts, as in XLM-R; many for Chinese
-LONGEST_WORD = 100  # letters; WordPiece takes a longer word for [UNK]
 MOST_UNKNOWN, MOST_CUT = 0.01, 0.1  # shares of the tokens and of the texts above which training warns
 UNSPACED_PIECE = 16  # letters that are taken for a word where there are no blanks between words
 
@@ -124,7 +124,8 @@ def tokenize_columns(
     before = {name: prompts.get("query" if name == "query" else "document", "") for name in columns}
 
     def tokenize(batch: dict[str, list[str]]) -> dict[str, list]:
-        texts = {name: [before[name] + text for text in batch[name]] for name in columns}
+        longest = LONGEST_WORD * max_length  # of what is far beyond, a tokenizer would read all before it cuts
+        texts = {name: [(before[name] + text)[:longest] for text in batch[name]] for name in columns}
         tokens = {name: tokenizer(texts[name], truncation=True, max_length=max_length) for name in columns}
         ids = {f"{name}_id": [text_id(text) for text in batch[name]] for name in columns}
         return {name: tokens[name]["input_ids"] for name in columns} | ids

@@ -15,7 +15,6 @@ from training_run import ROOT
 from transformers import MPNetConfig, PreTrainedTokenizerBase
 
 from tinybert_hf import encoding
-from tinybert_hf.cli.search import read_chunks
 from tinybert_hf.encoding import load_search_pipeline
 from tinybert_hf.tokenization import save_tokenizer
 
@@ -99,7 +98,7 @@ def test_a_model_of_another_kind_is_a_message(
 def test_a_file_that_is_not_there_is_a_message(model_folder: Path, tmp_path: Path) -> None:
     missing = tmp_path / "chunks.txt"
     done = tinybert("search", "--model", model_folder, "--query", QUERY, "--chunks", missing)
-    assert done == (1, "", f"error: [Errno 2] No such file or directory: '{missing}'\n")
+    assert done == (1, "", f"error: {missing} does not exist (looked in {Path.cwd()}).\n")
 
 
 @pytest.mark.parametrize("content", ["", "\n  \n\t\n"])
@@ -115,10 +114,13 @@ def test_a_file_without_text_is_a_message(model_folder: Path, tmp_path: Path, co
 
 def test_a_file_that_is_no_text_is_a_message(model_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "chunks.bin"
-    path.write_bytes(b"\xff\xfe\x00binary")
+    path.write_bytes("text\nFür Möbel und größere Türen".encode("cp1252"))
     done = tinybert("search", "--model", model_folder, "--query", QUERY, "--chunks", path)
     assert (done.status, done.out) == (1, "")
-    assert done.err.startswith(f"error: --chunks {path} is no UTF-8 text: ")
+    assert done.err.startswith(f"error: {path} is no text in UTF-8 (line 2). With --encoding cp1252 this ")
+    flags = ["--encoding", "cp1252", "--json"]
+    done = tinybert("search", "--model", model_folder, "--query", QUERY, "--chunks", path, *flags)
+    assert {hit["text"] for hit in json.loads(done.out)} == {"text", "Für Möbel und größere Türen"}
 
 
 @pytest.mark.parametrize(
@@ -149,7 +151,3 @@ def test_a_score_that_is_no_number_is_never_json(
     done = tinybert("search", "--model", "m", "--query", QUERY, "--chunks", chunks_file, "--json")
     assert (done.status, done.out) == (1, "")
     assert done.err == "error: A result is not a number. The model's weights must be damaged.\n"
-
-
-def test_chunks_are_the_lines_that_are_not_blank(chunks_file: Path) -> None:
-    assert read_chunks(str(chunks_file)) == TEXTS

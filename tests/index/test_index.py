@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import TEXTS
+from datasets import Dataset
 from filelock import FileLock
 from fresh_process import NO_NETWORK, run_python
 from milvus_server import milvus_server
@@ -307,6 +309,38 @@ def test_a_field_keeps_its_type_and_new_ones_may_come(address: str, encoder: Pat
     again = SearchIndex(address)
     assert [hit["text"] for hit in again.search("x", top_k=9, filter={"section": "sound"})] == [TEXTS[1]]
     assert len(again) == 2
+
+
+@pytest.mark.parametrize(
+    "wrap", [list, iter, pd.DataFrame, Dataset.from_list, lambda rows: pd.DataFrame(rows).convert_dtypes()]
+)
+def test_records_may_come_in_any_table(wrap: Any, encoder: Path, tmp_path: Path) -> None:
+    rows = [{"id": "00003", "text": "play music", "year": 2001}, {"id": "b", "text": "read mail", "year": None}]
+    rows = [row if row["year"] else {name: value for name, value in row.items() if name != "year"} for row in rows]
+    index = SearchIndex(tmp_path / "i", encoder)
+    assert index.add(wrap(rows)) == (2, 0)
+    assert [hit["id"] for hit in index.search("play music", mode="bm25")] == ["00003"]
+    assert index.search("play music", filter={"year": 2001})[0]["year"] == 2001
+
+
+@pytest.mark.parametrize("wrap", [pd.Series, np.array, iter])
+def test_texts_may_come_in_any_column(wrap: Any, encoder: Path, tmp_path: Path) -> None:
+    index = SearchIndex(tmp_path / "i", encoder)
+    assert index.add(wrap(["play music", "read mail"])) == (2, 0)
+    assert index.search("read mail", 1)[0]["text"] == "read mail"
+
+
+def test_scalars_of_numpy_are_numbers_and_what_is_missing_is_left_out(encoder: Path, tmp_path: Path) -> None:
+    index = SearchIndex(tmp_path / "i", encoder)
+    values = {"a": np.int64(3), "b": np.float32(0.5), "c": np.bool_(True), "d": np.str_("x")}
+    index.add([{"text": "music", **values, "e": float("nan"), "f": pd.NA, "g": pd.NaT}])
+    assert index.info()["fields"] == {"a": "int", "b": "float", "c": "bool", "d": "str"}
+
+
+def test_half_a_character_is_named_with_its_record(encoder: Path, tmp_path: Path) -> None:
+    for record in ({"text": "ab\ud800"}, {"text": "a", "id": "\ud800"}, {"text": "a", "kind": "\ud800"}):
+        with pytest.raises(InputError, match=r"of records\[1\]: the character \d is half of one"):
+            SearchIndex(tmp_path / "i", encoder).add(["music", record])
 
 
 def test_a_single_record_must_come_in_a_list(encoder: Path, tmp_path: Path) -> None:
@@ -759,7 +793,7 @@ def test_values_that_cannot_be_stored_end_the_command_with_one_line(
     arguments = ("--index", tmp_path / "i", "--model", encoder, "--data", tmp_path / "a.jsonl")
     status, printed = command("build", *arguments, "--metadata_columns", "tags")
     assert status == 1
-    assert "error: records[0]: tags must be a string, a number, a boolean or None" in printed
+    assert "row 1, column tags: a text or a number is expected, got list" in printed
 
 
 def test_the_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

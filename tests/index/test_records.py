@@ -54,7 +54,10 @@ def test_columns_become_records_and_blank_texts_are_left_out(tmp_path: Path, cap
     (tmp_path / "a.csv").write_text("name,body,year\n1,play music,2001\n2,,2002\n3,read mail,\n")
     with caplog.at_level(logging.INFO):
         rows = read_records(str(tmp_path / "a.csv"), "body", "name", ["year"])
-    assert list(rows) == [{"text": "play music", "id": 1, "year": 2001}, {"text": "read mail", "id": 3, "year": None}]
+    assert list(rows) == [
+        {"text": "play music", "id": "1", "year": 2001},
+        {"text": "read mail", "id": "3", "year": None},
+    ]
     assert "1 rows without text were left out." in caplog.messages
 
 

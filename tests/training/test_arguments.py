@@ -88,3 +88,9 @@ def test_the_settings_are_read_without_torch() -> None:
     code = "import sys, tinybert_hf.training.arguments; print({'torch', 'transformers', 'datasets'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_one_data_set_is_itself_and_several_are_a_list() -> None:
+    assert RetrievalArguments(data=["faq.csv"]).data == "faq.csv"
+    assert RetrievalArguments(data=["a.csv", "b.csv"]).data == ["a.csv", "b.csv"]
+    assert RetrievalArguments(data=[{"query": "a", "answer": "b"}]).data == [{"query": "a", "answer": "b"}]

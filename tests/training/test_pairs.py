@@ -153,3 +153,32 @@ def test_documents_without_their_column_are_named(notes: Path) -> None:
         load_pairs(RetrievalArguments(documents=str(notes)))
     with pytest.raises(InputError, match=r"no column 'title'.* Pass --title_column"):
         load_pairs(RetrievalArguments(documents=str(notes), text_column="body", title_column="title"))
+
+
+def test_several_files_are_read_together_with_their_encoding_and_separator(tmp_path: Path) -> None:
+    for name in ("a.csv", "b.csv"):
+        rows = [f"Größe {name} {i}#für {name} {i}" for i in range(40)]
+        (tmp_path / name).write_text("\n".join(["query#answer", *rows]), encoding="cp1252")
+    data = [str(tmp_path / "a.csv"), str(tmp_path / "b.csv")]
+    pairs = load_pairs(RetrievalArguments(data=data, encoding="cp1252", separator="#", eval_size=10))
+    assert len(pairs.train) + len(pairs.evaluation) == 80
+    assert {"Größe a.csv 3", "Größe b.csv 3"} <= {*pairs.train["query"], *pairs.evaluation["query"]}
+
+
+def test_several_files_of_documents_are_read_together(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(
+            "\n".join(f"Text {i} of {name}. It goes on with {i} of {name}." for i in range(20))
+        )
+    documents = [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")]
+    data = load_pairs(RetrievalArguments(documents=documents, eval_size=4))
+    assert len(data.train) + len(data.evaluation) == 40
+    assert len({*data.train["head"], *data.evaluation["query"]}) == 40
+
+
+def test_a_list_of_answers_makes_pairs_where_it_is_asked_for() -> None:
+    rows = [{"query": f"q{i}", "answer": [f"a{i}", f"b{i}"]} for i in range(20)]
+    with pytest.raises(InputError, match=r"row 1, column answer: a text or a number is expected, .*--unfold_answers"):
+        load_pairs(RetrievalArguments(data=rows, eval_size=2))
+    data = load_pairs(RetrievalArguments(data=rows, eval_data=rows[:2], unfold_answers=True))
+    assert (len(data.train), data.evaluation["answer"][:]) == (40, ["a0", "b0", "a1", "b1"])

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ..extras import import_extra
+from ..reading import Written
 from .terminal import log_progress, to_json
 
 
@@ -15,6 +16,8 @@ def evaluate(
     truncate_dims: list[int] | None = None,
     query_column: str = "query",
     answer_column: str = "answer",
+    encoding: str | None = None,
+    separator: str | None = None,
     output_file: Path | None = None,
 ) -> None:
     """Measure how well a model ranks, beside BM25, both fused, and other encoders.
@@ -35,6 +38,8 @@ def evaluate(
         truncate_dims: Measure the first so many dimensions of the model's embeddings too.
         query_column: The column of the query, in a file of pairs.
         answer_column: The column of the text that answers it.
+        encoding: Encoding of a file of pairs, as cp1252. Without it, UTF-8, or what a byte order mark says.
+        separator: What separates its columns. Without it, what the header shows.
         output_file: Also write the result here, as JSON.
     """
     log_progress()
@@ -43,7 +48,8 @@ def evaluate(
     import_extra("datasets", purpose="measuring")
     from ..evaluation import evaluate_model, result_table
 
-    result = evaluate_model(model, data, split, baselines or (), truncate_dims or (), (query_column, answer_column))
+    columns, written = (query_column, answer_column), Written(encoding, separator)
+    result = evaluate_model(model, data, split, baselines or (), truncate_dims or (), columns, written)
     print(result_table(result))
     if output_file:
         output_file.write_text(to_json(result, indent=2) + "\n", encoding="utf-8")

@@ -47,12 +47,16 @@ class Records:
     """What to put into the index."""
 
     data: str
-    """A csv, tsv, json, jsonl or parquet file (also compressed), a txt file with one text a line, a folder of such files,
-    or the id of a data set of the Hub."""
+    """A csv, tsv, json, jsonl, parquet or xlsx file, a txt file with one text a line, a folder of such files, or the id of
+    a data set of the Hub."""
     data_config: str | None = None
     """Configuration name of a Hub data set."""
     data_split: str = "train"
     """Split of a Hub data set or a folder."""
+    encoding: str | None = None
+    """Encoding of the files, as cp1252. Without it, UTF-8, or what a byte order mark says."""
+    separator: str | None = None
+    """What separates the columns of csv files. Without it, what the header shows."""
     text_column: str = "text"
     """Column with the texts; blank ones are left out."""
     id_column: str | None = None
@@ -62,9 +66,11 @@ class Records:
 
     def read(self) -> Any:
         from ..index.records import read_records
+        from ..reading import Written
 
         columns = self.text_column, self.id_column, self.metadata_columns or ()
-        return read_records(self.data, *columns, self.data_config, self.data_split)
+        written = Written(self.encoding, self.separator)
+        return read_records(self.data, *columns, self.data_config, self.data_split, written)
 
 
 @app.command(sort_key=1)

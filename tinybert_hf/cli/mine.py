@@ -19,6 +19,8 @@ def mine(
     data_revision: str | None = None,
     query_column: str = "query",
     answer_column: str = "answer",
+    encoding: str | None = None,
+    separator: str | None = None,
     corpus: str | None = None,
     corpus_column: str = "text",
     model: str | None = None,
@@ -42,6 +44,8 @@ def mine(
         data_revision: Commit, tag or branch of a Hub data set.
         query_column: The column of the query.
         answer_column: The column of the text that answers it.
+        encoding: Encoding of the files, as cp1252. Without it, UTF-8, or what a byte order mark says.
+        separator: What separates the columns of csv files. Without it, what the header shows.
         corpus: Further texts to choose from: a Hub id, a file or a folder. Not those of a test.
         corpus_column: The column of --corpus.
         model: Rank with this model, a folder or a Hub id. Without it, BM25 ranks.

@@ -1,13 +1,15 @@
 """tinybert search: the best lines of a file."""
 
-import sys
 from pathlib import Path
 
-from ..errors import InputError, UnreadableError
+from ..errors import InputError
+from ..reading import Written, read_rows
 from .terminal import AnyText, hide_loading, print_hits
 
 
-def search(*, model: str, query: AnyText, chunks: AnyText, top_k: int = 3, json: bool = False) -> None:
+def search(
+    *, model: str, query: AnyText, chunks: AnyText, encoding: str | None = None, top_k: int = 3, json: bool = False
+) -> None:
     """Print the lines of a file that answer a query best.
 
         tinybert search --model outputs/retrieval --query "undo a commit" --chunks passages.txt
@@ -19,10 +21,12 @@ def search(*, model: str, query: AnyText, chunks: AnyText, top_k: int = 3, json:
         model: A folder or a Hub id: a model of ours, or another encoder (as sentence-transformers/all-MiniLM-L6-v2).
         query: The question, or a few words.
         chunks: A text file with one chunk a line, or - for standard input. Blank lines are skipped.
+        encoding: Encoding of the chunks, as cp1252. Without it, UTF-8, or what a byte order mark says.
         top_k: How many chunks to print.
         json: Print a JSON list of {index, score, text}.
     """
-    texts = read_chunks(chunks)
+    rows = read_rows(Path(chunks), written=Written(encoding), suffix=".txt")
+    texts = [text for row in rows if (text := row["text"].strip())]
     hide_loading()
     from ..encoding import load_search_pipeline
 
@@ -32,12 +36,3 @@ def search(*, model: str, query: AnyText, chunks: AnyText, top_k: int = 3, json:
     except ValueError as error:  # of its checks: it travels with models, and knows no InputError
         raise InputError(str(error)) from error
     print_hits(results, json)
-
-
-def read_chunks(path: str) -> list[str]:
-    """The lines of a file or of standard input (`-`) that are not blank."""
-    try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UnreadableError(f"--chunks {path} is no UTF-8 text: {error}") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]

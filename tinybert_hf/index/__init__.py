@@ -197,6 +197,8 @@ class SearchIndex:
     def _write(self, records: Iterable[str | Mapping[str, Any]], replace: bool, show_progress_bar: bool) -> Added:
         if isinstance(records, (str, Mapping)):
             raise TypeError("records must be a list or an iterator of records. For one pass [record].")
+        if hasattr(records, "columns") and hasattr(records, "to_dict"):  # a pandas frame would give its columns' names
+            records = records.to_dict("records")
         parsed = (parse_record(record, position) for position, record in enumerate(records))
         total = len(records) if isinstance(records, Sized) else None
         written = present = 0

@@ -4,13 +4,13 @@ import hashlib
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, cast
 
 import numpy as np
 
 from ..errors import InputError
 from ..extras import import_extra
+from ..reading import PLAINLY, Written, as_text, plain
 
 logger = logging.getLogger(__name__)
 
@@ -56,20 +56,19 @@ def read_records(
     metadata_columns: Sequence[str] = (),
     config: str | None = None,
     split: str = "train",
+    written: Written = PLAINLY,
 ) -> Iterable[Mapping[str, Any]]:
     """Read the records of a data set, without those whose text is blank; `SearchIndex.add` takes them.
 
-    `data`, `config` and `split` are as `load_data` takes them; `data` may also be a txt file with one text a line.
+    `data`, `config`, `split` and `written` are as `load_data` takes them.
 
     Raises: InputError: if the data cannot be read, or a column is missing.
     """
-    load_dataset = import_extra("datasets", "index", "an index").load_dataset  # searching does without
-    from ..data import load_data, without_progress_bars
+    import_extra("datasets", "index", "an index")  # searching does without
+    from ..data import load_data, with_texts, without_progress_bars
 
-    if data.endswith(".txt") and Path(data).is_file():
-        rows = load_dataset("text", data_files=data, split="train")
-    else:
-        rows = load_data(data, config, split)
+    texts = [text_column, *([id_column] if id_column else [])]
+    rows = load_data(data, config, split, texts=texts, values=metadata_columns, written=written)
     columns = {"text": text_column} | ({"id": id_column} if id_column else {})
     columns |= {name: name for name in metadata_columns}
     if missing := set(columns.values()) - set(rows.column_names):
@@ -77,7 +76,7 @@ def read_records(
             f"{data} has no column {min(missing)!r}; it has {', '.join(rows.column_names)}. See --text_column, "
             "--id_column and --metadata_columns."
         )
-    rows = rows.select_columns(list(dict.fromkeys(columns.values())))
+    rows = with_texts(rows.select_columns(list(dict.fromkeys(columns.values()))), texts, data)
     with without_progress_bars():
         kept = rows.filter(
             lambda texts: [text is not None and bool(str(text).strip()) for text in texts],
@@ -100,15 +99,19 @@ def parse_record(record: Any, position: int) -> NewRecord:
         raise RecordTypeError(
             f"records[{position}] must be a string or a mapping, got {type(record).__name__}: {record!r}"
         )
+    record = {key: plain(value) for key, value in record.items()}
     text = record.get("text")
     if not isinstance(text, str):
         raise RecordTypeError(f"records[{position}] must have a string as text, got {text!r}.")
     if not text.strip():
         raise InputError(f"records[{position}] has a blank text. Leave such records out.")
     given = record.get("id")
-    name = text_hash(text) if given is None else text_of_id(given, f"the id of records[{position}]")
+    name = text if given is None else text_of_id(given, f"the id of records[{position}]")
     vector = record.get("embedding")
     metadata = {key: value for key, value in record.items() if key not in BUILT_IN and value is not None}
+    for key, value in [("text", text), ("id", name), *metadata.items()]:
+        if isinstance(value, str):
+            as_text(value, f"{key} of records[{position}]")  # text in Unicode
     for key, value in metadata.items():
         if not isinstance(key, str) or not key.isidentifier() or not key.isascii() or key.startswith("_"):
             raise InputError(
@@ -121,6 +124,7 @@ def parse_record(record: Any, position: int) -> NewRecord:
             raise RecordTypeError(
                 f"records[{position}]: {key} must be a string, a number, a boolean or None, got {value!r}."
             )
+    name = text_hash(text) if given is None else name
     return NewRecord(name, text, metadata, None if vector is None else np.asarray(vector, dtype=np.float32).ravel())
 
 

@@ -16,9 +16,10 @@ from transformers import Pipeline, TextClassificationPipeline
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..configuration_tinybert import has_berts_form
-from ..data import FILE_READERS
+from ..data import FILE_KINDS
 from ..errors import InputError
 from ..files import read_json, sha256
+from ..reading import file_suffix
 
 logger = logging.getLogger(__name__)
 
@@ -188,5 +189,5 @@ def is_hub_id(name: str | None, made_here: set[str]) -> bool:
     """Whether `--data` or `--model` named a repository on the Hub, as `load_data` decides it, and no run's output."""
     if not name or name in made_here or Path(name).exists():
         return False
-    file = any(suffix in FILE_READERS for suffix in Path(name).suffixes)
+    file = file_suffix(Path(name)) in FILE_KINDS
     return bool(re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name)) and not file

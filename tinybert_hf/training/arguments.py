@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from cyclopts import Group, Parameter
 
 from ..errors import InputError
+from ..reading import Written
 
 DATA = Parameter(group=Group("Data", sort_key=1))
 MODEL = Parameter(group=Group("Model", sort_key=2))
@@ -25,8 +26,8 @@ Schedule = Literal[
 
 Auto = Literal["auto"]  # chosen by the number of rows (`sampler`)
 
-# In Python, data may also be a `datasets.Dataset`, a pandas frame, or a list of mappings.
-Data = Any
+# In Python, data may also be a `datasets.Dataset`, a pandas frame, or mappings.
+Data = list[str] | Any
 
 
 @dataclass(kw_only=True)
@@ -34,13 +35,17 @@ class TrainingArguments:
     """What both stages share. Each stage adds its columns and its defaults."""
 
     data: Annotated[Data, DATA] = ""
-    """Training data: a Hub id, a file or a folder."""
+    """Training data: Hub ids, files or folders, one or several."""
     data_config: Annotated[str | None, DATA] = None
     """Configuration name of a Hub data set."""
     data_split: Annotated[str, DATA] = "train"
     """Split to train on."""
     data_revision: Annotated[str | None, DATA] = None
     """Commit, tag or branch of a Hub data set."""
+    encoding: Annotated[str | None, DATA] = None
+    """Encoding of the files, as cp1252. Without it, UTF-8, or what a byte order mark says."""
+    separator: Annotated[str | None, DATA] = None
+    """What separates the columns of csv files. Without it, what the header shows: a comma, semicolon, tab or |."""
     eval_data: Annotated[Data | None, DATA] = None
     """Data to measure on. Without it, --data is used."""
     eval_split: Annotated[str | None, DATA] = None
@@ -99,6 +104,8 @@ class TrainingArguments:
         for name, value in vars(self).items():
             if isinstance(value, Path):  # as Python has them; the summary takes texts
                 setattr(self, name, str(value))
+            if name in ("data", "documents", "eval_data") and isinstance(value, list) and len(value) == 1:
+                setattr(self, name, value[0] if isinstance(value[0], str) else value)
         counts = ("eval_size", "per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps")
         others = ("save_steps", "num_train_epochs", "learning_rate", "max_grad_norm", "early_stopping_patience")
         for name in counts + others:
@@ -114,6 +121,12 @@ class TrainingArguments:
                 f"--tokenizer_data is for the tokenizer of a new model, and --model {self.model} brings its own. "
                 "Leave one of them out."
             )
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How `load_data` is to read all data."""
+        written = Written(self.encoding, self.separator)
+        return {"config": self.data_config, "revision": self.data_revision, "written": written}
 
     @property
     def evaluation_source(self) -> tuple[Data, str] | None:
@@ -159,6 +172,8 @@ class RetrievalArguments(TrainingArguments):
     """The column of the query."""
     answer_column: Annotated[str, DATA] = "answer"
     """The column of the text that answers it."""
+    unfold_answers: Annotated[bool, DATA] = False
+    """A list of answers makes one pair with each of them."""
     documents: Annotated[Data | None, DATA] = None
     """Texts without queries, in place of --data. Queries are cut from their titles, headings or first sentences, anew in
     every epoch."""

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
-from ..data import Split, describe_data, hold_out, load_data, select_columns
+from ..data import Split, data_sources, describe_data, hold_out, load_data, read_columns
 from ..documents import pairs_from_documents, read_documents
 from .arguments import RetrievalArguments
 
@@ -22,8 +22,8 @@ def load_pairs(arguments: RetrievalArguments) -> Split:
         columns[f"negative_{i}"], flags[f"negative_{i}"] = column, "negative_columns"
 
     def read(data: Any, split: str) -> Dataset:
-        rows = load_data(data, arguments.data_config, split, arguments.data_revision)
-        return select_columns(rows, columns, f"{describe_data(data)} ({split})", flags)
+        unfold = arguments.answer_column if arguments.unfold_answers else None
+        return read_columns(data, columns, flags, split, unfold, **arguments.reading)
 
     if arguments.documents is not None:
         return load_documents(arguments, read)
@@ -38,8 +38,11 @@ def load_documents(arguments: RetrievalArguments, read: Callable[[Any, str], Dat
     columns, flags = {"text": arguments.text_column}, {"text": "text_column"}
     if arguments.title_column:
         columns["title"], flags["title"] = arguments.title_column, "title_column"
-    rows = load_data(arguments.documents, arguments.data_config, arguments.data_split, arguments.data_revision)
-    documents = read_documents(rows, columns, describe_data(arguments.documents), flags)
+    parts = []
+    for one in data_sources(arguments.documents):
+        rows = load_data(one, split=arguments.data_split, texts=list(columns.values()), **arguments.reading)
+        parts.append(read_documents(rows, columns, describe_data(one), flags))
+    documents = concatenate_datasets(parts) if len(parts) > 1 else parts[0]
     if arguments.eval_data is not None and (source := arguments.evaluation_source):
         return Split(documents, read(*source))
     train, held_out = hold_out(documents, arguments.eval_size, arguments.seed, by=["body"])

@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data import Split, describe_data, encode_labels, hold_out, label_names, load_data, select_columns
+from ..data import Split, describe_data, encode_labels, hold_out, label_names, read_columns
 from ..kernels import CpuKernels
 from ..measures import classification_measures
 from ..modeling_tinybert import TinyBertForSequenceClassification
@@ -95,8 +95,7 @@ def load_examples(arguments: SentimentArguments) -> tuple[Split, list[str]]:
     columns["label"] = arguments.label_column
 
     def read(data: Any, split: str) -> Dataset:
-        rows = load_data(data, arguments.data_config, split, arguments.data_revision)
-        return select_columns(rows, columns, f"{describe_data(data)} ({split})", flags)
+        return read_columns(data, columns, flags, split, **arguments.reading)
 
     train = read(arguments.data, arguments.data_split)
     names = label_names(train)

@@ -65,7 +65,8 @@ def load_start(
         return load_encoder(arguments.model, arguments.config_overrides)
     config = override_config(TinyBertConfig(), arguments.config_overrides)
     if accelerator.is_main_process:
-        sources = [load_data(data) for data in arguments.tokenizer_data] if arguments.tokenizer_data else [dataset]
+        written = arguments.reading["written"]
+        sources = [load_data(data, written=written) for data in arguments.tokenizer_data or []] or [dataset]
         logger.info("Training the tokenizer.")
         texts = (text for source in sources for text in iterate_texts(source))
         tokenizer = train_tokenizer(texts, config.vocab_size, config.max_position_embeddings)
