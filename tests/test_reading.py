@@ -188,7 +188,7 @@ def test_half_a_character_is_named_with_its_place(tmp_path: Path) -> None:
     ],
 )
 def test_texts_are_numbers_where_all_of_them_print_back_the_same(texts: list[Any], values: list[Any]) -> None:
-    column = as_column(texts, written_out=True)
+    column = as_column(texts, True, "size")
     assert column == values
     assert list(map(type, column)) == list(map(type, values))
 
@@ -206,7 +206,7 @@ def test_texts_are_numbers_where_all_of_them_print_back_the_same(texts: list[Any
     ],
 )
 def test_values_keep_the_type_that_all_of_them_have(given: list[Any], values: list[Any]) -> None:
-    column = as_column(given, written_out=False)
+    column = as_column(given, False, "size")
     assert column == values
     assert list(map(type, column)) == list(map(type, values))
 

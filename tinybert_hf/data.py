@@ -6,12 +6,10 @@ A data set leaves this module with the columns that training knows, whatever the
 
 import glob
 import hashlib
-import json
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from decimal import Decimal
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +30,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from .errors import InputError, MissingFileError, check_hub_id
 from .files import sha256
-from .reading import PLAINLY, READERS, Row, Written, as_column, as_text, file_suffix, plain, read_rows
+from .reading import PLAINLY, READERS, Row, Written, as_column, as_text, file_suffix, read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -155,9 +153,17 @@ def store_rows(table: Table) -> Dataset:
     if not asked <= columns.keys():
         return Dataset.from_dict({name: [] for name in columns})
     values = table.values if asked else [name for name, nested in columns.items() if not nested]
-    table = replace(table, values=[name for name in values if name not in table.texts])
-    features = Features(dict.fromkeys([*table.texts, *table.values], Value("string")))
     files = [part for _, part in table.parts if isinstance(part, Path)]
+    written_out = bool(files) and all(file_suffix(file) in (".csv", ".tsv") for file in files)
+    rows = [[row.get(name) for name in values] for _, row in table.rows()] if values else []
+    stored = {
+        name: as_column(column, written_out, f"{table.parts[0][0]}, column {name}")
+        for name, column in zip(values, zip(*rows, strict=True), strict=True)
+        if name not in table.texts
+    }
+    if not table.texts:
+        return Dataset.from_dict(stored)
+    features = Features(dict.fromkeys(table.texts, Value("string")))
     if files:
         # By content: times of change are the same for other bytes, and others for the same.
         given = {"table": table, "key": " ".join([READING, *map(sha256, files)])}
@@ -167,24 +173,16 @@ def store_rows(table: Table) -> Dataset:
             raise (error.__cause__ or error) from None
     else:
         dataset = Dataset.from_list(list(text_rows(table)), features=features)
-    written_out = bool(files) and all(file_suffix(file) in (".csv", ".tsv") for file in files)
-    for name in table.values:
-        column = as_column([value and json.loads(value) for value in dataset[name]], written_out)
-        dataset = dataset.remove_columns(name).add_column(name, column)
+    for name, column in stored.items():
+        dataset = dataset.add_column(name, column)
     return dataset
 
 
 def text_rows(table: Table, key: str = "") -> Iterator[dict[str, str | None]]:
-    """Rows with `table.texts` as texts and `table.values` as JSON. `key`: what else they depend on, for `datasets`."""
+    """Rows with the columns `table.texts`. `key` is what else they depend on, for the cache of `datasets`."""
     for place, row in table.rows():
         for one in unfolded(row, table.unfold):
-            found = {name: as_text(one.get(name), f"{place}, column {name}") for name in [*table.texts, *table.values]}
-            for name in table.values:
-                value = plain(one.get(name))
-                value = float(value) if isinstance(value, Decimal) else value
-                value = value if type(value) in (int, float, bool) else found[name]
-                found[name] = None if value is None else json.dumps(value)
-            yield found
+            yield {name: as_text(one.get(name), f"{place}, column {name}") for name in table.texts}
 
 
 def unfolded(row: Row, column: str | None) -> Iterator[Row]:
@@ -328,7 +326,7 @@ def label_names(dataset: Dataset) -> list[str]:
     feature = dataset.features["label"]
     if isinstance(feature, ClassLabel):
         return list(feature.names)
-    return [str(name) for name in sorted(set(as_column(label_texts(dataset), written_out=True)))]
+    return [str(name) for name in sorted(set(as_column(label_texts(dataset), True, "label")))]
 
 
 @without_progress_bars()

@@ -19,7 +19,7 @@ import sys
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
@@ -315,23 +315,27 @@ def as_text(value: Any, place: str) -> str | None:
     return text
 
 
-def as_column(values: list[Any], written_out: bool) -> list[Any]:
+def as_column(values: Iterable[Any], written_out: bool, place: str) -> list[Any]:
     """Values of a column as they are stored: numbers where all of them are, and texts otherwise.
 
     Args:
-        values: texts, numbers, truth values and None.
+        values: texts, numbers, truth values, and what is missing.
         written_out: the file has texts only, as csv has. Those are numbers where each prints back the same.
+        place: what messages begin with.
 
-    >>> as_column(["3", None, "12"], written_out=True), as_column(["03", "12"], written_out=True)
+    Raises: InputError: if a value is none of these.
+
+    >>> as_column(["3", None, "12"], True, "size"), as_column(["03", "12"], True, "size")
     ([3, None, 12], ['03', '12'])
     """
+    values = [plain(value) for value in values]
     given = [value for value in values if value is not None]
-    kinds: set[type] = {type(value) for value in given}
+    kinds: set[type] = {float if isinstance(value, Decimal) else type(value) for value in given}
     if written_out:
         kinds = next(({kind} for kind in (int, float) if all(prints_back(text, kind) for text in given)), {str})
     kind = float if kinds == {int, float} else kinds.pop() if len(kinds) == 1 else str
-    if kind is int and any(not -(2**63) <= int(value) < 2**63 for value in given):
-        kind = str
+    if kind not in (int, float, bool) or (kind is int and any(not -(2**63) <= int(value) < 2**63 for value in given)):
+        return [as_text(value, f"{place}, row {number}") for number, value in enumerate(values, start=1)]
     return [None if value is None else kind(value) for value in values]
 
 
