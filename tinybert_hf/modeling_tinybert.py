@@ -45,11 +45,16 @@ BERT_NAMES = {
 QKV = ("self.query", "self.key", "self.value")  # BERT's matrices in the place of one
 
 
+def rename(name: str, names: dict[str, str]) -> str:
+    """A tensor's name, each part of it that `names` knows in its place there."""
+    return re.sub("|".join(map(re.escape, names)), lambda found: names[found[0]], name)
+
+
 def from_bert(bert: dict[str, Tensor]) -> dict[str, Tensor]:
     """BERT's tensors under our names; without a pooler, as ours has none."""
     own = {}
     for name, tensor in bert.items():
-        own_name = re.sub("|".join(map(re.escape, BERT_NAMES)), lambda found: BERT_NAMES[found[0]], name)
+        own_name = rename(name, BERT_NAMES)
         parts = [name.replace(QKV[0], part) for part in QKV]
         if QKV[0] in name and bert.keys() >= set(parts):
             own[own_name.replace(QKV[0], "qkv")] = torch.cat([bert[part] for part in parts])  # (3 x H, H) or (3 x H,)

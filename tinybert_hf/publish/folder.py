@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from ..configuration_tinybert import TinyBertConfig
 from ..errors import InputError, MissingFileError
 from ..files import explained, put_in_place, read_json, scratch_folder, sha256, write_json
 from ..loading import load_model, load_tokenizer
-from ..modeling_tinybert import BERT_NAMES, QKV, TinyBertForSequenceClassification, TinyBertModel
+from ..modeling_tinybert import BERT_NAMES, QKV, TinyBertForSequenceClassification, TinyBertModel, rename
 from ..pipeline_tinybert import SemanticSearchPipeline
 from ..tokenization import save_tokenizer
 from .model_card import PASSAGES, QUERY, REVIEWS, Origin, is_signed, render_card, without_paths
@@ -161,10 +160,9 @@ def to_bert(own: dict[str, Tensor]) -> dict[str, Tensor]:
     berts = {name: theirs for theirs, name in BERT_NAMES.items()}
     weights = {}
     for name, tensor in own.items():
-        theirs = re.sub("|".join(map(re.escape, berts)), lambda found: berts[found[0]], name)
         parts = QKV if ".qkv." in name else ("",)
         for part, rows in zip(parts, tensor.chunk(len(parts)), strict=True):
-            weights[theirs.replace("qkv", part)] = rows.contiguous()
+            weights[rename(name, berts).replace("qkv", part)] = rows.contiguous()
     return weights
 
 
