@@ -1,6 +1,5 @@
 """A trained model to a complete folder with a model card: all that loading, searching and judging it needs."""
 
-import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -49,12 +48,11 @@ def build_folder(model: Path, output_dir: Path, name: str, origin: Origin | None
     if onnx:
         from ..onnx import export_onnx
     output_dir = output_dir.expanduser().resolve()
-    check_replaceable(output_dir)
-    pipeline = load_pipeline(model)
-    encodes = isinstance(pipeline.model, TinyBertModel)
-    if onnx and not encodes:
-        raise InputError(f"{model} is a classifier; only encoders are exported to ONNX. Leave --onnx out.")
     with replace_whole(output_dir) as folder:
+        pipeline = load_pipeline(model)
+        encodes = isinstance(pipeline.model, TinyBertModel)
+        if onnx and not encodes:
+            raise InputError(f"{model} is a classifier; only encoders are exported to ONNX. Leave --onnx out.")
         if encodes:
             pipeline.model.config.num_labels = 2  # the default, which is not written: no labels of stage one
         with explained(folder, "Mend this, and run the same command again."):
@@ -82,8 +80,12 @@ def build_folder(model: Path, output_dir: Path, name: str, origin: Origin | None
     return output_dir
 
 
-def check_replaceable(output_dir: Path) -> None:
-    """Raises: InputError: if it is a file, or holds one that no build wrote, or that was edited since."""
+@contextmanager
+def replace_whole(output_dir: Path) -> Iterator[Path]:
+    """An empty folder to build in, which becomes `output_dir` at the end; after an exception nothing has changed.
+
+    Raises: InputError: if `output_dir` is a file, or holds one that no build wrote, or that was edited since.
+    """
     if output_dir.is_file():
         raise InputError(f"{output_dir} is a file; choose another --output_dir.")
     if foreign := next((file for file in list_files(output_dir) if not was_built(output_dir, file)), None):
@@ -91,21 +93,11 @@ def check_replaceable(output_dir: Path) -> None:
             f"{output_dir} holds {foreign}, which was not built here, or was edited since. It is left alone: choose "
             "another --output_dir, or move it away."
         )
-
-
-@contextmanager
-def replace_whole(output_dir: Path) -> Iterator[Path]:
-    """An empty folder to build in, which becomes `output_dir` at the end; after an exception nothing has changed."""
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(output_dir.parent, f"unfinished-{output_dir.name}-") as scratch:
         folder = scratch / "new"
         folder.mkdir()
         yield folder
-        for path in folder.rglob("*.json"):
-            content = read_json(path)
-            if isinstance(content, dict) and "--" in json.dumps(content.get("auto_map")):
-                others = content["auto_map"]
-                raise InputError(f"{path.name} names code of another repository ({others}): not published.")
         hashes = {file: sha256(folder / file) for file in sorted(list_files(folder))}
         write_json(folder / BUILD_RECORD, hashes)
         if output_dir.exists():
