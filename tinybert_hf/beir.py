@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datasets import Dataset, get_dataset_config_names, load_dataset
+from datasets import Dataset, get_dataset_config_names
 
 from .data import load_data, select_columns, without_progress_bars
 from .errors import InputError, MissingFileError
@@ -52,21 +52,16 @@ def load_beir(data: str | Path, split: str = "test") -> RetrievalData:
 
 def beir_folder(folder: Path, split: str) -> tuple[Dataset, Dataset, list[dict[str, Any]]]:
     """Corpus, queries and judgements of a folder."""
-    files = {"corpus": folder / "corpus.jsonl", "queries": folder / "queries.jsonl"}
-    files["qrels"] = folder / "qrels" / f"{split}.tsv"
-    for path in files.values():
+    corpus, queries, qrels = (folder / file for file in ("corpus.jsonl", "queries.jsonl", f"qrels/{split}.tsv"))
+    for path in (corpus, queries, qrels):
         if not path.is_file():
             raise MissingFileError(f"{folder} is no BEIR folder: {path.relative_to(folder)} is missing.")
-    with files["qrels"].open(encoding="utf-8", newline="") as lines:
+    with qrels.open(encoding="utf-8", newline="") as lines:
         # `datasets` would read the id 007 as a number.
         judgements = list(csv.DictReader(lines, delimiter="\t"))
     if judgements and not {"query-id", "corpus-id", "score"} <= judgements[0].keys():
-        raise InputError(f"{files['qrels']} must begin with the line query-id, corpus-id, score, with tabs between.")
-    return (
-        load_dataset("json", data_files=str(files["corpus"]), split="train"),
-        load_dataset("json", data_files=str(files["queries"]), split="train"),
-        judgements,
-    )
+        raise InputError(f"{qrels} must begin with the line query-id, corpus-id, score, with tabs between.")
+    return load_data(str(corpus)), load_data(str(queries)), judgements
 
 
 def beir_hub(data: str | Path, split: str) -> tuple[Dataset, Dataset, Dataset]:
