@@ -8,7 +8,6 @@ Shapes: N rows, B of them in a block, D candidates.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,7 +56,7 @@ def mine_negatives(
     Memory: at most MOST_TOGETHER x D scores, and less for many candidates (`ranking.SCORES_TOGETHER`).
 
     Args:
-        score: rows -> (B, D) fp32 scores of their queries, on the device where the work is to be done. They are
+        score: rows -> (B, D) scores of their queries, on the device where the work is to be done. They are
             written into.
         query_ids: (N,) text ids (`data.text_id`); equal ones are the same query.
         answer_ids: (N,) text ids of the answers; each must be among the candidates.
@@ -99,7 +98,9 @@ def mine_negatives(
         for rows in query_blocks(len(queries), num_candidates, MOST_TOGETHER):
             right = [sorted(answers[query]) for query in queries[rows]]
             parts.append(
-                select_negatives(score(rows), own[rows], right, num_negatives, depth, margin, lowest_score, generator)
+                select_negatives(
+                    score(rows).float(), own[rows], right, num_negatives, depth, margin, lowest_score, generator
+                )
             )
             bar.update(len(right))
     return Negatives(*(torch.cat(column) for column in zip(*parts, strict=True)))
@@ -202,15 +203,18 @@ def mine_data(
         candidates.setdefault(text_id(text), text)
 
     documents = list(candidates.values())
+    encoder = model or teacher
     mined = mine_negatives(
-        score_texts(queries, documents, model, teacher),
+        load_text_encoder(encoder, "model" if model else "teacher").score(queries, documents)
+        if encoder
+        else Bm25(documents).score(queries),
         torch.tensor([text_id(text) for text in queries]),
         torch.tensor([text_id(text) for text in answers]),
         torch.tensor(list(candidates)),
         num_negatives,
         depth,
         margin,
-        lowest_score=-torch.inf if model or teacher else 0.0,
+        lowest_score=-torch.inf if encoder else 0.0,
         seed=seed,
         show_progress_bar=True,
     )
@@ -218,14 +222,6 @@ def mine_data(
         for i, column in enumerate(mined.columns.T.tolist()):
             pairs = pairs.add_column(f"negative_{i}", [documents[number] for number in column])
     return pairs, mined
-
-
-def score_texts(queries: Sequence[str], documents: Sequence[str], model: str | None, teacher: str | None) -> Score:
-    """The scores of a model or a teacher; without either, those of BM25."""
-    if encoder := model or teacher:
-        score = load_text_encoder(encoder, "model" if model else "teacher").score(queries, documents)
-        return lambda rows: score(rows).float()
-    return Bm25(documents).score(queries)
 
 
 def check_output_file(path: str | Path) -> None:
