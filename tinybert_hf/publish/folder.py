@@ -88,11 +88,13 @@ def replace_whole(output_dir: Path) -> Iterator[Path]:
     """
     if output_dir.is_file():
         raise InputError(f"{output_dir} is a file; choose another --output_dir.")
-    if foreign := next((file for file in list_files(output_dir) if not was_built(output_dir, file)), None):
-        raise InputError(
-            f"{output_dir} holds {foreign}, which was not built here, or was edited since. It is left alone: choose "
-            "another --output_dir, or move it away."
-        )
+    built = read_json(output_dir / BUILD_RECORD) if (output_dir / BUILD_RECORD).is_file() else {}
+    for file in list_files(output_dir):
+        if file not in built or built[file] != sha256(output_dir / file):
+            raise InputError(
+                f"{output_dir} holds {file}, which was not built here, or was edited since. It is left alone: choose "
+                "another --output_dir, or move it away."
+            )
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(output_dir.parent, f"unfinished-{output_dir.name}-") as scratch:
         folder = scratch / "new"
@@ -176,9 +178,3 @@ def list_files(folder: Path) -> Iterator[str]:
     for path in folder.rglob("*"):
         if (path.is_symlink() or not path.is_dir()) and path != folder / BUILD_RECORD:
             yield path.relative_to(folder).as_posix()
-
-
-def was_built(folder: Path, file: str) -> bool:
-    """Whether a build wrote this file, and nobody changed it since."""
-    record = folder / BUILD_RECORD
-    return record.is_file() and read_json(record).get(file) == sha256(folder / file)
