@@ -92,13 +92,15 @@ def convert_state_dict(state_dict: dict[str, Tensor], num_attention_heads: int =
             pooling="cls",
             layer_norm_eps=1e-12,  # the original adds its 1e-6 to the standard deviation, where it hardly counts
         )
-        with torch.device("meta"):  # no memory before the shapes are known to be those of the file
-            model = TinyBertModel(config)
-        model.load_state_dict(from_bert(as_bert(state_dict, hidden_size)), assign=True)
+        weights = from_bert(as_bert(state_dict, hidden_size))
+        with torch.device("meta"):  # takes no memory; says which tensors do not fit
+            TinyBertModel(config).load_state_dict(weights, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"The checkpoint is not of the original project: {reason}") from error
-    return model.eval()
+        reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise InputError(f"The checkpoint is no original model of {num_attention_heads} heads: {reason}") from error
+    model = TinyBertModel(config).eval()
+    model.load_state_dict(weights)
+    return model
 
 
 def as_bert(state_dict: dict[str, Tensor], hidden_size: int) -> dict[str, Tensor]:
@@ -107,9 +109,11 @@ def as_bert(state_dict: dict[str, Tensor], hidden_size: int) -> dict[str, Tensor
     norm_scale = math.sqrt((hidden_size - 1) / hidden_size)
     weights = {}
     for name, tensor in state_dict.items():
+        if name.endswith(".norm.alpha"):
+            tensor = tensor * norm_scale
         if ".norm." in name and tensor.numel() == 1:  # one number for all H
-            tensor = tensor.flatten().repeat(hidden_size)
-        weights[rename(name, WEIGHTS)] = tensor * norm_scale if name.endswith(".norm.alpha") else tensor
+            tensor = tensor.flatten().expand(hidden_size)
+        weights[rename(name, WEIGHTS)] = tensor
     return weights
 
 
