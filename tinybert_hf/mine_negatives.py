@@ -83,9 +83,10 @@ def mine_negatives(
     if missing := int((own < 0).sum()):
         raise InputError(f"{missing} answers are not among the candidates; add them.")
     queries = query_ids.tolist()
-    answers = defaultdict(set)  # query -> columns; one that is asked in many rows has many
+    found = defaultdict(set)
     for query, column in zip(queries, own.tolist(), strict=True):
-        answers[query].add(column)
+        found[query].add(column)
+    answers = {query: torch.tensor([*some]) for query, some in found.items()}  # one that is asked in many rows has many
     if (left := num_candidates - max(map(len, answers.values()))) < num_negatives:
         raise InputError(
             f"A query has {left} candidates that do not answer it, and num_negatives is {num_negatives}. Ask for "
@@ -96,7 +97,7 @@ def mine_negatives(
     parts: list[Negatives] = []
     with progress_bar(total=len(queries), unit="query", desc="Mining", disable=not show_progress_bar) as bar:
         for rows in query_blocks(len(queries), num_candidates, MOST_TOGETHER):
-            right = [sorted(answers[query]) for query in queries[rows]]
+            right = [answers[query] for query in queries[rows]]
             parts.append(
                 select_negatives(
                     score(rows).float(), own[rows], right, num_negatives, depth, margin, lowest_score, generator
@@ -109,17 +110,17 @@ def mine_negatives(
 def select_negatives(
     scores: Tensor,
     own: Tensor,
-    right: list[list[int]],
+    right: list[Tensor],
     num_negatives: int,
     depth: int | None,
     margin: float,
     lowest_score: float,
     generator: torch.Generator,
 ) -> Negatives:
-    """`mine_negatives` for a block; of each row `own` (B,) is the answer's column, and `right` all that answer its query."""
+    """`mine_negatives` for a block; of each row `own` (B,) is the answer's column, and `right` has all that answer its query."""
     answer_scores = scores.gather(1, own[:, None].to(scores.device))  # (B, 1)
-    rows, answering = torch.tensor([(row, column) for row, some in enumerate(right) for column in some]).T
-    scores[rows, answering] = -torch.inf
+    for row, answering in enumerate(right):
+        scores[row, answering] = -torch.inf
     close = scores > answer_scores - margin * answer_scores.abs()  # (B, D)
     best = scores.masked_fill_(close, -torch.inf).topk(min(depth or num_negatives, scores.shape[1]))
     values, columns = best.values.cpu(), best.indices.cpu()  # (B, depth)
