@@ -291,10 +291,18 @@ def test_missing_unexpected_and_misshapen_tensors_are_named() -> None:
     with pytest.raises(InputError) as error:
         convert_state_dict(state_dict)
     message = str(error.value)
-    assert "missing: encoder.encoders.0.attention.q.weight;" in message
-    assert "unexpected: encoder.encoders.0.attention.query.weight;" in message
-    assert "encoder.encoders.1.feedfwd.linear_2.bias has the shape (5,), not (24,)" in message
-    assert "encoder.encoders.1.residual.0.norm.alpha has the shape (2,), not (24,)" in message
+    assert 'Missing key(s) in state_dict: "layers.0.attention.qkv.weight".' in message
+    assert 'Unexpected key(s) in state_dict: "layers.0.attention.query.weight".' in message
+    for name, size in (("mlp.down.bias", 5), ("attention_norm.weight", 2)):
+        assert f"layers.1.{name}: copying a param with shape torch.Size([{size}])" in message
+    assert "\n" not in message
+
+
+def test_sizes_that_a_few_numbers_declare_take_no_memory() -> None:
+    state_dict = original_state_dict(**SMALL)
+    state_dict["emb.src_emb.embedd.weight"] = torch.zeros(1, 10_000_000)
+    with pytest.raises(InputError, match=r"size mismatch for layers\.0\.attention\.qkv\.weight"):
+        convert_state_dict(state_dict, num_attention_heads=10)
 
 
 @pytest.mark.parametrize(

@@ -119,9 +119,6 @@ def test_what_an_onnx_encoder_cannot_do_is_an_error(published: Path, model_folde
         encoder(input_ids=ones, attention_mask=ones, token_type_ids=ones)
     with pytest.raises(TypeError, match="positional"):
         encoder(ones, ones)  # type: ignore[misc]
-    with pytest.raises(ValueError, match="cannot be trained"):
-        encoder.train()
-    assert encoder.eval() is encoder.train(False) is encoder
     with pytest.raises(MissingFileError, match=r"has no onnx/model_quantized\.onnx; .* --onnx"):
         OnnxEncoder(model_folder)
 

@@ -26,7 +26,6 @@ from tinybert_hf.encoding import SearchPipeline
 from tinybert_hf.errors import InputError
 from tinybert_hf.evaluation import load_text_encoder, run_model
 from tinybert_hf.index import SearchIndex
-from tinybert_hf.mine_negatives import score_texts
 from tinybert_hf.pipeline_tinybert import with_prompt
 from tinybert_hf.publish.folder import build_folder
 from tinybert_hf.publish.space import build_space
@@ -120,8 +119,6 @@ def test_an_index_of_other_prompts_is_one_of_another_model(prompted: Path, tmp_p
 
 def test_an_encoder_that_is_compared_or_mines_uses_them(prompted: Path, scores: torch.Tensor) -> None:
     found = load_text_encoder(str(prompted), "baseline").score(QUERIES, DOCUMENTS)(slice(0, 3))
-    torch.testing.assert_close(found.cpu(), scores, rtol=0, atol=1e-5)
-    found = score_texts(QUERIES, DOCUMENTS, str(prompted), None)(slice(0, 3))
     torch.testing.assert_close(found.cpu(), scores, rtol=0, atol=1e-5)
 
 

@@ -52,15 +52,14 @@ def load_beir(data: str | Path, split: str = "test") -> RetrievalData:
 
 def beir_folder(folder: Path, split: str) -> tuple[Iterable[Row], Iterable[Row], list[Row]]:
     """Corpus, queries and judgements of a folder."""
-    files = {"corpus": folder / "corpus.jsonl", "queries": folder / "queries.jsonl"}
-    files["qrels"] = folder / "qrels" / f"{split}.tsv"
-    for path in files.values():
+    corpus, queries, qrels = (folder / file for file in ("corpus.jsonl", "queries.jsonl", f"qrels/{split}.tsv"))
+    for path in (corpus, queries, qrels):
         if not path.is_file():
             raise MissingFileError(f"{folder} is no BEIR folder: {path.relative_to(folder)} is missing.")
-    judgements = list(read_rows(files["qrels"], written=Written(separator="\t")))
+    judgements = list(read_rows(qrels, written=Written(separator="\t")))
     if judgements and not {"query-id", "corpus-id", "score"} <= judgements[0].keys():
-        raise InputError(f"{files['qrels']} must begin with the line query-id, corpus-id, score, with tabs between.")
-    return read_rows(files["corpus"], {"_id", "text"}), read_rows(files["queries"], {"_id", "text"}), judgements
+        raise InputError(f"{qrels} must begin with the line query-id, corpus-id, score, with tabs between.")
+    return read_rows(corpus, {"_id", "text"}), read_rows(queries, {"_id", "text"}), judgements
 
 
 def beir_hub(data: str | Path, split: str) -> tuple[Dataset, Dataset, Dataset]:

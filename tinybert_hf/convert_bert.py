@@ -16,7 +16,7 @@ from .configuration_tinybert import TinyBertConfig
 from .errors import InputError, UnreadableError
 from .files import read_json
 from .loading import load_tokenizer, loading
-from .modeling_tinybert import from_bert
+from .modeling_tinybert import from_bert, rename
 
 ENCODERS = ("bert", "camembert", "distilbert", "roberta", "xlm-roberta")
 # BERT's sizes that are taken over; DistilBERT (Sanh et al. 2019, arXiv:1910.01108) has other names for some.
@@ -60,8 +60,7 @@ def load_weights(source: str, bert_config: Any, config: TinyBertConfig, revision
         raise UnreadableError(f"Could not load the model {source}: its weights lack {missing[0]}.")
     weights = bert.state_dict()
     if bert_config.model_type == "distilbert":
-        for theirs, berts in DISTILBERT_WEIGHTS.items():
-            weights = {name.replace(theirs, berts): tensor for name, tensor in weights.items()}
+        weights = {rename(name, DISTILBERT_WEIGHTS): tensor for name, tensor in weights.items()}
         # It knows no segments; adding 0 is the same.
         weights["embeddings.token_type_embeddings.weight"] = torch.zeros(1, config.hidden_size)
     positions = weights["embeddings.position_embeddings.weight"]

@@ -12,15 +12,26 @@ from torch import Tensor
 
 from .configuration_tinybert import TinyBertConfig
 from .errors import InputError, UnreadableError
-from .modeling_tinybert import TinyBertModel
+from .modeling_tinybert import TinyBertModel, from_bert, rename
 from .tokenization import save_tokenizer, wrap_tokenizer
 
 logger = logging.getLogger(__name__)
 
-TOKENS = "emb.src_emb.embedd.weight"  # (vocabulary, H)
-SEGMENTS = "emb.se_emb.segment_embedd.weight"  # (segments, H)
-POSITIONS = "emb.pe_emb.pe"  # (positions, H) or (1, positions, H)
-LAYER = "encoder.encoders"
+WEIGHTS = {  # its names and BERT's
+    "emb.src_emb.embedd.": "embeddings.word_embeddings.",
+    "emb.se_emb.segment_embedd.": "embeddings.token_type_embeddings.",
+    "emb.pe_emb.pe": "embeddings.position_embeddings.weight",
+    "encoder.encoders.": "encoder.layer.",
+    ".attention.q.": ".attention.self.query.",
+    ".attention.k.": ".attention.self.key.",
+    ".attention.v.": ".attention.self.value.",
+    ".attention.w_o.": ".attention.output.dense.",
+    ".residual.0.norm.": ".attention.output.LayerNorm.",
+    ".feedfwd.linear_1.": ".intermediate.dense.",
+    ".feedfwd.linear_2.": ".output.dense.",
+    ".residual.1.norm.": ".output.LayerNorm.",
+    "alpha": "weight",
+}
 
 
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -46,7 +57,7 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     if left_out := [str(key) for key in checkpoint if key != "model"]:
         logger.info("Left out of the conversion: %s. Only the encoder is converted.", ", ".join(left_out))
     state_dict = checkpoint["model"]
-    if strange := [str(name) for name, value in state_dict.items() if not (type(name) is str and is_plain(value))]:
+    if strange := [str(name) for name, value in state_dict.items() if not is_plain(value)]:
         raise InputError(f"{path} has values that are no plain tensors of numbers: {', '.join(strange)}.")
     return state_dict
 
@@ -57,96 +68,53 @@ def is_plain(value: Any) -> bool:
     return dense and value.is_floating_point() and value.nbytes <= value.untyped_storage().nbytes()
 
 
-def read_sizes(state_dict: dict[str, Tensor], num_attention_heads: int = 12) -> TinyBertConfig:
-    """The sizes of the model, which the tensors tell, all but the number of heads."""
+def convert_state_dict(state_dict: dict[str, Tensor], num_attention_heads: int = 12) -> TinyBertModel:
+    """The original project's encoder as a `TinyBertModel` of the same arithmetic, in fp32.
 
-    def shape(name: str) -> torch.Size:
-        if name not in state_dict or state_dict[name].dim() != 2:
-            found = tuple(state_dict[name].shape) if name in state_dict else "none"
-            raise InputError(f"The checkpoint must have a matrix {name}; found: {found}.")
-        return state_dict[name].shape
+    The tensors tell all sizes but the number of heads.
 
-    layers = {match[1] for name in state_dict if (match := re.match(rf"{LAYER}\.(\d+)\.", name))}
+    Raises: InputError: if a tensor is missing, unexpected or of the wrong shape, or the heads do not divide H.
+    """
+    state_dict = {str(name): tensor.float() for name, tensor in state_dict.items()}
     try:
-        return TinyBertConfig(
-            vocab_size=shape(TOKENS)[0],
-            hidden_size=shape(TOKENS)[1],
-            num_hidden_layers=len(layers),
+        positions = state_dict["emb.pe_emb.pe"]
+        state_dict["emb.pe_emb.pe"] = positions = positions.reshape(positions.shape[-2:])  # (1, positions, H) in some
+        vocab_size, hidden_size = state_dict["emb.src_emb.embedd.weight"].shape
+        config = TinyBertConfig(
+            vocab_size=vocab_size,
+            hidden_size=hidden_size,
+            num_hidden_layers=sum(name.endswith(".attention.w_o.weight") for name in state_dict),
             num_attention_heads=num_attention_heads,
-            intermediate_size=shape(f"{LAYER}.0.feedfwd.linear_1.weight")[0],
-            max_position_embeddings=shape(POSITIONS)[0],
-            type_vocab_size=shape(SEGMENTS)[0],
+            intermediate_size=len(state_dict["encoder.encoders.0.feedfwd.linear_1.weight"]),
+            max_position_embeddings=len(positions),
+            type_vocab_size=len(state_dict["emb.se_emb.segment_embedd.weight"]),
             position_embedding_type="sinusoidal",
             pooling="cls",
             layer_norm_eps=1e-12,  # the original adds its 1e-6 to the standard deviation, where it hardly counts
         )
-    except ValueError as error:  # the heads do not divide the width
-        raise InputError(str(error)) from error
-
-
-def check_names_and_shapes(state_dict: dict[str, Tensor], config: TinyBertConfig) -> None:
-    """Raise InputError naming every tensor that is missing, unexpected or of the wrong shape."""
-    hidden, intermediate = config.hidden_size, config.intermediate_size
-    expected: dict[str, tuple[int, ...]] = {
-        TOKENS: (config.vocab_size, hidden),
-        SEGMENTS: (config.type_vocab_size, hidden),
-        POSITIONS: (config.max_position_embeddings, hidden),
-    }
-    matrices = {f"attention.{name}": (hidden, hidden) for name in ("q", "k", "v", "w_o")}
-    matrices |= {"feedfwd.linear_1": (intermediate, hidden), "feedfwd.linear_2": (hidden, intermediate)}
-    for layer in range(config.num_hidden_layers):
-        for name, shape in matrices.items():
-            expected |= {f"{LAYER}.{layer}.{name}.weight": shape, f"{LAYER}.{layer}.{name}.bias": shape[:1]}
-        norms = [f"{LAYER}.{layer}.residual.{norm}.norm.{kind}" for norm in (0, 1) for kind in ("alpha", "bias")]
-        expected |= dict.fromkeys(norms, (hidden,))
-    problems = {
-        "missing": [name for name in expected if name not in state_dict],
-        "unexpected": [name for name in state_dict if name not in expected],
-        "wrong": [
-            f"{name} has the shape {tuple(state_dict[name].shape)}, not {wanted}"
-            for name, wanted in expected.items()
-            if name in state_dict
-            and tuple(state_dict[name].shape) != wanted
-            and not (".norm." in name and state_dict[name].numel() == 1)  # one number for all H
-        ],
-    }
-    if found := "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names):
-        raise InputError(f"The checkpoint is not of the original project. {found}.")
-
-
-def convert_state_dict(state_dict: dict[str, Tensor], num_attention_heads: int = 12) -> TinyBertModel:
-    """The original project's encoder as a `TinyBertModel` of the same arithmetic, in fp32.
-
-    Raises: InputError: if a tensor is missing, unexpected or of the wrong shape, or the heads do not divide H.
-    """
-    state_dict = {name: tensor.float() for name, tensor in state_dict.items()}
-    if POSITIONS in state_dict and state_dict[POSITIONS].dim() == 3 and len(state_dict[POSITIONS]) == 1:
-        state_dict[POSITIONS] = state_dict[POSITIONS][0]
-    config = read_sizes(state_dict, num_attention_heads)
-    check_names_and_shapes(state_dict, config)
-
-    converted = {
-        "embeddings.word_embeddings.weight": state_dict[TOKENS],
-        "embeddings.token_type_embeddings.weight": state_dict[SEGMENTS],
-        "embeddings.positions": state_dict[POSITIONS],
-    }
-    # The original divides by the standard deviation over H - 1, LayerNorm by the one over H.
-    norm_scale = math.sqrt((config.hidden_size - 1) / config.hidden_size)
-    for layer in range(config.num_hidden_layers):
-        old, new = f"{LAYER}.{layer}", f"layers.{layer}"
-        for kind in ("weight", "bias"):
-            qkv = [state_dict[f"{old}.attention.{name}.{kind}"] for name in ("q", "k", "v")]
-            converted[f"{new}.attention.qkv.{kind}"] = torch.cat(qkv)  # (3 x H, H) or (3 x H,)
-            converted[f"{new}.attention.output.{kind}"] = state_dict[f"{old}.attention.w_o.{kind}"]
-            converted[f"{new}.mlp.up.{kind}"] = state_dict[f"{old}.feedfwd.linear_1.{kind}"]
-            converted[f"{new}.mlp.down.{kind}"] = state_dict[f"{old}.feedfwd.linear_2.{kind}"]
-        for residual, norm in enumerate(("attention_norm", "mlp_norm")):
-            alpha, bias = (state_dict[f"{old}.residual.{residual}.norm.{kind}"] for kind in ("alpha", "bias"))
-            converted[f"{new}.{norm}.weight"] = (alpha * norm_scale).flatten().expand(config.hidden_size)
-            converted[f"{new}.{norm}.bias"] = bias.flatten().expand(config.hidden_size)
+        weights = from_bert(as_bert(state_dict, hidden_size))
+        with torch.device("meta"):  # takes no memory; says which tensors do not fit
+            TinyBertModel(config).load_state_dict(weights, assign=True)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise InputError(f"The checkpoint is no original model of {num_attention_heads} heads: {reason}") from error
     model = TinyBertModel(config).eval()
-    model.load_state_dict(converted)
+    model.load_state_dict(weights)
     return model
+
+
+def as_bert(state_dict: dict[str, Tensor], hidden_size: int) -> dict[str, Tensor]:
+    """The tensors under BERT's names, with what LayerNorm multiplies and adds for the norms."""
+    # The original divides by the standard deviation over H - 1, LayerNorm by the one over H.
+    norm_scale = math.sqrt((hidden_size - 1) / hidden_size)
+    weights = {}
+    for name, tensor in state_dict.items():
+        if name.endswith(".norm.alpha"):
+            tensor = tensor * norm_scale
+        if ".norm." in name and tensor.numel() == 1:  # one number for all H
+            tensor = tensor.flatten().expand(hidden_size)
+        weights[rename(name, WEIGHTS)] = tensor
+    return weights
 
 
 def convert_checkpoint(

@@ -7,10 +7,11 @@ answer's score are taken (TopK-PercPos of NV-Retriever, Moreira et al. 2024, arX
 Shapes: N rows, B of them in a block, D candidates.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
@@ -18,7 +19,6 @@ from torch import Tensor, nn
 from .data import read_columns, text_id, without_progress_bars
 from .errors import InputError
 from .evaluation import load_text_encoder
-from .losses import equal_entries
 from .progress import progress_bar
 from .ranking import Bm25, Score, by_dot_product, query_blocks
 from .reading import Written
@@ -57,7 +57,7 @@ def mine_negatives(
     Memory: at most MOST_TOGETHER x D scores, and less for many candidates (`ranking.SCORES_TOGETHER`).
 
     Args:
-        score: rows -> (B, D) fp32 scores of their queries, on the device where the work is to be done. They are
+        score: rows -> (B, D) scores of their queries, on the device where the work is to be done. They are
             written into.
         query_ids: (N,) text ids (`data.text_id`); equal ones are the same query.
         answer_ids: (N,) text ids of the answers; each must be among the candidates.
@@ -77,22 +77,18 @@ def mine_negatives(
         raise InputError(f"depth must be num_negatives ({num_negatives}) or more, got {depth}.")
     if not 0 <= margin <= 1:
         raise InputError(f"margin must be from 0 to 1, got {margin}.")
-    ids = torch.cat((answer_ids.cpu(), candidate_ids.cpu())).unique(return_inverse=True)[1]
-    answers, candidates = ids.tensor_split([len(answer_ids)])
-    column_of = torch.full((int(max(answers.max(), candidates.max())) + 1,), -1)
-    column_of[candidates] = torch.arange(num_candidates)
-    if len(candidates.unique()) < num_candidates:
+    columns = {candidate: column for column, candidate in enumerate(candidate_ids.tolist())}
+    if len(columns) < num_candidates:
         raise InputError("Two candidates have the same text id; pass each text once.")
-    own = column_of[answers]  # (N,)
-    if (own < 0).any():
-        raise InputError(f"{int((own < 0).sum())} answers are not among the candidates; add them.")
-
-    # Which columns answer a query: one that is asked in many rows has many.
-    queries = query_ids.cpu().unique(return_inverse=True)[1]
-    right = (queries * num_candidates + own).unique()
-    right_queries, right_columns = right // num_candidates, right % num_candidates
-    num_right = torch.bincount(right_queries)
-    if (left := num_candidates - int(num_right.max())) < num_negatives:
+    own = torch.tensor([columns.get(answer, -1) for answer in answer_ids.tolist()])  # (N,)
+    if missing := int((own < 0).sum()):
+        raise InputError(f"{missing} answers are not among the candidates; add them.")
+    queries = query_ids.tolist()
+    found = defaultdict(set)
+    for query, column in zip(queries, own.tolist(), strict=True):
+        found[query].add(column)
+    answers = {query: torch.tensor([*some]) for query, some in found.items()}  # one that is asked in many rows has many
+    if (left := num_candidates - max(map(len, answers.values()))) < num_negatives:
         raise InputError(
             f"A query has {left} candidates that do not answer it, and num_negatives is {num_negatives}. Ask for "
             "fewer, or add a corpus."
@@ -102,63 +98,46 @@ def mine_negatives(
     parts: list[Negatives] = []
     with progress_bar(total=len(queries), unit="query", desc="Mining", disable=not show_progress_bar) as bar:
         for rows in query_blocks(len(queries), num_candidates, MOST_TOGETHER):
-            askers, places = equal_entries(queries[rows], right_queries)
-            answering = askers, right_columns[places]
+            right = [answers[query] for query in queries[rows]]
             parts.append(
                 select_negatives(
-                    score(rows), own[rows], answering, num_negatives, depth, margin, lowest_score, generator
+                    score(rows).float(), own[rows], right, num_negatives, depth, margin, lowest_score, generator
                 )
             )
-            bar.update(rows.stop - rows.start)
+            bar.update(len(right))
     return Negatives(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 def select_negatives(
     scores: Tensor,
     own: Tensor,
-    answering: tuple[Tensor, Tensor],
+    right: list[Tensor],
     num_negatives: int,
     depth: int | None,
     margin: float,
     lowest_score: float,
     generator: torch.Generator,
 ) -> Negatives:
-    """`mine_negatives` for a block of rows; `own` (B,) columns, `answering` pairs of a row and a column."""
-    device = scores.device
-    answer_scores = scores.gather(1, own[:, None].to(device))  # (B, 1)
-    scores[answering[0].to(device), answering[1].to(device)] = -torch.inf
+    """`mine_negatives` for a block; of each row `own` (B,) is the answer's column, and `right` has all that answer its query."""
+    answer_scores = scores.gather(1, own[:, None].to(scores.device))  # (B, 1)
+    for row, answering in enumerate(right):
+        scores[row, answering] = -torch.inf
     close = scores > answer_scores - margin * answer_scores.abs()  # (B, D)
-    num_filtered = close.sum(dim=1).cpu()
     best = scores.masked_fill_(close, -torch.inf).topk(min(depth or num_negatives, scores.shape[1]))
     values, columns = best.values.cpu(), best.indices.cpu()  # (B, depth)
-    found = values > lowest_score
+    found = values > lowest_score  # the first ones of each row
     if depth:
         chances = torch.rand(values.shape, generator=generator).masked_fill(~found, -1)
         chosen = chances.topk(num_negatives).indices.sort().values  # by score again
         columns, found = columns.gather(1, chosen), found.gather(1, chosen)
     num_random = num_negatives - found.sum(dim=1)
-    short = num_random.nonzero().flatten()  # (S,) rows with too few
-    if len(short):
+    for row in num_random.nonzero().flatten().tolist():
         # Every candidate gets a chance of 0 to 1; those above the margin one below 0, so that they come last.
-        chances = torch.rand((len(short), scores.shape[1]), generator=generator)  # (S, D)
-        chances -= close[short.to(device)].cpu().float()
-        # What answers the query, and what was found already, gets none.
-        of_short = torch.isin(answering[0], short)
-        chances[torch.searchsorted(short, answering[0][of_short]), answering[1][of_short]] = -torch.inf
-        taken, places = found[short].nonzero(as_tuple=True)
-        chances[taken, columns[short][taken, places]] = -torch.inf
-        columns[short] = torch.where(found[short], columns[short], spread(chances, found[short]))
-    return Negatives(columns, num_filtered, num_random)
-
-
-def spread(chances: Tensor, found: Tensor) -> Tensor:
-    """The columns with the highest chances, the first of them at the first place that is not `found`; (S, num).
-
-    >>> spread(torch.tensor([[0.1, 0.9, 0.5]]), found=torch.tensor([[True, False, False]]))[:, 1:]
-    tensor([[1, 2]])
-    """
-    best = chances.topk(found.shape[1]).indices
-    return best.gather(1, ((~found).cumsum(dim=1) - 1).clamp_(min=0))
+        chances = torch.rand(scores.shape[1], generator=generator) - close[row].cpu().float()
+        chances[right[row]] = -torch.inf
+        chances[columns[row, found[row]]] = -torch.inf
+        columns[row, ~found[row]] = chances.topk(int(num_random[row])).indices
+    return Negatives(columns, close.sum(dim=1).cpu(), num_random)
 
 
 def mine_by_embeddings(
@@ -178,9 +157,7 @@ def mine_by_embeddings(
 
     Returns: `columns` are row numbers of `answer_embeddings`. Of rows with one text, the first.
     """
-    distinct, number = answer_ids.cpu().unique(return_inverse=True)
-    first = torch.full_like(distinct, len(number))
-    first.scatter_reduce_(0, number, torch.arange(len(number)), "amin")
+    distinct, first = map(torch.from_numpy, np.unique(answer_ids.cpu().numpy(), return_index=True))
     queries = nn.functional.normalize(query_embeddings.float(), dim=-1)
     candidates = nn.functional.normalize(answer_embeddings.float(), dim=-1)[first.to(answer_embeddings.device)]
 
@@ -230,15 +207,18 @@ def mine_data(
         candidates.setdefault(text_id(text), text)
 
     documents = list(candidates.values())
+    encoder = model or teacher
     mined = mine_negatives(
-        score_texts(queries, documents, model, teacher),
+        load_text_encoder(encoder, "model" if model else "teacher").score(queries, documents)
+        if encoder
+        else Bm25(documents).score(queries),
         torch.tensor([text_id(text) for text in queries]),
         torch.tensor([text_id(text) for text in answers]),
         torch.tensor(list(candidates)),
         num_negatives,
         depth,
         margin,
-        lowest_score=-torch.inf if model or teacher else 0.0,
+        lowest_score=-torch.inf if encoder else 0.0,
         seed=seed,
         show_progress_bar=True,
     )
@@ -246,14 +226,6 @@ def mine_data(
         for i, column in enumerate(mined.columns.T.tolist()):
             pairs = pairs.add_column(f"negative_{i}", [documents[number] for number in column])
     return pairs, mined
-
-
-def score_texts(queries: Sequence[str], documents: Sequence[str], model: str | None, teacher: str | None) -> Score:
-    """The scores of a model or a teacher; without either, those of BM25."""
-    if encoder := model or teacher:
-        score = load_text_encoder(encoder, "model" if model else "teacher").score(queries, documents)
-        return lambda rows: score(rows).float()
-    return Bm25(documents).score(queries)
 
 
 def check_output_file(path: str | Path) -> None:

@@ -10,9 +10,7 @@ Shapes: B batch, T tokens, H hidden size, A attention heads.
 
 import math
 import re
-import shutil
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from safetensors.torch import load_file
@@ -28,7 +26,9 @@ from transformers.utils.hub import get_checkpoint_shard_files
 
 from .configuration_tinybert import TinyBertConfig, has_berts_form
 
-PIPELINE_FILE = "pipeline_tinybert.py"
+if TYPE_CHECKING:  # transformers reads it: what a model's file imports is saved and fetched with it
+    from .pipeline_tinybert import SemanticSearchPipeline  # noqa: F401
+
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 # What names have in place of BERT's.
 BERT_NAMES = {
@@ -45,11 +45,16 @@ BERT_NAMES = {
 QKV = ("self.query", "self.key", "self.value")  # BERT's matrices in the place of one
 
 
+def rename(name: str, names: dict[str, str]) -> str:
+    """A tensor's name, each part of it that `names` knows in its place there."""
+    return re.sub("|".join(map(re.escape, names)), lambda found: names[found[0]], name)
+
+
 def from_bert(bert: dict[str, Tensor]) -> dict[str, Tensor]:
     """BERT's tensors under our names; without a pooler, as ours has none."""
     own = {}
     for name, tensor in bert.items():
-        own_name = re.sub("|".join(map(re.escape, BERT_NAMES)), lambda found: BERT_NAMES[found[0]], name)
+        own_name = rename(name, BERT_NAMES)
         parts = [name.replace(QKV[0], part) for part in QKV]
         if QKV[0] in name and bert.keys() >= set(parts):
             own[own_name.replace(QKV[0], "qkv")] = torch.cat([bert[part] for part in parts])  # (3 x H, H) or (3 x H,)
@@ -241,7 +246,7 @@ def mean_over_tokens(hidden_states: Tensor, attention_mask: Tensor | None) -> Te
 
 
 class TinyBertPreTrainedModel(PreTrainedModel):
-    """Initialisation, loading and saving, shared by the models below."""
+    """Initialisation and loading, shared by the models below."""
 
     config_class = TinyBertConfig
     base_model_prefix = "tinybert"
@@ -293,21 +298,6 @@ class TinyBertPreTrainedModel(PreTrainedModel):
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.name_or_path = model.config.name_or_path = str(source)
         return loaded
-
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Save weights, configuration and all the code that loading the folder as remote code needs.
-
-        transformers copies this file and what it imports; the pipeline, which nothing here imports, is added.
-        """
-        if kwargs.get("is_main_process", True):
-            source = Path(__file__).with_name(PIPELINE_FILE)
-            if not source.exists():  # loaded as remote code, which fetches only the modules it imports
-                revision = getattr(self.config, "_commit_hash", None)
-                source = Path(cached_file(self.name_or_path, PIPELINE_FILE, revision=revision))
-            Path(save_directory).mkdir(parents=True, exist_ok=True)
-            if source.resolve() != Path(save_directory, PIPELINE_FILE).resolve():
-                shutil.copyfile(source, Path(save_directory, PIPELINE_FILE))
-        super().save_pretrained(save_directory, **kwargs)
 
 
 class TinyBertModel(TinyBertPreTrainedModel):

@@ -12,23 +12,18 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .configuration_tinybert import TinyBertConfig
-from .errors import InputError, MissingExtraError, MissingFileError
+from .errors import InputError, MissingFileError
+from .extras import import_extra
 from .loading import loading
 from .modeling_tinybert import TinyBertModel
 from .pipeline_tinybert import encode
 
 # Otherwise onnxruntime (1.32) reports to its makers; it must be set before the import, and a user's own choice stays.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-try:
-    import onnx
-    import onnxruntime
-    import onnxscript  # noqa: F401 - torch's exporter is built on it
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-except ModuleNotFoundError as error:
-    raise MissingExtraError(
-        f"ONNX needs {error.name}, which is not installed: pip install 'tinybert_hf[onnx]'"
-    ) from error
+onnx = import_extra("onnx", "onnx", "ONNX")
+import_extra("onnxscript", "onnx", "ONNX")  # torch's exporter is built on it
+onnxruntime = import_extra("onnxruntime", "onnx", "ONNX")
+quantization = import_extra("onnxruntime.quantization", "onnx", "ONNX")
 
 # The names that sentence-transformers, optimum and transformers.js look for.
 FP32_FILE = "onnx/model.onnx"
@@ -81,12 +76,12 @@ def export_onnx(
     assert program is not None
     program.save(folder / FP32_FILE)
     prepared = folder / "onnx" / "prepared.onnx"
-    quant_pre_process(folder / FP32_FILE, prepared, skip_symbolic_shape=True)
+    quantization.quant_pre_process(folder / FP32_FILE, prepared, skip_symbolic_shape=True)
     # Without VNNI, sums of two products of 8 bits overflow 16; weights of 7 bits, a scale for each column, do not.
-    quantize_dynamic(
+    quantization.quantize_dynamic(
         prepared,
         folder / INT8_FILE,
-        weight_type=QuantType.QInt8,
+        weight_type=quantization.QuantType.QInt8,
         per_channel=True,
         reduce_range=True,
         nodes_to_exclude=feed_forward_outputs(prepared, model.config) if model.config.norm_position == "post" else [],
@@ -119,7 +114,7 @@ def feed_forward_outputs(path: Path, config: TinyBertConfig) -> list[str]:
     return [node.name for node in graph.node if node.op_type == "MatMul" and matrices & set(node.input)]
 
 
-class OnnxEncoder:
+class OnnxEncoder(nn.Module):
     """A folder's ONNX model in place of a `TinyBertModel`, for `encode` on a CPU: without gradients, embeddings only.
 
     model = OnnxEncoder("outputs/published")
@@ -127,10 +122,10 @@ class OnnxEncoder:
     """
 
     device = torch.device("cpu")
-    training = False
 
     def __init__(self, folder: str | Path, file: str = INT8_FILE) -> None:
         """Load `file`, to run with as many threads as PyTorch; MissingFileError if it was not built."""
+        super().__init__()
         path = Path(folder, file)
         if not path.is_file():
             raise MissingFileError(f"{folder} has no {file}; build it with: tinybert publish --onnx.")
@@ -140,16 +135,8 @@ class OnnxEncoder:
         options.intra_op_num_threads = torch.get_num_threads()
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def __call__(self, *, input_ids: Tensor, attention_mask: Tensor) -> BaseModelOutputWithPooling:
+    def forward(self, *, input_ids: Tensor, attention_mask: Tensor) -> BaseModelOutputWithPooling:
         """(B, T) ids and mask of single texts -> `pooler_output` (B, H), as the model gives it."""
         feeds = {"input_ids": input_ids.long().numpy(), "attention_mask": attention_mask.long().numpy()}
         (pooled,) = self.session.run(["pooler_output"], feeds)
         return BaseModelOutputWithPooling(pooler_output=torch.from_numpy(pooled))
-
-    def eval(self) -> "OnnxEncoder":
-        return self
-
-    def train(self, mode: bool = True) -> "OnnxEncoder":
-        if mode:
-            raise ValueError("An ONNX model cannot be trained; load the folder as a TinyBertModel.")
-        return self

@@ -25,11 +25,11 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ..
 
     signature = inspect.signature(push.push)
 
-    def push_(*given: Any, **named: Any) -> push.Pushed:
+    def push_(*given: Any, **named: Any) -> tuple[str, str]:
         options = signature.bind(*given, **named).arguments
         del options["folder"]
         made.append(("push", options))
-        return push.Pushed("https://hub/commit", "abc")
+        return "https://hub/commit", "abc"
 
     def build_space(output_dir: Path, *arguments: Any) -> Path:
         made.append(("space", output_dir.name, *arguments))

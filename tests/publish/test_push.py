@@ -15,13 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants, get_session
+from huggingface_hub import HfApi, constants, get_session
 from huggingface_hub.utils import close_session, httpx
 from loopback_hub import READ_TOKEN, WRITE_TOKEN, LoopbackHub
 from publishing import EVALUATION, REPO, RETRIEVAL, ROOT, SPACE, Command, contents
 from safetensors.torch import load_file, save_file
 
 import tinybert_hf.publish.push
+from tinybert_hf.publish.push import HubError, hub_errors_explained
 from tinybert_hf.publish.space import BROWSER_MODEL
 
 
@@ -123,9 +124,10 @@ def test_a_push_leaves_the_time_out_of_the_process_as_it_was(
 ) -> None:
     session = get_session()  # of every other user of huggingface_hub too
     session.timeout = httpx.Timeout(17)
+    hooks = list(session.event_hooks["request"])
     command("--model", encoder, "--repo_id", REPO)
     assert get_session() is session
-    assert session.timeout == httpx.Timeout(17)
+    assert session.timeout == httpx.Timeout(17) and session.event_hooks["request"] == hooks
 
 
 def test_a_push_to_a_revision_leaves_main_alone(encoder: Path, online: LoopbackHub, command: Command) -> None:
@@ -180,7 +182,7 @@ def test_who_may_not_push_is_told_what_to_do(
         (lambda hub: hub.fail_next("POST", "/repos/create"), "503"),
         (lambda hub: hub.drop_next("POST", "/repos/create", during="response"), "RemoteProtocolError"),
         (lambda hub: hub.fail_next("GET", f"/api/models/{REPO}"), "503"),
-        (lambda hub: hub.fail_next("POST", "/paths-info/", 500), "500, Injected fault"),
+        (lambda hub: hub.fail_next("GET", "/tree/", 400), "400, Injected fault"),
         (lambda hub: hub.fail_next("POST", "/validate-yaml"), "JSONDecodeError"),
         (lambda hub: hub.fail_next("POST", "/validate-yaml", 400), "Invalid metadata in README.md"),
         (lambda hub: hub.fail_next("PUT", "/lfs-storage/", 403), "403"),
@@ -216,6 +218,8 @@ def test_a_hub_that_is_away_or_silent_is_named(
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setattr(constants, "ENDPOINT", url)
         assert f"{url} did not take the model (ReadTimeout" in command("--model", encoder, "--repo_id", REPO)
+        with pytest.raises(HubError, match="ReadTimeout"), hub_errors_explained(url):
+            HfApi(url).model_info(REPO)  # which switches the session's own limit off
     close_session()
     assert "ConnectError" in command("--model", encoder, "--repo_id", REPO)
 

@@ -110,7 +110,7 @@ def test_another_space_is_not_overwritten(
     [
         (lambda hub: hub.fail_next("POST", "/repos/create", 403, times=2), "403.*--space"),
         (lambda hub: hub.fail_next("GET", "/api/spaces/"), "503"),
-        (lambda hub: hub.fail_next("POST", "/api/spaces/.*/paths-info/"), "503"),
+        (lambda hub: hub.fail_next("POST", "/api/spaces/.*/preupload/", 400), "400, Injected fault"),
         (lambda hub: hub.fail_next("POST", "/api/spaces/.*/commit/"), "503"),
         (lambda hub: hub.drop_next("POST", "/api/spaces/.*/commit/", during="response"), "RemoteProtocolError"),
     ],

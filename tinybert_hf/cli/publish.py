@@ -79,9 +79,9 @@ def publish(
             print(f"Built {output_dir}: {', '.join(sorted(list_files(folder)))}")
         pushed_model = None
         if repo_id:
-            pushed = push(folder, repo_id, private, create_pr, revision, overwrite_readme)
-            print(pushed.url)
-            pushed_model = repo_id, pushed.commit
+            url, commit = push(folder, repo_id, private, create_pr, revision, overwrite_readme)
+            print(url)
+            pushed_model = repo_id, commit
         if space:
             page = build_space(folder.with_name(f"{folder.name}-space"), space, folder, pushed_model)
             if pushed_model:

@@ -1,11 +1,12 @@
 """A `SearchIndex` in a folder, kept by LanceDB."""
 
 import json
+import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,7 @@ class FolderStore:
         if self._table is None or not ids:
             return {}
         with self._errors():
-            rows = self._table.search().where(_sql([("id", "in", list(ids))])).select(["id", "text"])
+            rows = self._table.search().where(_expression([("id", "in", list(ids))])).select(["id", "text"])
             found = rows.limit(None).to_arrow()
         return dict(zip(found["id"].to_pylist(), found["text"].to_pylist(), strict=True))
 
@@ -166,7 +167,7 @@ class FolderStore:
 
     def delete(self, ids: Sequence[str]) -> None:
         with self._writing():
-            self._table.delete(_sql([("id", "in", list(ids))]))
+            self._table.delete(_expression([("id", "in", list(ids))]))
 
     def optimize(self) -> None:
         """Merge small files, bring the indexes up to date, and make those that are not there yet."""
@@ -205,7 +206,7 @@ class FolderStore:
 
     def _rows(self, query: Any, top_k: int, conditions: Filter, columns: Sequence[str]) -> list[dict[str, Any]]:
         if conditions:
-            query = query.where(_sql(conditions), prefilter=True)
+            query = query.where(_expression(conditions), prefilter=True)
         limit = max(1, min(top_k, self.count()))
         return query.select(["id", "text", *columns]).limit(limit).to_arrow().to_pylist()
 
@@ -221,18 +222,12 @@ class FolderStore:
         }
 
 
-def _sql(conditions: Filter) -> str:
-    """A filter in LanceDB's SQL. Names are checked where a field is made; they stand in backticks for their case."""
-    return " AND ".join(
-        f"`{field}` {operator} "
-        + (f"({', '.join(map(_sql_literal, value))})" if operator == "in" else _sql_literal(value))
-        for field, operator, value in conditions
+def _expression(conditions: Filter) -> Any:
+    """A filter as LanceDB builds it, which quotes names and values."""
+    col = import_engine("lancedb.expr").col
+    compare = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+    parts = (
+        col(field).isin(value) if sign == "in" else compare[sign](col(field), value)
+        for field, sign, value in conditions
     )
-
-
-def _sql_literal(value: Any) -> str:
-    if value == -(2**63):  # its SQL reads a sign and a number, which is too large
-        return f"({value + 1} - 1)"
-    if isinstance(value, str):
-        return "'" + value.replace("'", "''") + "'"
-    return json.dumps(value)  # true and false, numbers
+    return reduce(operator.and_, parts)

@@ -126,24 +126,18 @@ class MilvusStore:
     def count(self) -> int:
         if self._properties is None:
             return 0
-        with self._errors():
-            (row,) = self.client.query(
-                self.collection, output_fields=["count(*)"], consistency_level="Strong", timeout=self.timeout
-            )
-        return row["count(*)"]
+        return self._query(output_fields=["count(*)"])[0]["count(*)"]
 
     def texts(self, ids: Sequence[str]) -> dict[str, str]:
         if self._properties is None or not ids:
             return {}
-        with self._errors():
-            rows = self.client.query(
-                self.collection,
-                filter=_expression([("id", "in", list(ids))]),
-                output_fields=["id", "text"],
-                consistency_level="Strong",  # sees what another process wrote before it was killed
-                timeout=self.timeout,
-            )
+        rows = self._query(filter=_expression([("id", "in", list(ids))]), output_fields=["id", "text"])
         return {row["id"]: row["text"] for row in rows}
+
+    def _query(self, **options: Any) -> list[dict[str, Any]]:
+        """What is stored, also what another process wrote before it was killed."""
+        with self._errors():
+            return self.client.query(self.collection, consistency_level="Strong", timeout=self.timeout, **options)
 
     def write(self, rows: Sequence[dict[str, Any]], replace: bool) -> int:
         for row in rows:

@@ -1,8 +1,6 @@
 """A trained model to a complete folder with a model card: all that loading, searching and judging it needs."""
 
-import json
 import logging
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +17,7 @@ from ..configuration_tinybert import TinyBertConfig
 from ..errors import InputError, MissingFileError
 from ..files import explained, put_in_place, read_json, scratch_folder, sha256, write_json
 from ..loading import load_model, load_tokenizer
-from ..modeling_tinybert import BERT_NAMES, QKV, TinyBertForSequenceClassification, TinyBertModel
+from ..modeling_tinybert import BERT_NAMES, QKV, TinyBertForSequenceClassification, TinyBertModel, rename
 from ..pipeline_tinybert import SemanticSearchPipeline
 from ..tokenization import save_tokenizer
 from .model_card import PASSAGES, QUERY, REVIEWS, Origin, is_signed, render_card, without_paths
@@ -50,12 +48,11 @@ def build_folder(model: Path, output_dir: Path, name: str, origin: Origin | None
     if onnx:
         from ..onnx import export_onnx
     output_dir = output_dir.expanduser().resolve()
-    check_replaceable(output_dir)
-    pipeline = load_pipeline(model)
-    encodes = isinstance(pipeline.model, TinyBertModel)
-    if onnx and not encodes:
-        raise InputError(f"{model} is a classifier; only encoders are exported to ONNX. Leave --onnx out.")
     with replace_whole(output_dir) as folder:
+        pipeline = load_pipeline(model)
+        encodes = isinstance(pipeline.model, TinyBertModel)
+        if onnx and not encodes:
+            raise InputError(f"{model} is a classifier; only encoders are exported to ONNX. Leave --onnx out.")
         if encodes:
             pipeline.model.config.num_labels = 2  # the default, which is not written: no labels of stage one
         with explained(folder, "Mend this, and run the same command again."):
@@ -83,30 +80,26 @@ def build_folder(model: Path, output_dir: Path, name: str, origin: Origin | None
     return output_dir
 
 
-def check_replaceable(output_dir: Path) -> None:
-    """Raises: InputError: if it is a file, or holds one that no build wrote, or that was edited since."""
-    if output_dir.is_file():
-        raise InputError(f"{output_dir} is a file; choose another --output_dir.")
-    if foreign := next((file for file in list_files(output_dir) if not was_built(output_dir, file)), None):
-        raise InputError(
-            f"{output_dir} holds {foreign}, which was not built here, or was edited since. It is left alone: choose "
-            "another --output_dir, or move it away."
-        )
-
-
 @contextmanager
 def replace_whole(output_dir: Path) -> Iterator[Path]:
-    """An empty folder to build in, which becomes `output_dir` at the end; after an exception nothing has changed."""
+    """An empty folder to build in, which becomes `output_dir` at the end; after an exception nothing has changed.
+
+    Raises: InputError: if `output_dir` is a file, or holds one that no build wrote, or that was edited since.
+    """
+    if output_dir.is_file():
+        raise InputError(f"{output_dir} is a file; choose another --output_dir.")
+    built = read_json(output_dir / BUILD_RECORD) if (output_dir / BUILD_RECORD).is_file() else {}
+    for file in list_files(output_dir):
+        if file not in built or built[file] != sha256(output_dir / file):
+            raise InputError(
+                f"{output_dir} holds {file}, which was not built here, or was edited since. It is left alone: choose "
+                "another --output_dir, or move it away."
+            )
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(output_dir.parent, f"unfinished-{output_dir.name}-") as scratch:
         folder = scratch / "new"
         folder.mkdir()
         yield folder
-        for path in folder.rglob("*.json"):
-            content = read_json(path)
-            if isinstance(content, dict) and "--" in json.dumps(content.get("auto_map")):
-                others = content["auto_map"]
-                raise InputError(f"{path.name} names code of another repository ({others}): not published.")
         hashes = {file: sha256(folder / file) for file in sorted(list_files(folder))}
         write_json(folder / BUILD_RECORD, hashes)
         if output_dir.exists():
@@ -161,10 +154,9 @@ def to_bert(own: dict[str, Tensor]) -> dict[str, Tensor]:
     berts = {name: theirs for theirs, name in BERT_NAMES.items()}
     weights = {}
     for name, tensor in own.items():
-        theirs = re.sub("|".join(map(re.escape, berts)), lambda found: berts[found[0]], name)
         parts = QKV if ".qkv." in name else ("",)
         for part, rows in zip(parts, tensor.chunk(len(parts)), strict=True):
-            weights[theirs.replace("qkv", part)] = rows.contiguous()
+            weights[rename(name, berts).replace("qkv", part)] = rows.contiguous()
     return weights
 
 
@@ -186,9 +178,3 @@ def list_files(folder: Path) -> Iterator[str]:
     for path in folder.rglob("*"):
         if (path.is_symlink() or not path.is_dir()) and path != folder / BUILD_RECORD:
             yield path.relative_to(folder).as_posix()
-
-
-def was_built(folder: Path, file: str) -> bool:
-    """Whether a build wrote this file, and nobody changed it since."""
-    record = folder / BUILD_RECORD
-    return record.is_file() and read_json(record).get(file) == sha256(folder / file)

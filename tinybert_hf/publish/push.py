@@ -1,23 +1,19 @@
 """A built folder, or the page to search with it, to the Hugging Face Hub in one commit."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from fnmatch import fnmatch
 from pathlib import Path
-from typing import NamedTuple
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_session
 from huggingface_hub.errors import LocalEntryNotFoundError
-from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import httpx
+from huggingface_hub.utils import filter_repo_objects, httpx
 
 from ..configuration_tinybert import TinyBertConfig, has_berts_form
 from ..errors import InputError
-from ..files import read_json, sha256
-from .folder import RESULT_FILES, list_files
+from ..files import read_json
+from .folder import BUILD_RECORD, RESULT_FILES
 from .model_card import is_signed
 from .space import BROWSER_MODEL, SPACE_SETTINGS
 from .verify import HubError, load_back
@@ -36,11 +32,6 @@ REMEDIES = {
 }
 
 
-class Pushed(NamedTuple):
-    url: str  # of the commit or pull request
-    commit: str
-
-
 def push(
     folder: Path,
     repo_id: str,
@@ -48,7 +39,7 @@ def push(
     create_pr: bool = False,
     revision: str = "main",
     overwrite_readme: bool = False,
-) -> Pushed:
+) -> tuple[str, str]:
     """Put a built folder on the Hub in one commit, and load it back.
 
     Only files that differ are sent, and without any there is no commit. So the same call is safe after any fault, also
@@ -62,6 +53,8 @@ def push(
         create_pr: open a pull request instead of committing to `revision`.
         revision: a branch, created where it does not exist, or `refs/pr/N`.
         overwrite_readme: replace a README.md on the Hub that somebody wrote or edited.
+
+    Returns: the address of the commit or the pull request, and the commit.
 
     Raises:
         HubError: if the Hub refuses or fails, or does not give back the same model.
@@ -79,7 +72,7 @@ def push(
                 "another --repo_id, or leave --private out."
             )
         commit, url = info.sha or revision, f"{api.endpoint}/{repo_id}/tree/{info.sha}"
-        files = compare(api, repo_id, commit, folder, list_files(folder))
+        files, further = compare(api, repo_id, commit, folder)
         if files.get("config.json"):  # it has another one
             config = read_json(download(api, repo_id, "config.json", commit))
             if config.get("model_type") != TinyBertConfig.model_type and not has_berts_form(config):
@@ -93,7 +86,8 @@ def push(
             url, commit = pull_request
             logger.info("A pull request with these files is there already: %s", url)
         else:
-            stale = stale_files([sibling.rfilename for sibling in info.siblings or []], folder, files)
+            retrained = any(file == "config.json" or file.endswith(".safetensors") for file in files)
+            stale = [*filter_repo_objects(further, allow_patterns=["onnx/*", *RESULT_FILES])] if retrained else []
             added = [CommitOperationAdd(file, folder / file) for file in files]
             done = api.create_commit(
                 repo_id,
@@ -109,7 +103,7 @@ def push(
                 logger.info("Deleted what was made from other weights: %s.", ", ".join(stale))
     load_back(folder, repo_id, commit, api.endpoint)
     logger.info("Loaded it back from the Hub in a fresh process: its outputs are those of the local folder.")
-    return Pushed(url, commit)
+    return url, commit
 
 
 def push_space(folder: Path, space_id: str, repo_id: str, commit: str) -> str:
@@ -137,18 +131,15 @@ def push_space(folder: Path, space_id: str, repo_id: str, commit: str) -> str:
         if info.sdk not in (None, "static") or not (new or SPACE_SETTINGS in present):
             raise InputError(f"{space_id} is taken by another Space; choose another --space.")
         url = f"{api.endpoint}/spaces/{space_id}"
-        files = compare(api, space_id, info.sha or "main", folder, list_files(folder), "space")
-        if not files:
-            logger.info("The page is up to date: %s", url)
-            return url
-        api.create_commit(
-            space_id,
-            [CommitOperationAdd(file, folder / file) for file in files],
-            commit_message=f"Search with {repo_id}",
+        done = api.upload_folder(
+            repo_id=space_id,
             repo_type="space",
+            folder_path=folder,
+            ignore_patterns=BUILD_RECORD,
+            commit_message=f"Search with {repo_id}",
             parent_commit=info.sha,
         )
-        logger.info("Pushed the page in one commit: %s", url)
+        logger.info("The page is up to date: %s" if done.oid == info.sha else "Pushed the page in one commit: %s", url)
         return url
 
 
@@ -156,39 +147,19 @@ def download(api: HfApi, repo_id: str, file: str, revision: str) -> Path:
     return Path(api.hf_hub_download(repo_id, file, revision=revision))
 
 
-def stale_files(on_the_hub: Iterable[str], folder: Path, changed: Iterable[str]) -> list[str]:
-    """ONNX files, summaries and evaluations on the Hub that a push of `changed` files leaves beside other weights."""
-    if not any(file == "config.json" or file.endswith(".safetensors") for file in changed):
-        return []
-    kept = set(list_files(folder))
-    of_weights = ("onnx/*", *RESULT_FILES)
-    return sorted(f for f in on_the_hub if any(fnmatch(f, kind) for kind in of_weights) and f not in kept)
-
-
-def compare(
-    api: HfApi, repo_id: str, revision: str, folder: Path, files: Iterable[str], repo_type: str = "model"
-) -> dict[str, bool]:
-    """The files that are not on the Hub as they are in the folder; True where it has one with other content."""
-    files = sorted(files)
-    infos = api.get_paths_info(repo_id, files, revision=revision, repo_type=repo_type)
-    remote = {info.path: info for info in infos if isinstance(info, RepoFile)}
-    return {
-        file: file in remote for file in files if file not in remote or not same_content(remote[file], folder / file)
-    }
-
-
-def same_content(remote: RepoFile, path: Path) -> bool:
-    if remote.lfs:
-        return remote.lfs.sha256 == sha256(path)
-    content = path.read_bytes()
-    return remote.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # git's id of it
+def compare(api: HfApi, repo_id: str, revision: str, folder: Path) -> tuple[dict[str, bool], list[str]]:
+    """The files that are not on the Hub as they are in the folder (True where it has another one), and its further files."""
+    found = api.verify_repo_checksums(repo_id, revision=revision, local_dir=folder)
+    files = dict.fromkeys(found.extra_paths, False) | {other["path"]: True for other in found.mismatches}
+    files.pop(BUILD_RECORD, None)
+    return files, found.missing_paths
 
 
 def find_pull_request(api: HfApi, repo_id: str, folder: Path, files: Iterable[str]) -> tuple[str, str] | None:
     """Address and commit of a recent pull request with these very files: a call whose answer was lost opened it."""
     pull_requests = api.list_repo_refs(repo_id, include_pull_requests=True).pull_requests or []
     for ref in sorted(pull_requests, key=lambda ref: int(ref.name), reverse=True)[:5]:
-        if not compare(api, repo_id, ref.target_commit, folder, files):
+        if not set(files) & set(compare(api, repo_id, ref.target_commit, folder)[0]):
             return f"{api.endpoint}/{repo_id}/discussions/{ref.name}", ref.target_commit
     return None
 
@@ -196,8 +167,8 @@ def find_pull_request(api: HfApi, repo_id: str, folder: Path, files: Iterable[st
 @contextmanager
 def hub_errors_explained(endpoint: str, sent: str = "the model") -> Iterator[None]:
     """Turn what a failing or silent Hub, or the way to it, raises into a HubError that says what to do."""
-    session = get_session()  # huggingface_hub has one for the whole process
-    timeout, session.timeout = session.timeout, httpx.Timeout(SECONDS_OF_SILENCE)
+    hooks = get_session().event_hooks["request"]  # huggingface_hub has one session for the whole process
+    hooks.append(limit_silence)
     try:
         yield
     except InputError:
@@ -219,4 +190,9 @@ def hub_errors_explained(endpoint: str, sent: str = "the model") -> Iterator[Non
             f"{REMEDIES.get(status, fault)}, then run the same command again. The local folder is intact."
         ) from error
     finally:
-        session.timeout = timeout
+        hooks.remove(limit_silence)
+
+
+def limit_silence(request: httpx.Request) -> None:
+    """Each request gets the limit, since some calls of huggingface_hub switch that of the session off."""
+    request.extensions["timeout"] = httpx.Timeout(SECONDS_OF_SILENCE).as_dict()

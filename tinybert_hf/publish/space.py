@@ -9,7 +9,7 @@ from huggingface_hub import HfApi, SpaceCard, SpaceCardData
 
 from ..convert_bert import read_prompts
 from ..errors import MissingFileError
-from .folder import check_replaceable, replace_whole
+from .folder import replace_whole
 
 SPACE_FILES = Path(__file__).with_name("space")
 SPACE_SETTINGS = "settings.js"  # the one file of the page that differs from Space to Space
@@ -31,7 +31,6 @@ def build_space(output_dir: Path, space_id: str, model: Path, pushed_model: tupl
     Returns: `output_dir`, absolute.
     """
     output_dir = output_dir.expanduser().resolve()
-    check_replaceable(output_dir)
     if pushed_model:
         endpoint = HfApi().endpoint
         name, revision = pushed_model

@@ -6,6 +6,9 @@ comes with the model, as for a stranger. So this file imports nothing of the pac
 
 import json
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -14,42 +17,34 @@ from torch import Tensor
 LARGEST_DIFFERENCE = 1e-6  # of an output
 
 
-def outputs(source: str, revision: str, auto_class: str, text: str) -> tuple[dict[str, Tensor], Tensor]:
-    """The tokenized text, and the model's logits or embedding of it, (1, L or H) fp64."""
+def outputs(source: str, revision: str, auto_model: Any, text: str, onnx_files: Sequence[str]) -> dict[str, Tensor]:
+    """The logits or the embedding of a text, (1, L or H), by the model and by each of its ONNX models."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
-    auto_model = getattr(transformers, auto_class)
     model = auto_model.from_pretrained(source, revision=revision, trust_remote_code=True).eval()
     batch = tokenizer(text, truncation=True, return_tensors="pt")
     with torch.inference_mode():
         answer = model(**batch)
-    return batch, (answer.logits if "logits" in answer else answer.pooler_output).double()
+    found = {"the model": answer.logits if "logits" in answer else answer.pooler_output}
+    for file in onnx_files:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(transformers.utils.cached_file(source, file, revision=revision))
+        feeds = {name: batch[name].numpy() for name in ("input_ids", "attention_mask")}
+        found[file] = torch.from_numpy(session.run(["sentence_embedding"], feeds)[0])
+    return found
 
 
-def onnx_embedding(repo_id: str, revision: str, file: str, batch: dict[str, Tensor]) -> Tensor:
-    """(1, H) fp64, by an ONNX model on the Hub."""
-    import onnxruntime
-
-    path = transformers.utils.cached_file(repo_id, file, revision=revision)
-    feeds = {name: batch[name].numpy() for name in ("input_ids", "attention_mask")}
-    (embedding,) = onnxruntime.InferenceSession(path).run(["sentence_embedding"], feeds)
-    return torch.from_numpy(embedding).double()
-
-
-def main(repo_id: str, revision: str, folder: str, auto_class: str, text: str, onnx_files: str) -> None:
-    """Exit with a message where the model on the Hub, loaded by `auto_class`, does not do with `text` as the folder's.
-
-    `onnx_files` is JSON: ONNX file on the Hub -> lowest cosine that it may have to the PyTorch model.
-    """
-    _, expected = outputs(folder, "main", auto_class, text)
-    batch, found = outputs(repo_id, revision, auto_class, text)
-    difference = (found - expected).abs().max().item()
-    if not difference <= LARGEST_DIFFERENCE:
-        sys.exit(f"an output differs by {difference:g} from that of the local folder")
-    for file, lowest in json.loads(onnx_files).items():
-        embedding = onnx_embedding(repo_id, revision, file, batch)
-        cosine = torch.cosine_similarity(embedding, expected).item()
-        if not cosine >= lowest:
-            sys.exit(f"{file} has a cosine of {cosine:.4f} to the PyTorch model, {lowest} is expected")
+def main(repo_id: str, revision: str, folder: str, text: str) -> None:
+    """Exit with a message where the model on the Hub does not do with `text` as the folder's."""
+    (architecture,) = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))["architectures"]
+    classifies = architecture.endswith("ForSequenceClassification")
+    auto_model = transformers.AutoModelForSequenceClassification if classifies else transformers.AutoModel
+    onnx_files = [path.relative_to(folder).as_posix() for path in Path(folder).glob("onnx/*.onnx")]
+    expected = outputs(folder, "main", auto_model, text, onnx_files)
+    for name, output in outputs(repo_id, revision, auto_model, text, onnx_files).items():
+        difference = (output - expected[name]).abs().max().item()
+        if not difference <= LARGEST_DIFFERENCE:
+            sys.exit(f"an output of {name} differs by {difference:g} from that of the local folder")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,14 @@
 """Whether a pushed model is the local one: it is loaded from the Hub again, as a stranger would."""
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from tempfile import gettempdir
 
-from ..configuration_tinybert import TinyBertConfig
 from ..errors import UnreadableError
 from ..files import scratch_folder
-from ..modeling_tinybert import TinyBertModel
 from .model_card import PASSAGES
-from .space import BROWSER_MODEL
 
 STRANGER = Path(__file__).with_name("stranger.py")
 
@@ -24,19 +20,11 @@ class HubError(UnreadableError):
 def load_back(folder: Path, repo_id: str, revision: str, endpoint: str) -> None:
     """Load the model from the Hub, past all caches, and compare its output on a sentence with the folder's.
 
-    Where the folder has ONNX models, those on the Hub are run too.
+    Where the folder has ONNX models, those on the Hub are run and compared too.
 
-    Raises: HubError: if an output differs by more than 1e-6, or an ONNX model's by more than the export allows.
+    Raises: HubError: if an output differs by more than 1e-6.
     """
-    encodes = TinyBertModel.__name__ in TinyBertConfig.get_config_dict(folder)[0]["architectures"]
-    auto_class = "AutoModel" if encodes else "AutoModelForSequenceClassification"
-    onnx_files = {}
-    if (folder / BROWSER_MODEL).is_file():
-        from ..onnx import LOWEST_COSINE
-
-        onnx_files = LOWEST_COSINE
-    # The export has compared the ONNX models on this sentence.
-    arguments = [repo_id, revision, str(folder.resolve()), auto_class, PASSAGES[0], json.dumps(onnx_files)]
+    arguments = [repo_id, revision, str(folder.resolve()), PASSAGES[0]]
     with scratch_folder(Path(gettempdir()), "tinybert-publish-") as scratch:
         caches = {"HF_HUB_CACHE": f"{scratch}/hub", "HF_MODULES_CACHE": f"{scratch}/modules"}
         # Python would also import from the folder of the script.
