@@ -10,7 +10,9 @@ Shapes: B batch, T tokens, H hidden size, A attention heads.
 
 import math
 import re
-from typing import TYPE_CHECKING, Any, ClassVar
+import shutil
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import load_file
@@ -26,9 +28,7 @@ from transformers.utils.hub import get_checkpoint_shard_files
 
 from .configuration_tinybert import TinyBertConfig, has_berts_form
 
-if TYPE_CHECKING:  # transformers reads it: what a model's file imports is saved and fetched with it
-    from .pipeline_tinybert import SemanticSearchPipeline  # noqa: F401
-
+PIPELINE_FILE = "pipeline_tinybert.py"
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 # What names have in place of BERT's.
 BERT_NAMES = {
@@ -246,7 +246,7 @@ def mean_over_tokens(hidden_states: Tensor, attention_mask: Tensor | None) -> Te
 
 
 class TinyBertPreTrainedModel(PreTrainedModel):
-    """Initialisation and loading, shared by the models below."""
+    """Initialisation, loading and saving, shared by the models below."""
 
     config_class = TinyBertConfig
     base_model_prefix = "tinybert"
@@ -298,6 +298,21 @@ class TinyBertPreTrainedModel(PreTrainedModel):
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.name_or_path = model.config.name_or_path = str(source)
         return loaded
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Save weights, configuration and all the code that loading the folder as remote code needs.
+
+        transformers copies this file and what it imports; the pipeline, which nothing here imports, is added.
+        """
+        if kwargs.get("is_main_process", True):
+            source = Path(__file__).with_name(PIPELINE_FILE)
+            if not source.exists():  # loaded as remote code, which fetches only the modules it imports
+                revision = getattr(self.config, "_commit_hash", None)
+                source = Path(cached_file(self.name_or_path, PIPELINE_FILE, revision=revision))
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            if source.resolve() != Path(save_directory, PIPELINE_FILE).resolve():
+                shutil.copyfile(source, Path(save_directory, PIPELINE_FILE))
+        super().save_pretrained(save_directory, **kwargs)
 
 
 class TinyBertModel(TinyBertPreTrainedModel):
