@@ -131,9 +131,12 @@ class RetrievalStage(Stage):
     def backward(self, model: nn.Module, batch: RetrievalBatch) -> Tensor:
         """Add the gradient of the ranking loss over the whole batch."""
         encoder = self.accelerator.unwrap_model(model)
+        num_tokens = sum(texts["input_ids"].numel() for texts in batch.micro_batches)
+        kernels = CpuKernels(training=True, num_tokens=num_tokens)
 
         def embed(texts: MicroBatch) -> Tensor:
-            return embed_words(encoder, **texts) if is_words_alone(encoder.config) else model(**texts).pooler_output
+            with kernels:
+                return embed_words(encoder, **texts) if is_words_alone(encoder.config) else model(**texts).pooler_output
 
         def compute_loss(embeddings: Tensor) -> Tensor:
             queries, answers = embeddings[batch.order].tensor_split([len(batch.query_ids)])
@@ -141,9 +144,7 @@ class RetrievalStage(Stage):
 
         # Without layers there are no activations to save.
         budget = self.arguments.activation_budget_tokens if self.config.num_hidden_layers else sys.maxsize
-        num_tokens = sum(texts["input_ids"].numel() for texts in batch.micro_batches)
-        with CpuKernels(training=True, num_tokens=num_tokens):
-            return cached_backward(self.accelerator, embed, batch.micro_batches, compute_loss, budget)
+        return cached_backward(self.accelerator, embed, batch.micro_batches, compute_loss, budget)
 
     def prompted(self, pairs: Dataset) -> tuple[list[str], list[str]]:
         """Queries and answers behind their prompts."""
