@@ -14,7 +14,6 @@ uninterrupted run: a step's rows follow from the seed and the step, and a checkp
 
 import json
 import logging
-import os
 import shutil
 import signal
 import sys
@@ -53,8 +52,6 @@ MODEL_FILES = ("*.safetensors", "*.json", "*.py")  # of a checkpoint, what makes
 STAGE_FILE = "stage.safetensors"  # what the stage keeps; part of a checkpoint, not of a model
 # What may differ between a run and its continuation without changing a single weight.
 MAY_CHANGE_ON_RESUME = {"output_dir", "resume_from_checkpoint", "logging_steps", "report_to"}
-STEPS_BEFORE_AN_ESTIMATE = 3
-SHORT_RUN = 10  # seconds: too short to tell how long it will take
 
 
 @dataclass
@@ -127,16 +124,13 @@ class Trainer:
     def _loop(self, bar: std.tqdm, stop: StopSignal, started: float) -> None:
         """Every step from the current one to the last."""
         losses: list[Tensor] = []
-        window = first = time.perf_counter()
-        cpu_use, first_step = report.CpuUse.now(), self.state.step
+        window = time.perf_counter()
         while (step := self.state.step) < self.max_steps and not self._stopped_early():
             self.stage.prepare(self.unwrapped_model, step)
             losses += [self._micro_step(self.stage.batch(rows, step)) for rows in self.sampler.micro_batches(step)]
             self.state.step += 1
             self.state.seconds = time.perf_counter() - started
             bar.update()
-            if self.state.step - first_step == STEPS_BEFORE_AN_ESTIMATE:
-                self._estimate((time.perf_counter() - first) / STEPS_BEFORE_AN_ESTIMATE, cpu_use)
             if self.state.step % self.arguments.logging_steps == 0:
                 self._report(bar, losses, time.perf_counter() - window)
                 losses, window = [], time.perf_counter()
@@ -181,16 +175,6 @@ class Trainer:
     def evaluations(self) -> list[dict[str, float]]:
         """The entries of the history that hold measures on the held-out data."""
         return [entry for entry in self.state.history if any(name.startswith("eval_") for name in entry)]
-
-    def _estimate(self, seconds: float, start: report.CpuUse) -> None:
-        left = seconds * (self.max_steps - self.state.step)
-        if left <= SHORT_RUN:
-            return
-        logger.info("A step takes %.2g seconds: about %s left, without evaluations.", seconds, report.duration(left))
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        on_cpu = self.accelerator.device.type == "cpu"
-        if on_cpu and (reason := report.other_programs(start, report.CpuUse.now(), processes)):
-            logger.warning(reason)
 
     def _report(self, bar: std.tqdm, losses: list[Tensor], seconds: float) -> None:
         loss = self.accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
