@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from accelerate import Accelerator
 
@@ -29,13 +30,7 @@ def result_table(systems: Mapping[str, Mapping[str, float]]) -> str:
              before   after    BM25
     nDCG@10   0.789   0.871   0.767
     """
-    measures = list(dict.fromkeys(name for values in systems.values() for name in values))
-    width = max(map(len, measures))
-    lines = [" " * width + "".join(f"{name:>8}" for name in systems)]
-    for measure in measures:
-        cells = (values.get(measure) for values in systems.values())
-        lines.append(f"{measure:{width}}" + "".join(f"{'' if v is None else f'{v:.3f}':>8}" for v in cells))
-    return "\n".join(lines)
+    return pd.DataFrame(systems).to_string(float_format="{:.3f}".format, na_rep="", col_space=7)
 
 
 def next_commands(stage: str, folder: Path) -> str:
