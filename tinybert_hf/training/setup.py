@@ -46,7 +46,7 @@ def run_stage(arguments: Arguments, build: Callable[[Arguments, Accelerator, Pat
     with prepared_process(arguments) as accelerator, single_writer(accelerator, output_dir):
         checkpoint = find_checkpoint(arguments)
         stage = build(arguments, accelerator, checkpoint)
-        trainer = Trainer(arguments, accelerator, stage, stage.sampler)
+        trainer = Trainer(arguments, accelerator, stage)
         if checkpoint:
             trainer.resume(checkpoint)
         return TrainingResult(trainer.train(), output_dir)

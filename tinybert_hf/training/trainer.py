@@ -43,7 +43,7 @@ from .checkpoints import STATE_FILE, list_checkpoints
 from .gradients import average_gradients
 from .launch import StopSignal
 from .optimizer import build_optimizer, build_schedule
-from .sampler import StepSampler, choose_epochs
+from .sampler import choose_epochs
 from .stage import Stage
 
 logger = logging.getLogger(__name__)
@@ -70,13 +70,11 @@ class TrainingState:
 class Trainer:
     """One run of one stage; `train` is its loop."""
 
-    def __init__(
-        self, arguments: TrainingArguments, accelerator: Accelerator, stage: Stage, sampler: StepSampler
-    ) -> None:
-        self.arguments, self.accelerator, self.stage, self.sampler = arguments, accelerator, stage, sampler
+    def __init__(self, arguments: TrainingArguments, accelerator: Accelerator, stage: Stage) -> None:
+        self.arguments, self.accelerator, self.stage, self.sampler = arguments, accelerator, stage, stage.sampler
         self.output_dir = Path(arguments.output_dir)
-        num_epochs = choose_epochs(arguments.num_train_epochs, sampler.steps_per_epoch)
-        num_steps = max(1, round(num_epochs * sampler.steps_per_epoch))
+        num_epochs = choose_epochs(arguments.num_train_epochs, self.sampler.steps_per_epoch)
+        num_steps = max(1, round(num_epochs * self.sampler.steps_per_epoch))
         self.max_steps = arguments.max_steps if arguments.max_steps > 0 else num_steps
         self.save_steps = int(arguments.save_steps) or max(1, round(arguments.save_steps * self.max_steps))
         # Not for evaluation only: this leaves out DistributedDataParallel, whose part `average_gradients` has.
