@@ -26,7 +26,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import load, send_to_device, set_seed
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import std
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedModel
@@ -83,8 +83,9 @@ class Trainer:
         self.embedding_gradient = SparseEmbeddingGradient(self.unwrapped_model.get_input_embeddings())
         # Not prepared: accelerate's wrapper would step it once for every process.
         self.schedule = build_schedule(self.optimizer, arguments, self.max_steps)
-        accelerator.register_save_state_pre_hook(self._save_model)
-        accelerator.register_load_state_pre_hook(self._load_model)
+        # accelerate keeps all but the model: that is saved as a model folder, and loaded when it is built.
+        accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
+        accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
         self.state = TrainingState(run=self._identity())
         set_seed(arguments.seed, device_specific=True)  # every process draws its own dropout masks
 
@@ -215,6 +216,7 @@ class Trainer:
         with explained(self.output_dir, "The run is safe: mend this, and continue with --resume_from_checkpoint auto."):
             self.accelerator.save_state(str(unfinished))
             if self.accelerator.is_main_process:
+                self.unwrapped_model.save_pretrained(unfinished)
                 save_tokenizer(self.stage.tokenizer, unfinished)
                 save_file(self.stage.state_dict(), unfinished / STAGE_FILE)
                 self.state.schedule = self.schedule.state_dict()
@@ -229,16 +231,6 @@ class Trainer:
                     if path.name not in (folder.name, f"checkpoint-{self.state.best_step}"):
                         shutil.rmtree(path.rename(path.with_name(f"unfinished-{path.name}")))
         self.accelerator.wait_for_everyone()
-
-    def _save_model(self, models: list[nn.Module], weights: list[dict], folder: str) -> None:
-        """accelerate's hook; a checkpoint's weights are those of a model folder, with its code."""
-        weights.clear()
-        if self.accelerator.is_main_process:
-            self.accelerator.unwrap_model(models[0]).save_pretrained(folder)
-
-    def _load_model(self, models: list[nn.Module], folder: str) -> None:
-        """accelerate's hook; the weights were loaded when the model was built from the checkpoint."""
-        models.clear()
 
     def resume(self, checkpoint: Path) -> None:
         """Go on where the checkpoint stopped, its model being loaded already.
