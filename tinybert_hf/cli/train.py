@@ -20,10 +20,13 @@ def apply_recipe(app: App, commands: tuple[str, ...], arguments: ArgumentCollect
         values(app, commands, arguments)
 
 
-def let_threads_sleep() -> None:
-    # Before torch is imported. By default its threads wait busily, and so take the processor from the very threads that
-    # they wait for as soon as another program needs a core.
+def prepare() -> None:
+    """What both commands do before torch is imported."""
+    # By default torch's threads wait busily, and so take the processor from the very threads that they wait for as soon
+    # as another program needs a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    log_progress()
+    import_extra("datasets", purpose="training")
 
 
 app = App(
@@ -60,9 +63,7 @@ def sentiment(
 
     On several GPUs or machines: accelerate launch train_sentiment.py, with the same arguments.
     """
-    let_threads_sleep()
-    log_progress()
-    import_extra("datasets", purpose="training")
+    prepare()
     from ..training import train_sentiment
 
     train_sentiment(arguments or SentimentArguments())
@@ -81,9 +82,7 @@ def retrieval(
 
     On several GPUs or machines: accelerate launch train_retrieval.py, with the same arguments.
     """
-    let_threads_sleep()
-    log_progress()
-    import_extra("datasets", purpose="training")
+    prepare()
     from ..training import train_retrieval
 
     train_retrieval(arguments or RetrievalArguments())
