@@ -11,15 +11,13 @@ So the gradient is that of the plain backward pass, dropout included.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from functools import partial
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts, noop_context_fn
 
 MicroBatch = dict[str, Tensor]
 Embed = Callable[[MicroBatch], Tensor]  # (texts, tokens) -> (texts, H)
@@ -73,8 +71,8 @@ def cached_backward(
 
 def embed_twice(embed: Embed, batch: MicroBatch, remember_outputs: bool) -> Tensor:
     """(texts, H), computed now and once more in the backward pass, instead of keeping its activations."""
-    outputs: AbstractContextManager = SelectiveRecompute() if remember_outputs else nullcontext()
-    embeddings = checkpoint(embed, batch, use_reentrant=False, context_fn=lambda: (outputs, outputs))
+    contexts = partial(create_selective_checkpoint_contexts, linear_layers()) if remember_outputs else noop_context_fn
+    embeddings = checkpoint(embed, batch, use_reentrant=False, context_fn=contexts)
     assert isinstance(embeddings, Tensor)
     return embeddings
 
@@ -95,30 +93,12 @@ def share_budget(sizes: Sequence[int], activation_budget: int) -> tuple[int, int
     return num_forgotten, num_replayed
 
 
-class SelectiveRecompute(TorchDispatchMode):
-    """The outputs of the linear layers of a forward pass (Korthikanti et al. 2022, arXiv:2205.05198).
-
-    Entered once, it remembers them. Entered again, it hands them out, and no matrix is multiplied. Autograd sees no
-    difference. Layers must not change these outputs in place.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.outputs: list[Tensor] = []
-        self.replaying = False
-
-    def __torch_dispatch__(self, function: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function.name() not in ("aten::addmm", "mkldnn::_linear_pointwise"):
-            return function(*args, **(kwargs or {}))
-        if self.replaying:
-            return self.outputs.pop(0)
-        output = function(*args, **(kwargs or {}))
-        self.outputs.append(output.detach())  # a tensor of its own: autograd writes the graph into what is returned
-        return output
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self.replaying = True
+def linear_layers() -> list[OpOverload]:
+    """The operators whose outputs are worth their memory (Korthikanti et al. 2022, arXiv:2205.05198)."""
+    operators = [torch.ops.aten.addmm.default]
+    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        operators.append(torch.ops.mkldnn._linear_pointwise.default)
+    return operators
 
 
 def average_gradients(accelerator: Accelerator, model: nn.Module) -> None:
