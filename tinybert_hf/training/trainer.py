@@ -29,7 +29,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import std
 from tqdm.contrib.logging import logging_redirect_tqdm
-from transformers import PreTrainedModel
 
 from ..data import describe_data
 from ..errors import InputError, UnreadableError
@@ -48,7 +47,7 @@ from .stage import Stage
 
 logger = logging.getLogger(__name__)
 
-MODEL_FILES = ("*.safetensors", "*.json", "*.py")  # of a checkpoint, what makes it a model folder
+MODEL_FILES = (".safetensors", ".json", ".py")  # of a checkpoint, what makes it a model folder
 STAGE_FILE = "stage.safetensors"  # what the stage keeps; part of a checkpoint, not of a model
 # What may differ between a run and its continuation without changing a single weight.
 MAY_CHANGE_ON_RESUME = {"output_dir", "resume_from_checkpoint", "logging_steps", "report_to"}
@@ -80,7 +79,7 @@ class Trainer:
         # Not for evaluation only: this leaves out DistributedDataParallel, whose part `average_gradients` has.
         self.model = accelerator.prepare_model(stage.model, evaluation_mode=True)
         self.optimizer = accelerator.prepare_optimizer(build_optimizer(stage.model, arguments))
-        self.embedding_gradient = SparseEmbeddingGradient(self.unwrapped_model.get_input_embeddings())
+        self.embedding_gradient = SparseEmbeddingGradient(self.stage.model.get_input_embeddings())
         # Not prepared: accelerate's wrapper would step it once for every process.
         self.schedule = build_schedule(self.optimizer, arguments, self.max_steps)
         # accelerate keeps all but the model: that is saved as a model folder, and loaded when it is built.
@@ -88,10 +87,6 @@ class Trainer:
         accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
         self.state = TrainingState(run=self._identity())
         set_seed(arguments.seed, device_specific=True)  # every process draws its own dropout masks
-
-    @property
-    def unwrapped_model(self) -> PreTrainedModel:
-        return self.accelerator.unwrap_model(self.model)
 
     # ---- The loop ----
 
@@ -125,7 +120,7 @@ class Trainer:
         losses: list[Tensor] = []
         window = time.perf_counter()
         while (step := self.state.step) < self.max_steps and not self._stopped_early():
-            self.stage.prepare(self.unwrapped_model, step)
+            self.stage.prepare(self.stage.model, step)
             losses += [self._micro_step(self.stage.batch(rows, step)) for rows in self.sampler.micro_batches(step)]
             self.state.step += 1
             self.state.seconds = time.perf_counter() - started
@@ -194,7 +189,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """Measure on the held-out data, and remember whether this is the best step so far."""
-        measures = self.stage.evaluate(self.unwrapped_model)
+        measures = self.stage.evaluate(self.stage.model)
         self._record({f"eval_{name}": value for name, value in measures.items()})
         told = ", ".join(f"{name} {value:.4f}" for name, value in measures.items())
         logger.info("step %d: %s", self.state.step, told)
@@ -216,7 +211,7 @@ class Trainer:
         with explained(self.output_dir, "The run is safe: mend this, and continue with --resume_from_checkpoint auto."):
             self.accelerator.save_state(str(unfinished))
             if self.accelerator.is_main_process:
-                self.unwrapped_model.save_pretrained(unfinished)
+                self.stage.model.save_pretrained(unfinished)
                 save_tokenizer(self.stage.tokenizer, unfinished)
                 save_file(self.stage.state_dict(), unfinished / STAGE_FILE)
                 self.state.schedule = self.schedule.state_dict()
@@ -299,11 +294,10 @@ class Trainer:
         summary = self._summary()
         if self.accelerator.is_main_process:
             best = self.output_dir / f"checkpoint-{self.state.best_step}"
-            for pattern in MODEL_FILES:
-                for path in best.glob(pattern):
-                    if path.name not in (STATE_FILE, STAGE_FILE, MANIFEST):
-                        shutil.copyfile(path, self.output_dir / path.name)
-                        flush(self.output_dir / path.name)
+            for path in best.iterdir():
+                if path.suffix in MODEL_FILES and path.name not in (STATE_FILE, STAGE_FILE, MANIFEST):
+                    shutil.copyfile(path, self.output_dir / path.name)
+                    flush(self.output_dir / path.name)
             start = self.arguments.model  # how it was trained is told too
             for path in Path(start).glob("*_summary.json") if start else ():
                 shutil.copyfile(path, self.output_dir / path.name)
@@ -347,7 +341,7 @@ class Trainer:
             "stage": self.stage.name,
             "data": self.stage.facts() | {"texts_per_row": self.stage.texts_per_row},
             "arguments": self._arguments(),
-            "parameters": sum(parameter.numel() for parameter in self.unwrapped_model.parameters()),
+            "parameters": sum(parameter.numel() for parameter in self.stage.model.parameters()),
             "steps": self.state.step,
             "epochs": round(self.state.step / self.sampler.steps_per_epoch, 2),
             "rows_per_step": self.sampler.rows_per_step,
