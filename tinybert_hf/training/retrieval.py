@@ -59,7 +59,7 @@ class RetrievalStage(Stage):
     """Pairs, and negatives where there are any. It reads them, and loads the model that training starts from."""
 
     name, unit, best_measure = "retrieval", "pairs", "nDCG@10"
-    told_columns: tuple[str, ...] = ("query", "answer")  # of `rows`: all texts of the data, the answers in the last one
+    told_columns: tuple[str, ...] = ("query", "answer")  # of `rows`: whose tokens are told of, the answers last
 
     def __init__(self, arguments: RetrievalArguments, accelerator: Accelerator, checkpoint: Path | None) -> None:
         self.arguments, self.accelerator = arguments, accelerator
