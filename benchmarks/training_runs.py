@@ -123,7 +123,8 @@ def train_ours(job: Job, activation_budget: int) -> dict[str, Any]:
             return {stage.best_measure: 0.0}
 
         stage.evaluate = evaluate  # type: ignore[method-assign]  # it is not timed
-        summary = Trainer(arguments, accelerator, stage, steps).train()
+        stage.sampler = steps
+        summary = Trainer(arguments, accelerator, stage).train()
     end, peak = ends[-1]
     started = time.perf_counter()
     timed = rows.select([i for batch in steps.batches[1:] for i in batch])

@@ -88,11 +88,6 @@ def test_the_loss_of_several_widths_is_the_mean_of_theirs() -> None:
     torch.testing.assert_close(loss, torch.stack(losses).mean())
 
 
-def test_a_temperature_of_zero_is_refused() -> None:
-    with pytest.raises(ValueError, match="temperature must be above 0, got 0"):
-        MultipleNegativesRankingLoss(0.0)
-
-
 # ---- Two processes ----
 
 

@@ -6,7 +6,7 @@ The arithmetic is that of `pipeline_tinybert.py`, which travels with every model
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import PartialState
@@ -46,34 +46,25 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 
 
 class KernelEncoder:
-    """A `TinyBertModel` for `encode`, run with the CPU kernels. It computes `pooler_output` only."""
+    """A `TinyBertModel` for `encode`, run with the CPU kernels. It computes `pooler_output` only; all else is the model's."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.config, self.device = model.config, model.device
         self.kernels = CpuKernels(training=False)
-        self.words_alone = is_words_alone(model.config)
 
-    @property
-    def training(self) -> bool:
-        return self.model.training
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
 
     def __call__(self, *, input_ids: Tensor, attention_mask: Tensor) -> BaseModelOutputWithPooling:
-        if self.words_alone:
+        if is_words_alone(self.model.config):
             return BaseModelOutputWithPooling(pooler_output=embed_words(self.model, input_ids, attention_mask))
         with self.kernels:
             return self.model(input_ids=input_ids, attention_mask=attention_mask)
 
-    def eval(self) -> Any:
-        return self.model.eval()
-
-    def train(self, mode: bool = True) -> Any:
-        return self.model.train(mode)
-
 
 def with_kernels(model: Encoder) -> Encoder:
     """The model as it encodes fastest here."""
-    return KernelEncoder(model) if isinstance(model, TinyBertModel) else model
+    return cast(Encoder, KernelEncoder(model)) if isinstance(model, TinyBertModel) else model
 
 
 def encode(

@@ -33,8 +33,8 @@ class CpuKernels(TorchFunctionMode):
         num_tokens: tokens that will pass through the model before its weights change. From `LEAST_TOKENS_TO_PACK` on,
             weights are packed. None counts the tokens that pass, and packs when there have been so many.
 
-    It may be entered again and again. Weights that changed in between are packed anew: for training all of them, as a
-    fused optimizer (of torch 2.13) changes weights without counting it; otherwise those whose changes torch has counted.
+    It may be entered again and again. Weights that changed in between are packed anew where torch has counted the change.
+    A fused optimizer (of torch 2.13) changes weights without counting it, so training makes a new one for each step.
     """
 
     def __init__(self, training: bool, num_tokens: int | None = None) -> None:
@@ -43,11 +43,6 @@ class CpuKernels(TorchFunctionMode):
         self.num_tokens = num_tokens
         self.num_seen: dict[nn.Parameter, int] = {}
         self.packed: dict[tuple[nn.Parameter, torch.dtype, bool], tuple[int, Tensor]] = {}
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        if self.training:
-            self.packed.clear()
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None

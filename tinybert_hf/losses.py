@@ -111,14 +111,10 @@ class MultipleNegativesRankingLoss(nn.Module):
         temperature: > 0; sentence-transformers calls 1 / temperature `scale`.
         dims: the loss is the mean over the first so many dimensions of the embeddings (Matryoshka training, Kusupati et
             al. 2022, arXiv:2205.13147); None takes all.
-
-    Raises: ValueError: if temperature <= 0.
     """
 
     def __init__(self, temperature: float = 0.05, dims: Sequence[int] | None = None) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}.")
         self.temperature = temperature
         self.dims: Sequence[int | None] = dims or [None]
 

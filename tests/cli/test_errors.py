@@ -36,20 +36,29 @@ SEARCH = ["search", "--model", "m", "--query", "q", "--chunks", "-"]
             'Unknown command "serch". Did you mean "search"? Available commands: build, add, search, info. See: tinybert '
             "index --help",
         ),
-        (["search", "--model", "m", "--query", "q"], "--chunks is missing. See: tinybert search --help"),
+        (
+            ["search", "--model", "m", "--query", "q"],
+            'Command "search" parameter --chunks requires an argument. See: tinybert',
+        ),
         (
             ["search", "--model", "m", "--query", "q", "--chunk", "c"],
-            "--chunks is missing. Did you mean --chunks instead of --chunk? See: tinybert search --help",
+            'Command "search" parameter --chunks requires an argument. Did you mean --chunks instead of --chunk? See:',
         ),
-        (["search", "--model"], "--model needs a value. See: tinybert search --help"),
-        (["train", "retrieval", "--matryoshka_dims"], "--matryoshka_dims needs a value. See: tinybert train"),
-        ([*SEARCH, "more"], "Nothing is expected at 'more'. See: tinybert search --help"),
+        (["search", "--model"], 'Command "search" parameter --model requires an argument. See: tinybert search --help'),
+        (
+            ["train", "retrieval", "--matryoshka_dims"],
+            'Command "train retrieval" parameter --matryoshka_dims requires at least',
+        ),
+        ([*SEARCH, "more"], "Unused Tokens: ['more']. See: tinybert search --help"),
         ([*SEARCH, "--top_k", "many"], 'Invalid value for --top_k: unable to convert "many" into int. See:'),
         (
             ["index", "search", "--index", "i", "--query", "q", "--mode", "hybird"],
             'Invalid value "hybird" for --mode. Choose from: "dense", "bm25", "hybrid". Did you mean "hybrid"? See:',
         ),
-        (["convert", "model.pt", "tokenizer.json"], "OUT is missing. See: tinybert convert --help"),
+        (
+            ["convert", "model.pt", "tokenizer.json"],
+            'Command "convert" parameter OUT requires an argument. See: tinybert convert --help',
+        ),
     ],
 )
 def test_a_wrong_command_line_is_one_line_with_the_help_to_read(arguments: list[str], message: str) -> None:

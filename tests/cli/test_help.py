@@ -44,7 +44,7 @@ def help_of(*command: str) -> str:
 def test_help_is_plain_and_names_each_flag_once(command: list[str]) -> None:
     text = help_of(*command)
     assert text.startswith(" ".join(["Usage: tinybert", *command]))
-    flags = re.findall(r"^  (--\w+)", text, flags=re.MULTILINE)
+    flags = re.findall(r"^    (--\w+)", text, flags=re.MULTILINE)
     assert len(flags) == len(set(flags))
     assert not re.search(r"default: (None|False|\[\])|╭|│", text)
 
@@ -65,10 +65,18 @@ def test_the_examples_of_the_help_are_right_command_lines(
 
 def test_flags_stand_in_groups_with_the_defaults_that_say_something() -> None:
     text = help_of("train", "retrieval")
-    groups = [line for line in text.splitlines() if re.match(r"[A-Z][a-z ]+$", line)]
-    assert groups == ["Arguments", "Data", "Model", "Schedule", "Loss and negatives", "Memory", "Output"]
-    assert re.search(r"--learning_rate(?: FLOAT)? +Peak of the learning rate. \[default: 0.0001\]", text)
-    memory = text.split("\nMemory\n")[1].split("\nOutput\n")[0]
+    groups = [line for line in text.splitlines() if re.match(r"   [A-Z][a-z ]+$", line)]
+    assert [group.strip() for group in groups] == [
+        "Arguments",
+        "Data",
+        "Model",
+        "Schedule",
+        "Loss and negatives",
+        "Memory",
+        "Output",
+    ]
+    assert re.search(r"--learning_rate(?: FLOAT)? +Peak of the learning rate.\s+\[default:\s+0.0001\]", text)
+    memory = text.split("   Memory ")[1].split("   Output ")[0]
     assert "  --activation_budget_tokens" in memory
     assert "[required]" in help_of("search")
 
@@ -77,7 +85,7 @@ def test_flags_stand_in_groups_with_the_defaults_that_say_something() -> None:
 def test_both_stages_know_the_shared_flags(stage: str) -> None:
     text = help_of("train", stage)
     for flag in ("--model", "--data", "--output_dir", "--max_steps", "--seed", "--resume_from_checkpoint"):
-        assert re.search(rf"^  {flag}\s", text, flags=re.MULTILINE), flag
+        assert re.search(rf"^    {flag}\s", text, flags=re.MULTILINE), flag
 
 
 def test_examples_are_printed_as_they_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +95,7 @@ def test_examples_are_printed_as_they_are_written(monkeypatch: pytest.MonkeyPatc
         "\n    tinybert publish --model outputs/retrieval --repo_id OWNER/NAME --onnx --space OWNER/NAME-demo  # and a page\n"
         in text
     )
-    flags = text.split("\nParameters\n")[1].splitlines()
+    flags = text.split("   Parameters ")[1].splitlines()
     assert max(map(len, flags)) <= 60
 
 

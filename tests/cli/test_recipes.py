@@ -75,13 +75,14 @@ def test_the_last_of_two_flags_counts() -> None:
 @pytest.mark.parametrize(
     ("text", "status", "message"),
     [
-        ("learning_rat: 1", 1, "'learning_rat' is no training argument. Did you mean learning_rate?"),
-        ("seed:", 1, "seed has no value"),
-        ("- seed", 1, "must hold 'name: value' lines, got list"),
+        ("learning_rat: 1", 2, 'Unknown option: "[learning_rat]" from {path}. Did you mean --learning_rate?'),
+        ("seed:", 2, 'Invalid value for [seed] from {path}: unable to convert "null" into int.'),
+        ("- seed", 2, 'Configuration in "{path}" must be a mapping, but got list.'),
+        ("", 2, 'Configuration in "{path}" must be a mapping, but got NoneType.'),
         ("seed: [", 1, "is no valid YAML"),
-        ("seed: [1, 2]", 1, "seed takes one value, got 1, 2."),
-        ("RECIPE: x", 1, "'RECIPE' is no training argument."),
-        ("seed: many", 2, 'Invalid value for --seed from {path}: unable to convert "many" into int.'),
+        ("seed: [1, 2]", 2, 'Invalid value for [seed] from {path}: unable to convert "[1, 2]" into int.'),
+        ("RECIPE: x", 2, 'Unknown option: "[RECIPE]" from {path}.'),
+        ("seed: many", 2, 'Invalid value for [seed] from {path}: unable to convert "many" into int.'),
         ("lr_scheduler_type: lineer", 2, 'Did you mean "linear"?'),
         ("max_grad_norm: 0", 1, "--max_grad_norm must be above 0, got 0.0"),
         ("{model: m, tokenizer_data: [a.csv]}", 1, "--model m brings its own. Leave one of them out"),
@@ -109,7 +110,7 @@ def test_a_wrong_recipe_is_named(
             "There is no recipe 'minilmm'. Did you mean minilm? Those for retrieval are full, minilm, small, words",
         ),
         (["pairs.csv"], "There is no recipe 'pairs.csv'. Those for retrieval are"),
-        (["minilm", "small"], "Nothing is expected at 'small'."),
+        (["minilm", "small"], "Unused Tokens: ['small']."),
     ],
 )
 def test_a_recipe_that_is_not_there_is_a_message(

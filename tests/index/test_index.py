@@ -758,8 +758,8 @@ def test_upsert_replaces_from_the_command_line(command: Any, encoder: Path, tmp_
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (("build", "--index", "i", "--data", "a.jsonl"), 2, "error: --model is missing"),
-        (("build", "--index", "i", "--model", "m"), 2, "error: --data is missing"),
+        (("build", "--index", "i", "--data", "a.jsonl"), 2, 'error: Command "index build" parameter --model requires'),
+        (("build", "--index", "i", "--model", "m"), 2, 'error: Command "index build" parameter --data requires'),
         (
             ("add", "--index", "i", "--data", "a.jsonl"),
             1,

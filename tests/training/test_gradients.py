@@ -15,6 +15,7 @@ import torch.distributed
 from accelerate import Accelerator
 from conftest import forget_accelerator
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from two_processes import run_two_processes
 
@@ -24,10 +25,9 @@ from tinybert_hf.losses import MultipleNegativesRankingLoss
 from tinybert_hf.pipeline_tinybert import pad_batch
 from tinybert_hf.training.gradients import (
     OUTPUTS_SHARE,
-    RandomState,
-    SelectiveRecompute,
     average_gradients,
     cached_backward,
+    linear_layers,
     share_budget,
 )
 
@@ -78,17 +78,22 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def cached(accelerator: Accelerator, model: nn.Module, activation_budget: int, seed: int = 2) -> tuple[Tensor, Any]:
+def cached(
+    accelerator: Accelerator,
+    model: nn.Module,
+    activation_budget: int,
+    kernels: CpuKernels | nullcontext[None] | None = None,
+    seed: int = 2,
+) -> tuple[Tensor, Any]:
     """Loss and gradients of three micro-batches of 18 texts, through `cached_backward`."""
     prepared = accelerator.prepare_model(model, evaluation_mode=True)
     torch.manual_seed(seed)
-    loss = cached_backward(
-        accelerator,
-        lambda texts: prepared(**texts).pooler_output,
-        micro_batches([4, 5, 9]),
-        batch_loss,
-        activation_budget,
-    )
+
+    def embed(texts: dict[str, Tensor]) -> Tensor:
+        with kernels or nullcontext():
+            return prepared(**texts).pooler_output
+
+    loss = cached_backward(accelerator, embed, micro_batches([4, 5, 9]), batch_loss, activation_budget)
     return loss, gradients(model)
 
 
@@ -118,12 +123,13 @@ def test_the_gradient_is_the_plain_one_with_dropout(
     accelerator: Accelerator, activation_budget: int, pooling: str, kind: str
 ) -> None:
     model = build_model(pooling=pooling)
-    calls: list[bool] = []
-    model.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
-    with kernels(kind):
-        loss, actual = cached(accelerator, model, activation_budget)
-    twice = [False] * 3 + [True] * 3
-    assert calls == {0: twice, 60: twice, 180: [False] * 2 + [True] * 3, ALL: [True] * 3}[activation_budget]
+    calls: list[int] = []
+    model.register_forward_pre_hook(
+        lambda _module, _args, texts: calls.append(len(texts["input_ids"])), with_kwargs=True
+    )
+    loss, actual = cached(accelerator, model, activation_budget, kernels(kind))
+    again = {0: [4, 5, 9], 60: [4, 5, 9], 180: [4, 5], ALL: []}
+    assert calls == [4, 5, 9] + again[activation_budget]
     with kernels(kind):
         expected_loss, expected = plain(build_model(pooling=pooling))
     torch.testing.assert_close(loss, expected_loss)
@@ -149,8 +155,7 @@ def test_in_bf16_the_gradient_is_the_plain_one_of_bf16(activation_budget: int, k
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")
     try:
         model = build_model()
-        with chosen:
-            loss, actual = cached(accelerator, model, activation_budget)
+        loss, actual = cached(accelerator, model, activation_budget, chosen)
         reference = build_model()
         with kernels(kind, torch.bfloat16), torch.autocast("cpu", torch.bfloat16):
             torch.manual_seed(2)
@@ -198,11 +203,8 @@ def flops(accelerator: Accelerator, activation_budget: int, kind: str) -> tuple[
     def pointwise_flops(states: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
         return 2 * states.numel() * weight[0]
 
-    with (
-        FlopCounterMode(display=False, custom_mapping={kernel: pointwise_flops} if packed else {}) as counter,
-        kernels(kind),
-    ):
-        cached(accelerator, build_model(), activation_budget)
+    with FlopCounterMode(display=False, custom_mapping={kernel: pointwise_flops} if packed else {}) as counter:
+        cached(accelerator, build_model(), activation_budget, kernels(kind))
     counts = counter.get_flop_counts()["Global"]
     return counts[kernel], counts[torch.ops.aten.mm]
 
@@ -217,24 +219,6 @@ def test_linear_layers_compute_once_where_their_outputs_are_remembered(accelerat
     assert flops(accelerator, ALL, kind) == once
     assert flops(accelerator, REMEMBERED, kind) == once
     assert flops(accelerator, 0, kind) == (once[0] + forward, once[1])
-
-
-def test_the_random_state_goes_on_as_if_nothing_had_been_replayed() -> None:
-    state = RandomState(torch.device("cpu"))
-    first = torch.rand(3)
-    torch.rand(3)
-    after = RandomState(torch.device("cpu"))
-    with state.replayed():
-        assert torch.equal(torch.rand(3), first)
-    second = torch.rand(3)
-    after.restore()
-    assert torch.equal(torch.rand(3), second)
-    with pytest.raises(ZeroDivisionError), state.replayed():
-        raise ZeroDivisionError
-    third = torch.rand(3)
-    after.restore()
-    torch.rand(3)
-    assert torch.equal(torch.rand(3), third), "after an error too"
 
 
 # ---- Memory ----
@@ -303,6 +287,19 @@ def test_what_is_kept_takes_no_more_than_allowed() -> None:
     assert share_budget(sizes, 150) == (0, 0)
 
 
+class LinearOutputs(TorchDispatchMode):
+    """Bytes of what linear layers return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nbytes = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = function(*args, **(kwargs or {}))
+        self.nbytes += output.nbytes if function in linear_layers() else 0
+        return output
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_outputs_of_linear_layers_take_their_share_of_a_graph_at_most(dropout: float) -> None:
     config = TinyBertConfig(
@@ -313,7 +310,7 @@ def test_outputs_of_linear_layers_take_their_share_of_a_graph_at_most(dropout: f
     def sizes(num_texts: int) -> Tensor:
         """Bytes of what autograd saves, weights included, and of the outputs."""
         texts = torch.randint(4, 100, (num_texts, 64))
-        outputs, activations = SelectiveRecompute(), Activations()
+        outputs, activations = LinearOutputs(), Activations()
         with (
             kernels(UNPACKED),
             outputs,
@@ -322,7 +319,7 @@ def test_outputs_of_linear_layers_take_their_share_of_a_graph_at_most(dropout: f
         ):
             kept = model(texts).pooler_output
         assert kept.requires_grad
-        return torch.tensor([activations.peak, sum(output.nbytes for output in outputs.outputs)])
+        return torch.tensor([activations.peak, outputs.nbytes])
 
     graph, remembered = (sizes(32) - sizes(16)).tolist()
     assert 0.1 * graph < remembered < OUTPUTS_SHARE * graph

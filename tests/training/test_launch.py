@@ -3,6 +3,7 @@
 import platform
 import signal
 import threading
+from argparse import Namespace
 from pathlib import Path
 
 import psutil
@@ -12,7 +13,7 @@ from fresh_process import run_python
 
 from tinybert_hf.errors import InputError
 from tinybert_hf.training import launch as module
-from tinybert_hf.training.launch import StopSignal, find_launcher, precision_was_chosen, start_processes
+from tinybert_hf.training.launch import StopSignal, find_launcher, launch_options, precision_was_chosen, start_processes
 
 
 def test_an_ancestor_that_may_not_be_read_is_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,6 +31,8 @@ def test_an_ancestor_that_may_not_be_read_is_no_launcher(monkeypatch: pytest.Mon
         ([], True),  # no launcher: the variable is the user's own
         (["launch", "train.py"], False),
         (["launch", "--mixed_precision", "no", "train.py"], True),
+        (["launch", "--mixed-precision=no", "train.py"], True),
+        (["launch", "train.py", "recipe.yaml", "--mixed_precision", "no"], False),  # a flag of the script
         (["launch", "--config_file", __file__, "train.py"], True),
         (["launch", "--config_file", "/no/such/file", "train.py"], False),
     ],
@@ -41,14 +44,14 @@ def test_whose_word_no_mixed_precision_is(
         def cmdline(self) -> list[str]:
             return ["python", "accelerate", *command]
 
-    monkeypatch.setattr("tinybert_hf.training.launch.find_launcher", lambda: Launcher() if command else None)
+    monkeypatch.setattr(module, "find_launcher", lambda: Launcher() if command else None)
+    monkeypatch.setattr(module, "launch_options", launch_options.__wrapped__)  # what was found is kept otherwise
     monkeypatch.setattr("tinybert_hf.training.launch.default_config_file", str(tmp_path / "none.yaml"))
     assert precision_was_chosen() is chosen
 
 
 def test_a_number_of_processes_from_a_file_is_asked_for_as_a_flag(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "find_launcher", lambda: psutil.Process())
-    monkeypatch.setattr(module, "launcher_option", lambda name: None)
+    monkeypatch.setattr(module, "launch_options", lambda: Namespace(num_processes=None))
     monkeypatch.setenv("MASTER_PORT", "29500")
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     with pytest.raises(InputError, match="Pass the number of processes as accelerate launch --num_processes N"):

@@ -1,7 +1,6 @@
 """What a run tells its user."""
 
 import shlex
-import time
 from pathlib import Path
 
 import pytest
@@ -9,33 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from tinybert_hf.cli import app
-from tinybert_hf.training.report import (
-    CpuUse,
-    describe_hardware,
-    describe_versions,
-    duration,
-    next_commands,
-    other_programs,
-    plan,
-    result_table,
-)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0.4, "0 seconds"),
-        (89, "89 seconds"),
-        (90, "2 minutes"),
-        (149, "2 minutes"),
-        (3_600, "1 hour"),
-        (3_660, "1 hour 1 minute"),
-        (7_200 + 120, "2 hours 2 minutes"),
-        (90_000, "25 hours"),
-    ],
-)
-def test_a_duration_is_told_in_whole_parts(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
+from tinybert_hf.training.report import describe_hardware, describe_versions, next_commands, plan, result_table
 
 
 def test_the_plan_counts_rows_and_passes() -> None:
@@ -72,27 +45,6 @@ def test_the_next_commands_name_the_folder_and_know_their_flags(stage: str, comm
         assert purpose and said.strip().startswith(f"{command} ") and "--model outputs/mine" in said
         app.parse_args(shlex.split(said)[1:], exit_on_error=False, print_error=False)
     assert len(lines) == len(commands)
-
-
-@pytest.mark.parametrize(
-    ("own", "processes", "everybody", "others"),
-    [(18.0, 1, 20.0, None), (8.0, 1, 20.0, "1.2"), (4.0, 2, 20.0, "1.2"), (10.0, 2, 20.0, None)],
-)
-def test_other_programs_are_told_of_where_they_take_a_part_of_a_core(
-    own: float, processes: int, everybody: float, others: str | None
-) -> None:
-    start = CpuUse(wall=5.0, own=1.0, all=100.0)
-    told = other_programs(start, CpuUse(wall=15.0, own=1.0 + own, all=100.0 + everybody), processes)
-    assert (told is None) if others is None else told.startswith(f"Other programs take about {others} of ")
-
-
-def test_the_use_of_the_processor_is_that_of_this_moment() -> None:
-    start = CpuUse.now()
-    while time.process_time() - start.own < 0.2:
-        sum(range(1_000))
-    end = CpuUse.now()
-    assert 0.2 <= end.own - start.own <= end.wall - start.wall + 0.05
-    assert end.all - start.all > 0.1  # the system counts in hundredths of a second
 
 
 def test_hardware_and_versions_are_those_of_this_process(accelerator: Accelerator) -> None:

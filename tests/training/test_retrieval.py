@@ -8,17 +8,13 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from datasets import Dataset
 from training_run import NO_DROPOUT, TINY, WORDS, train, write_pairs
 from transformers import PreTrainedTokenizerBase
 
 from tinybert_hf import InputError, RetrievalArguments, TinyBertModel
-from tinybert_hf.data import Split, text_id
+from tinybert_hf.data import text_id
 from tinybert_hf.pipeline_tinybert import pad_batch
-from tinybert_hf.tokenization import tokenize_columns
 from tinybert_hf.training.retrieval import DocumentStage, RetrievalStage, build_stage
-from tinybert_hf.training.sampler import StepSampler
-from tinybert_hf.training.start import Start
 
 
 @pytest.fixture
@@ -84,20 +80,15 @@ def test_a_teachers_tokens_and_smaller_widths_change_what_is_trained(
 
 
 @pytest.fixture
-def make_stage(
-    tmp_path: Path, model: TinyBertModel, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator
-) -> Callable[..., RetrievalStage]:
+def make_stage(model_folder: Path, accelerator: Accelerator) -> Callable[..., RetrievalStage]:
     """A stage of six pairs, or of other ones."""
     words = ["fast mail", "music", "photos", "archives", "the terminal", "a movie"]
     six = {"query": words, "answer": [f"a program for {word}" for word in words]}
 
     def make(pairs: dict[str, list[str]] = six, **more: Any) -> RetrievalStage:
-        arguments = RetrievalArguments(per_device_train_batch_size=2, **more)
-        data = Dataset.from_dict(pairs)
-        rows = tokenize_columns(data, tokenizer, 32)
-        sampler = StepSampler(len(rows), 2)
-        start = Start(model.config, tokenizer)
-        return RetrievalStage(arguments, accelerator, start, Split(data, data), sampler, rows, model)
+        rows = [dict(zip(pairs, texts, strict=True)) for texts in zip(*pairs.values(), strict=True)]
+        data = {"data": rows, "eval_data": rows, "model": str(model_folder)}
+        return build_stage(RetrievalArguments(per_device_train_batch_size=2, **data, **more), accelerator, None)
 
     return make
 
@@ -167,11 +158,11 @@ def test_several_negatives_stand_behind_the_answers_first_all_rows_first_ones(
     make_stage: Callable[..., RetrievalStage], tokenizer: PreTrainedTokenizerBase
 ) -> None:
     texts = {name: [f"{name} {word}" for word in ("mail", "music", "photos")] for name in ("query", "answer")}
-    texts |= {"negative_0": ["text a", "text b", "text c"], "negative_1": ["movie a", "movie b", "movie c"]}
+    texts |= {"near": ["text a", "text b", "text c"], "far": ["movie a", "movie b", "movie c"]}
     stage = make_stage(texts, negative_columns=["near", "far"])
     assert stage.texts_per_row == 4
     tokens, ids = stage.texts([2, 0], step=0)
-    expected = [texts[name][row] for name in ("query", "answer", "negative_0", "negative_1") for row in (2, 0)]
+    expected = [texts[name][row] for name in ("query", "answer", "near", "far") for row in (2, 0)]
     assert tokens == tokenizer(expected)["input_ids"]
     assert ids.tolist() == [text_id(text) for text in expected]
     batch = stage.batch([2, 0], step=0)

@@ -28,7 +28,7 @@ def build(kind: str, folder: Path, accelerator: Accelerator) -> Stage:
     shared: dict[str, Any] = {"config_overrides": TINY, "output_dir": str(folder), "per_device_train_batch_size": 8}
     if kind == "sentiment":
         rows = [{"sentence": f"{WORDS[i % 16]} {WORDS[i // 5]} {i}", "label": i % 3} for i in range(80)]
-        return sentiment.build_stage(SentimentArguments(data=rows, eval_size=32, **shared), accelerator, None)
+        return sentiment.SentimentStage(SentimentArguments(data=rows, eval_size=32, **shared), accelerator, None)
     if kind == "documents":
         texts = [f"number {i} {WORDS[i % 16]} is here. It is {WORDS[i // 5]} of {i} parts or so." for i in range(80)]
         shared["documents"] = [{"text": text} for text in texts]

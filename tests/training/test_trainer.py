@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -554,21 +553,6 @@ def test_trackers_get_numbers_as_numbers_under_train_and_eval(data: Path, tmp_pa
     settings_told = yaml.safe_load(file.read_text())
     assert (settings_told["learning_rate"], settings_told["seed"]) == (0.002, 3)
     assert settings_told["negative_columns"] == "None", "what is no number is text"
-
-
-def test_the_time_that_is_left_is_told_where_it_is_long(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def told() -> list[str]:
-        return [message for message in caplog.messages if message.startswith("A step takes")]
-
-    with caplog.at_level("INFO", "tinybert_hf.training"):
-        train_retrieval(settings(data, tmp_path / "short"))
-        assert not told()
-        monkeypatch.setattr(RetrievalStage, "prepare", lambda *_: time.sleep(0.2))
-        stop(monkeypatch, settings(data, tmp_path / "long", max_steps=1000), step=3)
-    (line,) = told()
-    assert re.fullmatch(r"A step takes 0\.\d+ seconds: about \d+ minutes left, without evaluations\.", line)
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_spares_the_checkpoints(

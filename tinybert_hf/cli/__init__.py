@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter
-from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
 from rich.console import Console
 
 from .. import __version__
@@ -34,6 +33,7 @@ Each command explains its flags: tinybert train retrieval --help.""",
         consume_multiple=1,  # --matryoshka_dims 64 128
         negative=(),
         allow_repeating=True,  # the last one counts
+        show_default=lambda value: None if value is False else value,
     ),
     config=last_one_counts,
     help_formatter=HelpFormatter(),
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         app(sys.argv[1:] if argv is None else argv, console=Console(), **options)
         sys.stdout.flush()
     except CycloptsError as error:
-        fail(f"{usage_problem(error)} See: {' '.join(['tinybert', *(error.command_chain or ())])} --help", 2)
+        fail(f"{error} See: {' '.join(['tinybert', *(error.command_chain or ())])} --help", 2)
     except InputError as error:
         fail(str(error), 1)
     except KeyboardInterrupt:
@@ -78,16 +78,6 @@ def fail(message: str, status: int) -> None:
     """Say in one line what is wrong, and end."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
-
-
-def usage_problem(error: CycloptsError) -> str:
-    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
-        return f"Nothing is expected at {error.unused_tokens[0]!r}."
-    if isinstance(error, MissingArgumentError) and error.argument:
-        problem = f"{error.keyword} needs a value." if error.keyword else f"{error.argument.name} is missing."
-        _, asked, guess = str(error).partition(" Did you mean")
-        return problem + asked + guess
-    return str(error)
 
 
 def discard_output() -> None:

@@ -1,7 +1,6 @@
 """tinybert recipes: training runs that are ready to start. Each is a YAML file of flags."""
 
 import difflib
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,43 +42,23 @@ def find_recipe(stage: str, recipe: str) -> Path:
         return path
     names = [path.stem for path in list_recipes(stage)]
     if recipe not in names:
+        guess = "".join(f" Did you mean {name}?" for name in difflib.get_close_matches(recipe, names, n=1))
         raise MissingFileError(
-            f"There is no recipe {recipe!r}.{did_you_mean(recipe, names)} Those for {stage} are {', '.join(names)}; a file "
-            "of your own ends in .yaml."
+            f"There is no recipe {recipe!r}.{guess} Those for {stage} are {', '.join(names)}; a file of your own ends in "
+            ".yaml."
         )
     return FOLDER / stage / f"{recipe}.yaml"
 
 
-def read_recipe(path: Path, known: Iterable[str]) -> dict[str, list[str]]:
-    """The values of a recipe as the command line has them: name of a flag -> its words."""
+def read_recipe(path: Path) -> Any:
+    """The values of a recipe: name of a flag -> value. A mapping becomes name=value,name=value."""
     import yaml
 
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no valid YAML: {error}") from error
-    if not isinstance(recipe, Mapping):
-        raise InputError(f"{path} must hold 'name: value' lines, got {type(recipe).__name__}.")
-    known = list(known)
-    for name, value in recipe.items():
-        if name not in known:
-            raise InputError(f"{path}: {name!r} is no training argument.{did_you_mean(str(name), known)} See --help.")
-        if value is None:
-            raise InputError(f"{path}: {name} has no value; give it one, or remove the line.")
-    return {name: words(value) for name, value in recipe.items()}
-
-
-def words(value: Any) -> list[str]:
-    """A value of YAML as words of a command line.
-
-    >>> words([64, 128]), words(5e-4), words({"pooling": "mean", "hidden_size": 8})
-    (['64', '128'], ['0.0005'], ['pooling=mean,hidden_size=8'])
-    """
-    if isinstance(value, Mapping):
-        return [",".join(f"{name}={item}" for name, item in value.items())]
-    return [str(item) for item in value] if isinstance(value, list) else [str(value)]
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    guess = difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean {guess[0]}?" if guess else ""
+    for name, value in recipe.items() if isinstance(recipe, dict) else ():
+        if isinstance(value, dict):
+            recipe[name] = ",".join(f"{key}={item}" for key, item in value.items())
+    return recipe

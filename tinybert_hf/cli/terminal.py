@@ -2,66 +2,37 @@
 
 import json as json_
 import logging
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from cyclopts import App, ArgumentCollection, Parameter
-from cyclopts.help import HelpEntry, HelpPanel
+from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, NameRenderer, PanelSpec
+from rich.box import Box
 from rich.console import Console, ConsoleOptions
-from rich.text import Text
 
 from ..errors import InputError
 
 # A value that may begin with a dash: standard input, or a question about a flag.
 AnyText = Annotated[str, Parameter(allow_leading_hyphen=True)]
 
-NAMES = 26  # columns for the names of flags
-WIDEST = 110
+LONGEST_NAME = 31  # columns of help; the type of a longer one's value stands below it
 
 
-class HelpFormatter:
-    """Help as plain text: a heading for each group of flags, and descriptions beside the names."""
+class HelpFormatter(DefaultFormatter):
+    """cyclopts's help without boxes, which a log or a search in the text would trip over."""
 
-    def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
-        if not panel.entries:
-            return
-        console.print(Text(str(panel.title), style="bold"))
-        width = max(min(console.width, WIDEST) - NAMES, 20)
-        for entry in panel.entries:
-            # With the type of their value, which cyclopts 4 (for Python 3.10) does not tell.
-            names = "  " + " ".join(getattr(entry, "display_labels_with_metavar", entry.all_options))
-            lines = textwrap.wrap(describe(entry), width, break_long_words=False, break_on_hyphens=False) or [""]
-            if len(names) > NAMES - 2:
-                lines.insert(0, "")
-            for name, line in zip([names, *[""] * len(lines)], lines, strict=False):
-                print_exactly(console, f"{name:{NAMES}}{line}".rstrip())
-        console.print()
-
-    def render_usage(self, console: Console, options: ConsoleOptions, usage: Any) -> None:
-        print_exactly(console, f"Usage: {str(usage).strip()}\n")
+    def __init__(self) -> None:
+        names, descriptions = NameRenderer(max_width=LONGEST_NAME), DescriptionRenderer()
+        super().__init__(
+            panel_spec=PanelSpec(box=Box("    \n" * 8), padding=(0, 3)),
+            column_specs=(ColumnSpec(renderer=names), ColumnSpec(renderer=descriptions, overflow="fold")),
+        )
 
     def render_description(self, console: Console, options: ConsoleOptions, description: Any) -> None:
         """Print the docstring as it is written: its examples are to be copied."""
         # docstring_parser takes the indentation away from the line after the summary.
         text = plain(description).rstrip().replace("\n\ntinybert ", "\n\n    tinybert ", 1)
-        print_exactly(console, f"{text}\n")
-
-
-def print_exactly(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def describe(entry: HelpEntry) -> str:
-    """What a flag means, its choices and its default, where it says something."""
-    parts = [" ".join(plain(entry.description).split())]
-    if entry.choices:
-        parts.append(f"One of: {', '.join(entry.choices)}.")
-    if entry.required:
-        parts.append("[required]")
-    elif entry.default not in (None, "", "False"):
-        parts.append(f"[default: {entry.default}]")
-    return " ".join(filter(None, parts))
+        console.print(f"{text}\n", markup=False, highlight=False, soft_wrap=True)
 
 
 def plain(text: Any) -> str:

@@ -3,9 +3,9 @@
 import os
 from typing import Annotated
 
-from cyclopts import App, ArgumentCollection, Parameter, Token
+from cyclopts import App, ArgumentCollection, Parameter
+from cyclopts.config import Dict
 
-from ..errors import InputError
 from ..extras import import_extra
 from ..training.arguments import RetrievalArguments, SentimentArguments
 from .recipes import find_recipe, read_recipe
@@ -14,24 +14,19 @@ from .terminal import last_one_counts, log_progress
 
 def apply_recipe(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Where a recipe is named, give its values to the flags that are not on the command line."""
-    flags = {argument.name.removeprefix("--"): argument for argument in arguments}
-    recipe = flags.pop("RECIPE").tokens
-    if not recipe:
-        return
-    path = find_recipe(commands[-1], recipe[0].value)
-    for name, values in read_recipe(path, flags).items():
-        flag = flags[name]
-        if len(values) > 1 and not flag.token_count()[1]:
-            raise InputError(f"{path}: {name} takes one value, got {', '.join(values)}.")
-        if not flag.has_tokens:
-            for index, value in enumerate(values):
-                flag.append(Token(keyword=f"--{name}", value=value, source=str(path), index=index))
+    if recipe := arguments["RECIPE"].tokens:
+        path = find_recipe(commands[-1], recipe[0].value)
+        values = Dict(read_recipe(path), source=str(path), use_commands_as_keys=False)
+        values(app, commands, arguments)
 
 
-def let_threads_sleep() -> None:
-    # Before torch is imported. By default its threads wait busily, and so take the processor from the very threads that
-    # they wait for as soon as another program needs a core.
+def prepare() -> None:
+    """What both commands do before torch is imported."""
+    # By default torch's threads wait busily, and so take the processor from the very threads that they wait for as soon
+    # as another program needs a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    log_progress()
+    import_extra("datasets", purpose="training")
 
 
 app = App(
@@ -68,9 +63,7 @@ def sentiment(
 
     On several GPUs or machines: accelerate launch train_sentiment.py, with the same arguments.
     """
-    let_threads_sleep()
-    log_progress()
-    import_extra("datasets", purpose="training")
+    prepare()
     from ..training import train_sentiment
 
     train_sentiment(arguments or SentimentArguments())
@@ -89,9 +82,7 @@ def retrieval(
 
     On several GPUs or machines: accelerate launch train_retrieval.py, with the same arguments.
     """
-    let_threads_sleep()
-    log_progress()
-    import_extra("datasets", purpose="training")
+    prepare()
     from ..training import train_retrieval
 
     train_retrieval(arguments or RetrievalArguments())

@@ -12,10 +12,10 @@ __all__ = ["RetrievalArguments", "SentimentArguments", "TrainingArguments", "tra
 
 def train_sentiment(arguments: SentimentArguments) -> "TrainingResult":
     """Stage one: train the encoder, with a classifier on it, to tell classes of texts apart. Raises: InputError."""
-    from .sentiment import build_stage
+    from .sentiment import SentimentStage
     from .setup import run_stage
 
-    return run_stage(arguments, build_stage)
+    return run_stage(arguments, SentimentStage)
 
 
 def train_retrieval(arguments: RetrievalArguments) -> "TrainingResult":

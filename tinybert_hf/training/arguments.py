@@ -61,7 +61,8 @@ class TrainingArguments:
     """What differs from the default configuration, as name=value,name=value (in a recipe, a mapping). With such an
     encoder as --model: fewer num_hidden_layers or max_position_embeddings, or other dropout."""
     tokenizer_data: Annotated[list[str] | None, MODEL] = None
-    """Data whose texts a new model's tokenizer learns from. Without it, --data is used."""
+    """Data whose texts a new model's tokenizer learns from. Without it, --data is used. In stage one, name stage two's data
+    here too, so that its words are known."""
 
     num_train_epochs: Annotated[float | Auto, SCHEDULE] = 3.0
     """Passes over the training data. auto: one, and more where that would be fewer than 30 steps."""
@@ -70,7 +71,7 @@ class TrainingArguments:
     per_device_train_batch_size: Annotated[int | Auto, SCHEDULE] = 32
     """Rows of a batch on each process. auto: 256, and fewer for small data, so that a pass has 4 steps."""
     gradient_accumulation_steps: Annotated[int, SCHEDULE] = 1
-    """Batches whose gradients are added up before a step."""
+    """Batches whose gradients are added up before a step. In stage two each is ranked on its own: negatives do not add up."""
     learning_rate: Annotated[float, SCHEDULE] = 1e-4
     """Peak of the learning rate."""
     embedding_learning_rate: Annotated[float | None, SCHEDULE] = None
@@ -152,9 +153,6 @@ class SentimentArguments(TrainingArguments):
     """The column of the text, or the two of a pair."""
     label_column: Annotated[str, DATA] = "label"
     """The column of the class."""
-    tokenizer_data: Annotated[list[str] | None, MODEL] = None
-    """Data whose texts a new model's tokenizer learns from. Without it, --data is used. Name stage two's data here too,
-    so that its words are known."""
     output_dir: Annotated[str, OUTPUT] = "outputs/sentiment"
 
     def __post_init__(self) -> None:
@@ -200,9 +198,6 @@ class RetrievalArguments(TrainingArguments):
     teacher: Annotated[str | None, MODEL] = None
     """A folder or Hub id of an encoder (any SentenceTransformer or AutoModel). The token embedding of a new model starts
     from its embeddings of the tokens."""
-    gradient_accumulation_steps: Annotated[int, SCHEDULE] = 1
-    """Batches whose gradients are added up before a step. It does not enlarge the set of negatives: each batch is ranked
-    on its own."""
 
     activation_budget_tokens: Annotated[int, MEMORY] = 16_384
     """Activation budget in tokens (about 0.3 MB a token at full size). Texts beyond it are encoded twice (gradient

@@ -10,15 +10,14 @@ Gradient caching (Gao et al. 2021, arXiv:2101.06983) has three steps:
 So the gradient is that of the plain backward pass, dropout included.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts, noop_context_fn
 
 MicroBatch = dict[str, Tensor]
 Embed = Callable[[MicroBatch], Tensor]  # (texts, tokens) -> (texts, H)
@@ -45,75 +44,37 @@ def cached_backward(
     """
     sizes = [batch["input_ids"].numel() for batch in micro_batches]
     num_forgotten, num_replayed = share_budget(sizes, activation_budget)
-    replayed = [
-        Replayed(embed, batch, accelerator.device, remember_outputs=i >= num_forgotten)
-        for i, batch in enumerate(micro_batches[:num_replayed])
-    ]
-    kept = [Kept(embed, batch) for batch in micro_batches[num_replayed:]]
 
-    # Step 1. Each kind has an autocast context of its own: autocast casts a weight once, and a weight that was cast
-    # without a graph must not meet a pass that needs one.
-    with torch.no_grad(), accelerator.autocast():
-        embeddings = [part.embed() for part in replayed]
+    # Step 1.
     with accelerator.autocast():
-        embeddings += [part.embed() for part in kept]
+        embeddings = [
+            embed_twice(embed, batch, remember_outputs=i >= num_forgotten) if i < num_replayed else embed(batch)
+            for i, batch in enumerate(micro_batches)
+        ]
 
     # Step 2.
-    leaf = torch.cat(embeddings).requires_grad_()  # (all texts, H)
+    leaf = torch.cat([part.detach().float() for part in embeddings]).requires_grad_()  # (all texts, H)
     loss = compute_loss(leaf)
     loss.backward()
     assert leaf.grad is not None
-    gradients = leaf.grad.split([len(rows) for rows in embeddings])
 
-    # Step 3. One micro-batch at a time: autograd would add up the sparse gradients of several by copying all rows.
-    for part, gradient in zip(kept, gradients[num_replayed:], strict=True):
-        send_back(accelerator, part.embed_with_graph(), gradient)
+    # Step 3. One micro-batch at a time: autograd would add up the sparse gradients of several by copying all rows. Those
+    # whose graphs are kept go first, and free them. In one autocast context, weights are cast once for all others.
+    parts = list(zip(embeddings, leaf.grad.split([len(part) for part in embeddings]), strict=True))
     with accelerator.autocast():
-        for again, gradient in zip(replayed, gradients[:num_replayed], strict=True):
-            send_back(accelerator, again.embed_with_graph(), gradient)
+        for part, gradient in parts[num_replayed:] + parts[:num_replayed]:
+            products = part.float() * gradient
+            with torch.autocast(accelerator.device.type, enabled=False):
+                accelerator.backward(products.sum())
     return loss.detach()
 
 
-class Kept:
-    """A micro-batch whose graph is kept from step 1 to step 3."""
-
-    def __init__(self, run: Embed, batch: MicroBatch) -> None:
-        self.run, self.batch = run, batch
-        self.embeddings: Tensor | None = None
-
-    def embed(self) -> Tensor:
-        """(texts, H) fp32, without graph."""
-        self.embeddings = self.run(self.batch)
-        return self.embeddings.detach().float()
-
-    def embed_with_graph(self) -> Tensor:
-        """(texts, H) as `embed` made them; may be asked for once."""
-        embeddings, self.embeddings = self.embeddings, None
-        assert embeddings is not None
-        return embeddings
-
-
-class Replayed:
-    """A micro-batch that is embedded again in step 3, with the random numbers of step 1. Its methods are those of `Kept`."""
-
-    def __init__(self, run: Embed, batch: MicroBatch, device: torch.device, remember_outputs: bool) -> None:
-        self.run, self.batch, self.device = run, batch, device
-        self.outputs = SelectiveRecompute() if remember_outputs else nullcontext()
-
-    def embed(self) -> Tensor:
-        self.random_state = RandomState(self.device)
-        with self.outputs:
-            return self.run(self.batch).float()
-
-    def embed_with_graph(self) -> Tensor:
-        with self.random_state.replayed(), self.outputs:
-            return self.run(self.batch)
-
-
-def send_back(accelerator: Accelerator, embeddings: Tensor, gradient: Tensor) -> None:
-    """Add to the parameters' gradients what this gradient of the embeddings, (texts, H), makes of them."""
-    with torch.autocast(accelerator.device.type, enabled=False):
-        accelerator.backward((embeddings.float() * gradient).sum())
+def embed_twice(embed: Embed, batch: MicroBatch, remember_outputs: bool) -> Tensor:
+    """(texts, H), computed now and once more in the backward pass, instead of keeping its activations."""
+    contexts = partial(create_selective_checkpoint_contexts, linear_layers()) if remember_outputs else noop_context_fn
+    embeddings = checkpoint(embed, batch, use_reentrant=False, context_fn=contexts)
+    assert isinstance(embeddings, Tensor)
+    return embeddings
 
 
 def share_budget(sizes: Sequence[int], activation_budget: int) -> tuple[int, int]:
@@ -132,52 +93,12 @@ def share_budget(sizes: Sequence[int], activation_budget: int) -> tuple[int, int
     return num_forgotten, num_replayed
 
 
-class SelectiveRecompute(TorchDispatchMode):
-    """The outputs of the linear layers of a forward pass (Korthikanti et al. 2022, arXiv:2205.05198).
-
-    Entered once, it remembers them. Entered again, it hands them out, and no matrix is multiplied. Autograd sees no
-    difference. Layers must not change these outputs in place.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.outputs: list[Tensor] = []
-        self.replaying = False
-
-    def __torch_dispatch__(self, function: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function.name() not in ("aten::addmm", "mkldnn::_linear_pointwise"):
-            return function(*args, **(kwargs or {}))
-        if self.replaying:
-            return self.outputs.pop(0)
-        self.outputs.append(function(*args, **(kwargs or {})))
-        return self.outputs[-1]
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self.replaying = True
-
-
-class RandomState:
-    """The random state of the CPU and of one device, so that what is drawn after it can be drawn again."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.modules = [torch] if device.type == "cpu" else [torch, torch.get_device_module(device)]
-        self.states = [module.get_rng_state() for module in self.modules]
-
-    def restore(self) -> None:
-        for module, state in zip(self.modules, self.states, strict=True):
-            module.set_rng_state(state)
-
-    @contextmanager
-    def replayed(self) -> Iterator[None]:
-        """Inside, the same numbers are drawn again; afterwards it goes on as if nothing had been drawn."""
-        before = RandomState(self.device)
-        self.restore()
-        try:
-            yield
-        finally:
-            before.restore()
+def linear_layers() -> list[OpOverload]:
+    """The operators whose outputs are worth their memory (Korthikanti et al. 2022, arXiv:2205.05198)."""
+    operators = [torch.ops.aten.addmm.default]
+    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        operators.append(torch.ops.mkldnn._linear_pointwise.default)
+    return operators
 
 
 def average_gradients(accelerator: Accelerator, model: nn.Module) -> None:

@@ -11,6 +11,7 @@ import platform
 import signal
 import sys
 import threading
+from argparse import Namespace
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.commands.config.config_args import default_config_file
+from accelerate.commands.launch import launch_command_parser
 
 from ..errors import InputError
 
@@ -35,41 +37,40 @@ def find_launcher() -> psutil.Process | None:
     return None
 
 
-def launcher_option(name: str) -> str | None:
-    """The value that the user passed to `accelerate launch` for an option, if any."""
+@cache
+def launch_options() -> Namespace | None:
+    """What the user passed to the `accelerate launch` that started this process, if one did."""
     launcher = find_launcher()
-    command = launcher.cmdline() if launcher else []
-    for position, part in enumerate(command):
-        flag, _, value = part.partition("=")
-        if flag.replace("-", "_").strip("_") == name:
-            return value or command[position + 1]
-    return None
+    if launcher is None:
+        return None
+    command = launcher.cmdline()
+    return launch_command_parser().parse_args(command[command.index("launch") + 1 :])
 
 
 def precision_was_chosen() -> bool:
     """Whether ACCELERATE_MIXED_PRECISION=no is the user's word: `accelerate launch` sets it unasked too."""
-    config_file = launcher_option("config_file") or default_config_file
-    return not find_launcher() or launcher_option("mixed_precision") is not None or os.path.isfile(config_file)
+    options = launch_options()
+    return not options or bool(options.mixed_precision) or os.path.isfile(options.config_file or default_config_file)
 
 
 def start_processes() -> None:
     """Become `torchrun` with the number of processes that `accelerate launch` was asked for but did not start."""
     # accelerate sets MASTER_PORT where it was asked for several processes; one that torchrun started has a rank.
-    if find_launcher() is None or "MASTER_PORT" not in os.environ or "LOCAL_RANK" in os.environ:
+    options = launch_options()
+    if options is None or "MASTER_PORT" not in os.environ or "LOCAL_RANK" in os.environ:
         return
-    asked = launcher_option("num_processes")
-    if asked is None:
+    if options.num_processes is None:
         raise InputError("Pass the number of processes as accelerate launch --num_processes N.")
-    if int(asked) > 1:
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={asked}"]
-        os.execv(sys.executable, [*torchrun, *sys.argv])
+    if options.num_processes > 1:
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        os.execv(sys.executable, [*torchrun, f"--nproc_per_node={options.num_processes}", *sys.argv])
 
 
 def use_all_cores(num_local_processes: int) -> None:
     """Share the processor's cores among the processes of this machine, unless the user set a number of threads."""
-    launcher = find_launcher()
+    launcher, options = find_launcher(), launch_options()
     environment = launcher.environ() if launcher else os.environ
-    if not (launcher_option("num_cpu_threads_per_process") or environment.get("OMP_NUM_THREADS")):
+    if not (environment.get("OMP_NUM_THREADS") or (options and options.num_cpu_threads_per_process)):
         cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count()
         torch.set_num_threads(max(1, (cores or 1) // num_local_processes))
 

@@ -3,7 +3,7 @@
 import logging
 import math
 import sys
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from ..beir import pairs_as_retrieval
 from ..configuration_tinybert import TinyBertConfig
-from ..data import MOST_HELD_OUT, Split, describe_data
+from ..data import MOST_HELD_OUT, describe_data
 from ..documents import draw_pair, tokenize_documents
 from ..encoding import encode_by_processes
 from ..errors import InputError
@@ -33,9 +33,9 @@ from ..words import embed_words, is_words_alone, start_from_tokens, weigh_by_rar
 from .arguments import RetrievalArguments
 from .gradients import MicroBatch, cached_backward
 from .pairs import load_pairs
-from .sampler import StepSampler, build_sampler
+from .sampler import build_sampler
 from .stage import Stage
-from .start import Start, load_start
+from .start import load_start
 from .teacher import embed_tokens
 
 logger = logging.getLogger(__name__)
@@ -56,34 +56,47 @@ class RetrievalBatch(NamedTuple):
 
 
 class RetrievalStage(Stage):
-    """Pairs, and negatives where there are any; `rows` are the tokens of those to train on."""
+    """Pairs, and negatives where there are any. It reads them, and loads the model that training starts from."""
 
     name, unit, best_measure = "retrieval", "pairs", "nDCG@10"
+    told_columns: tuple[str, ...] = ("query", "answer")  # of `rows`: whose tokens are told of, the answers last
 
-    def __init__(
-        self,
-        arguments: RetrievalArguments,
-        accelerator: Accelerator,
-        start: Start,
-        data: Split,
-        sampler: StepSampler,
-        rows: Dataset,
-        model: TinyBertModel,
-    ) -> None:
-        self.arguments, self.accelerator, self.sampler = arguments, accelerator, sampler
-        self.tokenizer, self.model, self.data, self.rows = start.tokenizer, model, data, rows
-        self.config = model.config
-        self.loss = MultipleNegativesRankingLoss(arguments.temperature, embedding_dims(arguments, self.config))
+    def __init__(self, arguments: RetrievalArguments, accelerator: Accelerator, checkpoint: Path | None) -> None:
+        self.arguments, self.accelerator = arguments, accelerator
+        with accelerator.main_process_first():
+            self.data = load_pairs(arguments)
+        start = load_start(arguments, accelerator, checkpoint, self.data.train)
+        asked = {"query": arguments.query_prompt, "document": arguments.document_prompt}
+        start.config.prompts |= {kind: prompt for kind, prompt in asked.items() if prompt is not None}
+        self.tokenizer, self.max_length = start.tokenizer, start.config.max_position_embeddings
+        # Token ids before every query and before every other text.
+        self.prompts = prompt_tokens(self.tokenizer, start.config.prompts, self.max_length)
+        self.loss = MultipleNegativesRankingLoss(arguments.temperature, embedding_dims(arguments, start.config))
+        set_seed(arguments.seed)
+        self.model = start.load(TinyBertModel)
+        self.config = self.model.config
+        with accelerator.main_process_first():
+            self.rows = self.tokenize()
+            report_tokens(self.rows, self.told_columns, self.tokenizer, self.max_length)
+            if arguments.teacher and start.random:
+                start_from_tokens(self.model, embed_tokens(arguments.teacher, self.tokenizer))
+        if start.random and is_words_alone(self.config):
+            weigh_by_rarity(self.model, self.rows[self.told_columns[-1]])
+        self.sampler = build_sampler(arguments, accelerator, len(self.rows))
         on_cpu = accelerator.device.type == "cpu"
         self.micro_batch_tokens = MICRO_BATCH_TOKENS_ON_CPU if on_cpu else MICRO_BATCH_TOKENS
         negatives = [f"negative_{i}" for i in range(len(arguments.negative_columns or []))]
         self.columns = ["query", "answer", *negatives]
         self.texts_per_row = len(self.columns) + arguments.mined_negatives
-        if (size := len(data.evaluation)) < LOSS_BATCH:
+        if (size := len(self.data.evaluation)) < LOSS_BATCH:
             logger.info("The held-out loss ranks %d pairs against each other: %.2f is chance.", size, math.log(size))
         # Rows of the answers that each query takes wrongly, as of an epoch.
         self.mined_epoch = -1
         self.mined_rows = torch.empty(0, arguments.mined_negatives, dtype=torch.long)
+
+    def tokenize(self) -> Dataset:
+        """The tokens of the rows to train on."""
+        return tokenize_columns(self.data.train, self.tokenizer, self.max_length, self.config.prompts)
 
     def prepare(self, model: PreTrainedModel, step: int) -> None:
         """At the first step of each epoch, mine negatives with the model as it is now."""
@@ -131,9 +144,12 @@ class RetrievalStage(Stage):
     def backward(self, model: nn.Module, batch: RetrievalBatch) -> Tensor:
         """Add the gradient of the ranking loss over the whole batch."""
         encoder = self.accelerator.unwrap_model(model)
+        num_tokens = sum(texts["input_ids"].numel() for texts in batch.micro_batches)
+        kernels = CpuKernels(training=True, num_tokens=num_tokens)
 
         def embed(texts: MicroBatch) -> Tensor:
-            return embed_words(encoder, **texts) if is_words_alone(encoder.config) else model(**texts).pooler_output
+            with kernels:
+                return embed_words(encoder, **texts) if is_words_alone(encoder.config) else model(**texts).pooler_output
 
         def compute_loss(embeddings: Tensor) -> Tensor:
             queries, answers = embeddings[batch.order].tensor_split([len(batch.query_ids)])
@@ -141,9 +157,7 @@ class RetrievalStage(Stage):
 
         # Without layers there are no activations to save.
         budget = self.arguments.activation_budget_tokens if self.config.num_hidden_layers else sys.maxsize
-        num_tokens = sum(texts["input_ids"].numel() for texts in batch.micro_batches)
-        with CpuKernels(training=True, num_tokens=num_tokens):
-            return cached_backward(self.accelerator, embed, batch.micro_batches, compute_loss, budget)
+        return cached_backward(self.accelerator, embed, batch.micro_batches, compute_loss, budget)
 
     def prompted(self, pairs: Dataset) -> tuple[list[str], list[str]]:
         """Queries and answers behind their prompts."""
@@ -184,12 +198,11 @@ class RetrievalStage(Stage):
 class DocumentStage(RetrievalStage):
     """Documents without queries: each epoch cuts a new query out of every document."""
 
-    unit = "documents"
+    unit, told_columns = "documents", ("text",)
 
-    @cached_property
-    def prompts(self) -> list[list[int]]:
-        """Token ids before every query and before every answer."""
-        return prompt_tokens(self.tokenizer, self.config.prompts, self.config.max_position_embeddings)
+    def tokenize(self) -> Dataset:
+        longest = self.max_length - max(map(len, self.prompts))
+        return tokenize_documents(self.data.train, self.tokenizer, longest)
 
     def texts(self, rows: list[int], step: int) -> tuple[list[list[int]], Tensor]:
         epoch = step // self.sampler.steps_per_epoch
@@ -202,31 +215,9 @@ class DocumentStage(RetrievalStage):
 
 
 def build_stage(arguments: RetrievalArguments, accelerator: Accelerator, checkpoint: Path | None) -> RetrievalStage:
-    """Read the data, load what training starts from, and make a stage of both."""
-    with accelerator.main_process_first():
-        data = load_pairs(arguments)
-    start = load_start(arguments, accelerator, checkpoint, data.train)
-    asked = {"query": arguments.query_prompt, "document": arguments.document_prompt}
-    start.config.prompts |= {kind: prompt for kind, prompt in asked.items() if prompt is not None}
-    max_length = start.config.max_position_embeddings
-    prompts = prompt_tokens(start.tokenizer, start.config.prompts, max_length)
-    embedding_dims(arguments, start.config)
-    set_seed(arguments.seed)
-    model = start.load(TinyBertModel)
-    from_documents = arguments.documents is not None
-    with accelerator.main_process_first():
-        if from_documents:
-            rows = tokenize_documents(data.train, start.tokenizer, max_length - max(map(len, prompts)))
-        else:
-            rows = tokenize_columns(data.train, start.tokenizer, max_length, start.config.prompts)
-        report_tokens(rows, ["text"] if from_documents else ["query", "answer"], start.tokenizer, max_length)
-        if arguments.teacher and start.random:
-            start_from_tokens(model, embed_tokens(arguments.teacher, start.tokenizer))
-    if start.random and is_words_alone(start.config):
-        weigh_by_rarity(model, rows["text" if from_documents else "answer"])
-    sampler = build_sampler(arguments, accelerator, len(rows))
-    stage_class = DocumentStage if from_documents else RetrievalStage
-    return stage_class(arguments, accelerator, start, data, sampler, rows, model)
+    """The stage of pairs, or of documents."""
+    stage = RetrievalStage if arguments.documents is None else DocumentStage
+    return stage(arguments, accelerator, checkpoint)
 
 
 def embedding_dims(arguments: RetrievalArguments, config: TinyBertConfig) -> list[int]:

@@ -16,32 +16,31 @@ from ..kernels import CpuKernels
 from ..measures import classification_measures
 from ..modeling_tinybert import TinyBertForSequenceClassification
 from .arguments import SentimentArguments
-from .sampler import StepSampler, build_sampler
+from .sampler import build_sampler
 from .stage import Stage
-from .start import Start, load_start
+from .start import load_start
 
 EVALUATION_BATCH_SIZE = 64
 
 
 class SentimentStage(Stage):
-    """Texts and their classes."""
+    """Texts and their classes. It reads them, and loads the model that training starts from."""
 
     name, unit, best_measure = "sentiment", "texts", "accuracy"
     texts_per_row = 1
 
-    def __init__(
-        self,
-        arguments: SentimentArguments,
-        accelerator: Accelerator,
-        start: Start,
-        data: Split,
-        names: list[str],
-        sampler: StepSampler,
-        model: TinyBertForSequenceClassification,
-    ) -> None:
-        self.arguments, self.accelerator, self.sampler = arguments, accelerator, sampler
-        self.tokenizer, self.model, self.data, self.names = start.tokenizer, model, data, names
-        self.max_length = start.config.max_position_embeddings
+    def __init__(self, arguments: SentimentArguments, accelerator: Accelerator, checkpoint: Path | None) -> None:
+        self.arguments, self.accelerator = arguments, accelerator
+        with accelerator.main_process_first():
+            self.data, self.names = load_examples(arguments)
+        start = load_start(arguments, accelerator, checkpoint, self.data.train)
+        start.config.id2label = dict(enumerate(self.names))
+        start.config.label2id = {name: i for i, name in enumerate(self.names)}
+        self.tokenizer, self.max_length = start.tokenizer, start.config.max_position_embeddings
+        set_seed(arguments.seed)
+        # A classifier of other labels gives its encoder only.
+        self.model = start.load(TinyBertForSequenceClassification)
+        self.sampler = build_sampler(arguments, accelerator, len(self.data.train))
 
     def batch(self, rows: list[int], step: int) -> dict[str, Tensor]:
         read = [self.data.train[row] for row in rows]
@@ -72,20 +71,6 @@ class SentimentStage(Stage):
     def facts(self) -> dict[str, Any]:
         sizes = {"train_rows": len(self.data.train), "eval_rows": len(self.data.evaluation)}
         return {"data": describe_data(self.arguments.data), **sizes, "labels": self.names}
-
-
-def build_stage(arguments: SentimentArguments, accelerator: Accelerator, checkpoint: Path | None) -> SentimentStage:
-    """Read the data, load what training starts from, and make a stage of both."""
-    with accelerator.main_process_first():
-        data, names = load_examples(arguments)
-    start = load_start(arguments, accelerator, checkpoint, data.train)
-    start.config.id2label = dict(enumerate(names))
-    start.config.label2id = {name: i for i, name in enumerate(names)}
-    set_seed(arguments.seed)
-    # A classifier of other labels gives its encoder only.
-    model = start.load(TinyBertForSequenceClassification)
-    sampler = build_sampler(arguments, accelerator, len(data.train))
-    return SentimentStage(arguments, accelerator, start, data, names, sampler, model)
 
 
 def load_examples(arguments: SentimentArguments) -> tuple[Split, list[str]]:

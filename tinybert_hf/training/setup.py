@@ -4,17 +4,17 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import datasets
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DistributedType, ProjectConfiguration
 from transformers.utils import logging as transformers_logging
 
+from ..data import without_progress_bars
 from ..encoding import fast_dtype
 from ..errors import InputError, MissingExtraError
 from .arguments import TrainingArguments
@@ -46,7 +46,7 @@ def run_stage(arguments: Arguments, build: Callable[[Arguments, Accelerator, Pat
     with prepared_process(arguments) as accelerator, single_writer(accelerator, output_dir):
         checkpoint = find_checkpoint(arguments)
         stage = build(arguments, accelerator, checkpoint)
-        trainer = Trainer(arguments, accelerator, stage, stage.sampler)
+        trainer = Trainer(arguments, accelerator, stage)
         if checkpoint:
             trainer.resume(checkpoint)
         return TrainingResult(trainer.train(), output_dir)
@@ -63,30 +63,23 @@ def prepared_process(arguments: TrainingArguments) -> Iterator[Accelerator]:
 
     What stays changed, on a CPU: the number of torch's threads, and that glibc keeps freed memory.
     """
-    loggers = {name: logging.getLogger(name) for name in (*CHATTY, "tinybert_hf")}
-    levels = {name: chatty.level for name, chatty in loggers.items()}
-    bars, data_bars = transformers_logging.is_progress_bar_enabled(), not datasets.are_progress_bars_disabled()
-    accelerator: Accelerator | None = None
-    try:
+    with ExitStack() as afterwards:
+        for name in (*CHATTY, "tinybert_hf"):
+            afterwards.callback(logging.getLogger(name).setLevel, logging.getLogger(name).level)
+        if transformers_logging.is_progress_bar_enabled():
+            afterwards.callback(transformers_logging.enable_progress_bar)
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:  # several processes keep their connections
+            afterwards.callback(AcceleratorState._reset_state, reset_partial_state=True)
+            afterwards.callback(GradientState._reset_state)
         accelerator = build_accelerator(arguments)
         for name in CHATTY:
-            loggers[name].setLevel(logging.WARNING)
+            logging.getLogger(name).setLevel(logging.WARNING)
         transformers_logging.disable_progress_bar()
         if not accelerator.is_main_process:
-            loggers["tinybert_hf"].setLevel(logging.WARNING)
+            logging.getLogger("tinybert_hf").setLevel(logging.WARNING)
         if not accelerator.is_main_process or not sys.stderr.isatty():
-            datasets.disable_progress_bars()
+            afterwards.enter_context(without_progress_bars())
         yield accelerator
-    finally:
-        for name, chatty in loggers.items():
-            chatty.setLevel(levels[name])
-        if bars:
-            transformers_logging.enable_progress_bar()
-        if data_bars:
-            datasets.enable_progress_bars()
-        if accelerator is None or accelerator.num_processes == 1:
-            AcceleratorState._reset_state(reset_partial_state=True)
-            GradientState._reset_state()
 
 
 def build_accelerator(arguments: TrainingArguments) -> Accelerator:

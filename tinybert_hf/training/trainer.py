@@ -14,7 +14,6 @@ uninterrupted run: a step's rows follow from the seed and the step, and a checkp
 
 import json
 import logging
-import os
 import shutil
 import signal
 import sys
@@ -27,10 +26,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import load, send_to_device, set_seed
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import std
 from tqdm.contrib.logging import logging_redirect_tqdm
-from transformers import PreTrainedModel
 
 from ..data import describe_data
 from ..errors import InputError, UnreadableError
@@ -44,17 +42,15 @@ from .checkpoints import STATE_FILE, list_checkpoints
 from .gradients import average_gradients
 from .launch import StopSignal
 from .optimizer import build_optimizer, build_schedule
-from .sampler import StepSampler, choose_epochs
+from .sampler import choose_epochs
 from .stage import Stage
 
 logger = logging.getLogger(__name__)
 
-MODEL_FILES = ("*.safetensors", "*.json", "*.py")  # of a checkpoint, what makes it a model folder
+MODEL_FILES = (".safetensors", ".json", ".py")  # of a checkpoint, what makes it a model folder
 STAGE_FILE = "stage.safetensors"  # what the stage keeps; part of a checkpoint, not of a model
 # What may differ between a run and its continuation without changing a single weight.
 MAY_CHANGE_ON_RESUME = {"output_dir", "resume_from_checkpoint", "logging_steps", "report_to"}
-STEPS_BEFORE_AN_ESTIMATE = 3
-SHORT_RUN = 10  # seconds: too short to tell how long it will take
 
 
 @dataclass
@@ -73,29 +69,24 @@ class TrainingState:
 class Trainer:
     """One run of one stage; `train` is its loop."""
 
-    def __init__(
-        self, arguments: TrainingArguments, accelerator: Accelerator, stage: Stage, sampler: StepSampler
-    ) -> None:
-        self.arguments, self.accelerator, self.stage, self.sampler = arguments, accelerator, stage, sampler
+    def __init__(self, arguments: TrainingArguments, accelerator: Accelerator, stage: Stage) -> None:
+        self.arguments, self.accelerator, self.stage, self.sampler = arguments, accelerator, stage, stage.sampler
         self.output_dir = Path(arguments.output_dir)
-        num_epochs = choose_epochs(arguments.num_train_epochs, sampler.steps_per_epoch)
-        num_steps = max(1, round(num_epochs * sampler.steps_per_epoch))
+        num_epochs = choose_epochs(arguments.num_train_epochs, self.sampler.steps_per_epoch)
+        num_steps = max(1, round(num_epochs * self.sampler.steps_per_epoch))
         self.max_steps = arguments.max_steps if arguments.max_steps > 0 else num_steps
         self.save_steps = int(arguments.save_steps) or max(1, round(arguments.save_steps * self.max_steps))
         # Not for evaluation only: this leaves out DistributedDataParallel, whose part `average_gradients` has.
         self.model = accelerator.prepare_model(stage.model, evaluation_mode=True)
         self.optimizer = accelerator.prepare_optimizer(build_optimizer(stage.model, arguments))
-        self.embedding_gradient = SparseEmbeddingGradient(self.unwrapped_model.get_input_embeddings())
+        self.embedding_gradient = SparseEmbeddingGradient(self.stage.model.get_input_embeddings())
         # Not prepared: accelerate's wrapper would step it once for every process.
         self.schedule = build_schedule(self.optimizer, arguments, self.max_steps)
-        accelerator.register_save_state_pre_hook(self._save_model)
-        accelerator.register_load_state_pre_hook(self._load_model)
+        # accelerate keeps all but the model: that is saved as a model folder, and loaded when it is built.
+        accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
+        accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
         self.state = TrainingState(run=self._identity())
         set_seed(arguments.seed, device_specific=True)  # every process draws its own dropout masks
-
-    @property
-    def unwrapped_model(self) -> PreTrainedModel:
-        return self.accelerator.unwrap_model(self.model)
 
     # ---- The loop ----
 
@@ -127,16 +118,13 @@ class Trainer:
     def _loop(self, bar: std.tqdm, stop: StopSignal, started: float) -> None:
         """Every step from the current one to the last."""
         losses: list[Tensor] = []
-        window = first = time.perf_counter()
-        cpu_use, first_step = report.CpuUse.now(), self.state.step
+        window = time.perf_counter()
         while (step := self.state.step) < self.max_steps and not self._stopped_early():
-            self.stage.prepare(self.unwrapped_model, step)
+            self.stage.prepare(self.stage.model, step)
             losses += [self._micro_step(self.stage.batch(rows, step)) for rows in self.sampler.micro_batches(step)]
             self.state.step += 1
             self.state.seconds = time.perf_counter() - started
             bar.update()
-            if self.state.step - first_step == STEPS_BEFORE_AN_ESTIMATE:
-                self._estimate((time.perf_counter() - first) / STEPS_BEFORE_AN_ESTIMATE, cpu_use)
             if self.state.step % self.arguments.logging_steps == 0:
                 self._report(bar, losses, time.perf_counter() - window)
                 losses, window = [], time.perf_counter()
@@ -182,16 +170,6 @@ class Trainer:
         """The entries of the history that hold measures on the held-out data."""
         return [entry for entry in self.state.history if any(name.startswith("eval_") for name in entry)]
 
-    def _estimate(self, seconds: float, start: report.CpuUse) -> None:
-        left = seconds * (self.max_steps - self.state.step)
-        if left <= SHORT_RUN:
-            return
-        logger.info("A step takes %.2g seconds: about %s left, without evaluations.", seconds, report.duration(left))
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        on_cpu = self.accelerator.device.type == "cpu"
-        if on_cpu and (reason := report.other_programs(start, report.CpuUse.now(), processes)):
-            logger.warning(reason)
-
     def _report(self, bar: std.tqdm, losses: list[Tensor], seconds: float) -> None:
         loss = self.accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
         if loss != loss:
@@ -211,7 +189,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """Measure on the held-out data, and remember whether this is the best step so far."""
-        measures = self.stage.evaluate(self.unwrapped_model)
+        measures = self.stage.evaluate(self.stage.model)
         self._record({f"eval_{name}": value for name, value in measures.items()})
         told = ", ".join(f"{name} {value:.4f}" for name, value in measures.items())
         logger.info("step %d: %s", self.state.step, told)
@@ -233,6 +211,7 @@ class Trainer:
         with explained(self.output_dir, "The run is safe: mend this, and continue with --resume_from_checkpoint auto."):
             self.accelerator.save_state(str(unfinished))
             if self.accelerator.is_main_process:
+                self.stage.model.save_pretrained(unfinished)
                 save_tokenizer(self.stage.tokenizer, unfinished)
                 save_file(self.stage.state_dict(), unfinished / STAGE_FILE)
                 self.state.schedule = self.schedule.state_dict()
@@ -247,16 +226,6 @@ class Trainer:
                     if path.name not in (folder.name, f"checkpoint-{self.state.best_step}"):
                         shutil.rmtree(path.rename(path.with_name(f"unfinished-{path.name}")))
         self.accelerator.wait_for_everyone()
-
-    def _save_model(self, models: list[nn.Module], weights: list[dict], folder: str) -> None:
-        """accelerate's hook; a checkpoint's weights are those of a model folder, with its code."""
-        weights.clear()
-        if self.accelerator.is_main_process:
-            self.accelerator.unwrap_model(models[0]).save_pretrained(folder)
-
-    def _load_model(self, models: list[nn.Module], folder: str) -> None:
-        """accelerate's hook; the weights were loaded when the model was built from the checkpoint."""
-        models.clear()
 
     def resume(self, checkpoint: Path) -> None:
         """Go on where the checkpoint stopped, its model being loaded already.
@@ -325,11 +294,10 @@ class Trainer:
         summary = self._summary()
         if self.accelerator.is_main_process:
             best = self.output_dir / f"checkpoint-{self.state.best_step}"
-            for pattern in MODEL_FILES:
-                for path in best.glob(pattern):
-                    if path.name not in (STATE_FILE, STAGE_FILE, MANIFEST):
-                        shutil.copyfile(path, self.output_dir / path.name)
-                        flush(self.output_dir / path.name)
+            for path in best.iterdir():
+                if path.suffix in MODEL_FILES and path.name not in (STATE_FILE, STAGE_FILE, MANIFEST):
+                    shutil.copyfile(path, self.output_dir / path.name)
+                    flush(self.output_dir / path.name)
             start = self.arguments.model  # how it was trained is told too
             for path in Path(start).glob("*_summary.json") if start else ():
                 shutil.copyfile(path, self.output_dir / path.name)
@@ -373,7 +341,7 @@ class Trainer:
             "stage": self.stage.name,
             "data": self.stage.facts() | {"texts_per_row": self.stage.texts_per_row},
             "arguments": self._arguments(),
-            "parameters": sum(parameter.numel() for parameter in self.unwrapped_model.parameters()),
+            "parameters": sum(parameter.numel() for parameter in self.stage.model.parameters()),
             "steps": self.state.step,
             "epochs": round(self.state.step / self.sampler.steps_per_epoch, 2),
             "rows_per_step": self.sampler.rows_per_step,
