@@ -132,18 +132,18 @@ class MilvusStore:
             )
         return row["count(*)"]
 
-    def texts(self, ids: Sequence[str]) -> dict[str, str]:
-        if self._properties is None or not ids:
-            return {}
+    def rows(self, conditions: Filter, fields: Sequence[str]) -> list[dict[str, Any]]:
+        if self._properties is None:
+            return []
         with self._errors():
-            rows = self.client.query(
+            pages = self.client.query_iterator(
                 self.collection,
-                filter=_expression([("id", "in", list(ids))]),
-                output_fields=["id", "text"],
+                filter=_expression(conditions),
+                output_fields=["id", *fields],
                 consistency_level="Strong",  # sees what another process wrote before it was killed
                 timeout=self.timeout,
             )
-        return {row["id"]: row["text"] for row in rows}
+            return [row for page in iter(pages.next, []) for row in page]
 
     def write(self, rows: Sequence[dict[str, Any]], replace: bool) -> int:
         for row in rows:

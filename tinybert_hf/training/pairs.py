@@ -1,12 +1,14 @@
 """The training and held-out rows of stage two: pairs of a query and its answer, or documents."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
-from ..data import Split, describe_data, hold_out, load_data, select_columns
+from ..data import COMPRESSIONS, FILE_READERS, Split, describe_data, hold_out, load_data, select_columns
 from ..documents import pairs_from_documents, read_documents
+from ..passages import find_files, import_library, read_files
 from .arguments import RetrievalArguments
 
 
@@ -38,7 +40,14 @@ def load_documents(arguments: RetrievalArguments, read: Callable[[Any, str], Dat
     columns, flags = {"text": arguments.text_column}, {"text": "text_column"}
     if arguments.title_column:
         columns["title"], flags["title"] = arguments.title_column, "title_column"
-    rows = load_data(arguments.documents, arguments.data_config, arguments.data_split, arguments.data_revision)
+    folder = Path(arguments.documents) if isinstance(arguments.documents, str | Path) else Path("no folder")
+    data_suffixes = {*FILE_READERS, *COMPRESSIONS}
+    if folder.is_dir() and not any(data_suffixes & {*path.suffixes} for path in folder.rglob("*")):
+        splitter = import_library("semantic_text_splitter").MarkdownSplitter(1_000)  # characters, some 250 tokens
+        passages = [passage for passages in read_files(find_files([folder]), splitter) for passage in passages]
+        rows, columns = Dataset.from_list(passages), {"text": "text", "title": "title"}
+    else:
+        rows = load_data(arguments.documents, arguments.data_config, arguments.data_split, arguments.data_revision)
     documents = read_documents(rows, columns, describe_data(arguments.documents), flags)
     if arguments.eval_data is not None and (source := arguments.evaluation_source):
         return Split(documents, read(*source))
