@@ -36,7 +36,7 @@ from tinybert_hf.errors import InputError, MissingExtraError, UnreadableError
 from tinybert_hf.index import BATCH, SearchIndex
 from tinybert_hf.index.folder import BusyError, FolderStore
 from tinybert_hf.index.milvus import MilvusStore
-from tinybert_hf.index.records import COLLECTION, text_hash
+from tinybert_hf.index.records import COLLECTION, cut_records, text_hash
 from tinybert_hf.ranking import fuse_scores
 from tinybert_hf.tokenization import save_tokenizer
 
@@ -420,6 +420,47 @@ def test_arguments_that_do_not_fit_are_refused(
 def test_a_new_index_without_a_model_encodes_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"knows no model .* Open it with model="):
         SearchIndex(tmp_path / "corpus").add(TEXTS)
+
+
+# ---- Long texts ----
+
+
+def test_long_texts_become_records_that_the_model_reads_whole(
+    address: str, encoder: Path, command: Any, tmp_path: Path
+) -> None:
+    rows = [
+        {"id": 7, "text": "\n\n".join(TEXTS), "section": "all"},
+        {"id": "short", "text": TEXTS[0], "section": "one"},
+    ]
+    data = tmp_path / "texts.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ("--data", data, "--id_column", "id", "--metadata_columns", "section", "--chunk")
+    assert command("build", "--index", address, "--model", encoder, *flags)[0] == 0
+    index = SearchIndex(address)
+    stored = {row["id"]: row for row in index.store.rows([("section", "in", ["all", "one"])], ["text", "section"])}
+    parts = [f"7#{number}" for number in range(1, len(stored))]
+    assert len(parts) > 2
+    assert set(stored) == {"short", *parts}
+    assert "".join(stored[name]["text"] for name in parts).replace("\n", "").startswith(TEXTS[0])
+    lengths = index.pipeline.tokenizer([row["text"] for row in stored.values()])["input_ids"]
+    assert max(map(len, lengths)) <= 32
+    _, printed = command("add", "--index", address, *flags)
+    assert f"0 added, {len(stored)} already there" in printed
+    assert "cut off" not in printed
+
+
+def test_parts_of_a_text_without_an_id_are_named_by_its_hash(encoder: Path) -> None:
+    text = "\n\n".join(TEXTS)
+    parts = list(cut_records([{"text": text}, {"text": TEXTS[0]}], load_search_pipeline(encoder)))
+    assert [part.get("id") for part in parts] == [*(f"{text_hash(text)}#{n}" for n in range(1, len(parts))), None]
+
+
+def test_texts_that_are_cut_off_are_counted_once(
+    encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = [f"{number} {' '.join(TEXTS)}" for number in range(3)]
+    SearchIndex(tmp_path / "corpus", encoder).add([*long, *TEXTS])
+    assert caplog.messages[1:] == ["3 texts are longer than the model reads, and were cut off: see --chunk."]
 
 
 # ---- Faults ----

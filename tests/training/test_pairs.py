@@ -153,3 +153,20 @@ def test_documents_without_their_column_are_named(notes: Path) -> None:
         load_pairs(RetrievalArguments(documents=str(notes)))
     with pytest.raises(InputError, match=r"no column 'title'.* Pass --title_column"):
         load_pairs(RetrievalArguments(documents=str(notes), text_column="body", title_column="title"))
+
+
+def test_a_folder_of_documents_is_read_as_passages_with_titles(tmp_path: Path) -> None:
+    (tmp_path / "tar.html").write_text("<title>Tar</title><h2>Use</h2><p>Reads archives. Writes them too.</p>" * 2)
+    for number in range(30):
+        (tmp_path / f"{number}.md").write_text(f"# Guide {number}\n\nRead {number} first. Then go on.")
+    data = load_pairs(RetrievalArguments(documents=str(tmp_path), eval_size=10))
+    heads = {*data.train["head"], *data.evaluation["query"]}
+    assert {"Tar: Use", "Guide 3: Guide 3"} <= heads
+
+
+def test_a_folder_with_data_files_is_data(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# No document")
+    rows = [json.dumps({"text": f"Reads {number}. Writes {number} too."}) for number in range(40)]
+    (tmp_path / "train.jsonl").write_text("\n".join(rows))
+    data = load_pairs(RetrievalArguments(documents=str(tmp_path), eval_size=10))
+    assert len(data.train) + len(data.evaluation) == 40
