@@ -182,6 +182,11 @@ def test_a_heading_alone_is_no_passage(tmp_path: Path) -> None:
     assert {record["heading"] for record in found} == {"Heading"}
 
 
+def test_a_heading_without_words_leaves_the_title_to_the_name(tmp_path: Path) -> None:
+    (record,) = read(write(tmp_path / "a.md", "#\n\nText below."))
+    assert (record["title"], record["heading"]) == ("a", "")
+
+
 def test_restructured_text_has_its_underlined_headings(tmp_path: Path) -> None:
     found = read(
         write(tmp_path / "a.rst", "Guide\n=====\n\nRead this first.\n\nInstall\n-------\n\nRun it, then wait.")
@@ -253,10 +258,11 @@ def test_what_cannot_be_read_is_named_with_its_cause_and_left_out(
     write(tmp_path / "broken.pdf", "no PDF")
     write(tmp_path / "large.md", "x" * 1_001)
     (tmp_path / "binary.txt").write_bytes(b"\0\1\2" * 9)
+    write(tmp_path / "half.ipynb", '{"cells": [{"cell_type": "markdown", "source": ["half: \\ud83d"]}]}')
     found = list(read_files(find_files([tmp_path]), MarkdownSplitter(100)))
     assert [[record["file"] for record in records] for records in found] == [["a.md"]]
     causes = {message.partition(" was skipped: ")[0]: message for message in caplog.messages}
-    assert set(causes) == {"blank.md", "broken.docx", "broken.pdf", "large.md", "binary.txt"}
+    assert set(causes) == {"blank.md", "broken.docx", "broken.pdf", "large.md", "binary.txt", "half.ipynb"}
     assert "holds no text" in causes["blank.md"]
     assert "BadZipFile" in causes["broken.docx"]
     assert "1,001 bytes, and 1,000 are read" in causes["large.md"]

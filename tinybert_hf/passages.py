@@ -41,9 +41,7 @@ def find_files(paths: Sequence[str | Path]) -> dict[str, Path]:
             if any(part.startswith(".") for part in path.relative_to(root).parts):
                 continue
             if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
-                raise UnreadableError(
-                    f"{path} cannot be listed, and its documents would be taken for deleted: permit it."
-                )
+                raise UnreadableError(f"{path} cannot be listed. Permit it, or its documents would seem to be deleted.")
             if path.suffix.lower() in SUFFIXES and path.is_file() and path.resolve().is_relative_to(root):
                 found.add(path)
     if not found:
@@ -76,13 +74,10 @@ def read_passages(file: str, path: Path, splitter: Any) -> list[dict[str, Any]]:
         chunks = [(start, chunk) for start, chunk in chunks if "\n" in chunk or not chunk.startswith("#")]
     if not chunks or "\0" in text:
         raise ValueError("it holds no text")
-    title = " ".join((title or "").split()) or (headings[0][1] if headings else path.stem)
-    common = {
-        "file": file,
-        "file_sha256": hashlib.sha256(data).hexdigest(),
-        "file_passages": len(chunks),
-        "title": title,
-    }
+    title = " ".join((title or "").split()) or (headings[0][1] if headings else "") or path.stem
+    f"{file}{title}{text}".encode()  # raises for halves of characters, which cannot be stored
+    sha = hashlib.sha256(data).hexdigest()
+    common = {"file": file, "file_sha256": sha, "file_passages": len(chunks), "title": title}
     place = last = 0
     records = []
     for number, (start, chunk) in enumerate(chunks, start=1):
@@ -120,7 +115,7 @@ def heading_paths(text: str) -> list[tuple[int, str]]:
         if opening.type == "heading_open" and opening.level == 0:  # in no list or quotation
             words = "".join(part.content for part in inline.children if part.type in ("text", "code_inline"))
             path = {tag: above for tag, above in path.items() if tag < opening.tag} | {opening.tag: words.strip(" ¶")}
-            found.append((opening.map[0], " > ".join(path.values())))
+            found.append((opening.map[0], " > ".join(filter(None, path.values()))))
     return found
 
 

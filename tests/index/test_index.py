@@ -429,7 +429,7 @@ def test_long_texts_become_records_that_the_model_reads_whole(
     address: str, encoder: Path, command: Any, tmp_path: Path
 ) -> None:
     rows = [
-        {"id": 7, "text": "\n\n".join(TEXTS), "section": "all"},
+        {"id": 7, "text": "\n\n".join(2 * TEXTS), "section": "all"},
         {"id": "short", "text": TEXTS[0], "section": "one"},
     ]
     data = tmp_path / "texts.jsonl"

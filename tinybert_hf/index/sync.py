@@ -34,16 +34,16 @@ def sync(index: SearchIndex, paths: Sequence[str | Path], show_progress_bar: boo
     whole = {version for version, count in counts.items() if version[2] == count and version[:2] in now}
     current, before = {file for file, _, _ in whole}, {file: sha for file, sha, _ in counts}
     to_read = {file: path for file, path in files.items() if file not in current}
-    written: list[dict[str, Any]] = []
+    written: list[tuple[str, str, str, bool]] = []  # id, file, its hash, whether the embedding was stored
     if to_read:
         index.upsert(changed_passages(index, to_read, stored, written), show_progress_bar)
-    kept = {name for name, version in stored.items() if version in whole} | {record["id"] for record in written}
+    kept = {name for name, version in stored.items() if version in whole} | {name for name, *_ in written}
     removed = index.delete(stored.keys() - kept)
 
-    read = {record["file"]: record["file_sha256"] for record in written}
+    read = {file: sha for _, file, sha, _ in written}
     arrived = Counter(read[file] for file in read.keys() - before.keys())
     gone = Counter(before[file] for file in before.keys() - files.keys())
-    renamed, moved = (arrived & gone).total(), sum(record["moved"] for record in written)
+    renamed, moved = (arrived & gone).total(), sum(moved for *_, moved in written)
     return {
         "new files": arrived.total() - renamed,
         "changed files": len(read) - arrived.total(),
@@ -58,7 +58,10 @@ def sync(index: SearchIndex, paths: Sequence[str | Path], show_progress_bar: boo
 
 
 def changed_passages(
-    index: SearchIndex, files: Mapping[str, Path], stored: Mapping[str, tuple], written: list[dict[str, Any]]
+    index: SearchIndex,
+    files: Mapping[str, Path],
+    stored: Mapping[str, tuple],
+    written: list[tuple[str, str, str, bool]],
 ) -> Iterator[dict[str, Any]]:
     """The passages of these files, below their headings, with what is stored of their embeddings."""
     known = {value for version in stored.values() for value in version}
@@ -76,7 +79,5 @@ def changed_passages(
             heading = headings.chunks(record["heading"] or record["title"])[0]
             record["text"] = f"{heading}\n\n{record['text']}"
             record["embedding"] = embeddings.get(record["text"])
-            written.append(
-                {name: record[name] for name in ("id", *VERSION)} | {"moved": record["embedding"] is not None}
-            )
+            written.append((record["id"], record["file"], record["file_sha256"], record["embedding"] is not None))
             yield record
