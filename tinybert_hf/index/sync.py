@@ -73,7 +73,8 @@ def changed_passages(
         embeddings: dict[str, Any] = {}
         for field in VERSION[:2]:
             if (value := records[0][field]) in known:
-                rows = index.store.rows([(field, "in", [value])], ["text", "embedding"])
+                equal = [(field, ">=", value), (field, "<=", value)]  # milvus-lite has no `in` for metadata
+                rows = index.store.rows(equal, ["text", "embedding"])
                 embeddings |= {row["text"]: row["embedding"] for row in rows}
         for record in records:
             heading = headings.chunks(record["heading"] or record["title"])[0]
