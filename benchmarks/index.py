@@ -328,7 +328,7 @@ def kill_and_resume(address: str, scratch: Path, size: int, dimension: int) -> l
     )
     started = time.perf_counter()
     found = sum(
-        len(index.store.texts([str(i) for i in range(start, min(start + PART // 5, size))]))
+        len(index.store.rows([("id", "in", [str(i) for i in range(start, min(start + PART // 5, size))])], []))
         for start in range(0, size, PART // 5)
     )
     if not len(index) == found == size:

@@ -58,3 +58,23 @@ def test_a_filter_that_is_no_json_is_refused() -> None:
     done = tinybert(*SEARCH, "--filter", "{'section': 'vcs'}")
     assert done.status == 1
     assert done.err.startswith("error: --filter is no JSON: {'section': 'vcs'} (Expecting property name")
+
+
+def test_a_sync_opens_the_index_and_passes_every_folder_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def keep_in_step(*arguments: Any, **options: Any) -> dict[str, int]:
+        given.append(arguments)
+        return {"new files": 1_234, "skipped files": 0}
+
+    monkeypatch.setattr("tinybert_hf.index.sync.sync", keep_in_step)
+    done = tinybert("index", "sync", "i", "docs", "notes", "--model", "m", "--token", "t")
+    assert (done.status, done.out) == (0, "    1,234 new files\n        0 skipped files\n")
+    assert made[0].opened == ("i", "m", None, "t", None)
+    assert given == [(made[0], ["docs", "notes"])]
+
+
+def test_a_sync_without_documents_is_a_usage_error() -> None:
+    done = tinybert("index", "sync", "i")
+    assert done.status == 2
+    assert "documents" in done.err

@@ -38,7 +38,7 @@ from tinybert_hf.errors import InputError, MissingExtraError, UnreadableError
 from tinybert_hf.index import BATCH, SearchIndex
 from tinybert_hf.index.folder import BusyError, FolderStore
 from tinybert_hf.index.milvus import MilvusStore
-from tinybert_hf.index.records import COLLECTION, text_hash
+from tinybert_hf.index.records import COLLECTION, cut_records, text_hash
 from tinybert_hf.ranking import fuse_scores
 from tinybert_hf.tokenization import save_tokenizer
 
@@ -123,6 +123,10 @@ def command(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 def unit_rows(rows: int, width: int, seed: int = 0) -> np.ndarray:
     vectors = np.random.default_rng(seed).normal(size=(rows, width)).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def texts_of(index: SearchIndex, ids: list[str]) -> dict[str, str]:
+    return {row["id"]: row["text"] for row in index.store.rows([("id", "in", ids)], ["text"])}
 
 
 def vectors_as_records(vectors: np.ndarray) -> list[dict[str, Any]]:
@@ -452,6 +456,47 @@ def test_a_new_index_without_a_model_encodes_nothing(tmp_path: Path) -> None:
         SearchIndex(tmp_path / "corpus").add(TEXTS)
 
 
+# ---- Long texts ----
+
+
+def test_long_texts_become_records_that_the_model_reads_whole(
+    address: str, encoder: Path, command: Any, tmp_path: Path
+) -> None:
+    rows = [
+        {"id": 7, "text": "\n\n".join(2 * TEXTS), "section": "all"},
+        {"id": "short", "text": TEXTS[0], "section": "one"},
+    ]
+    data = tmp_path / "texts.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ("--data", data, "--id_column", "id", "--metadata_columns", "section", "--chunk")
+    assert command("build", "--index", address, "--model", encoder, *flags)[0] == 0
+    index = SearchIndex(address)
+    stored = {row["id"]: row for row in index.store.rows([("section", "in", ["all", "one"])], ["text", "section"])}
+    parts = [f"7#{number}" for number in range(1, len(stored))]
+    assert len(parts) > 2
+    assert set(stored) == {"short", *parts}
+    assert "".join(stored[name]["text"] for name in parts).replace("\n", "").startswith(TEXTS[0])
+    lengths = index.pipeline.tokenizer([row["text"] for row in stored.values()])["input_ids"]
+    assert max(map(len, lengths)) <= 32
+    _, printed = command("add", "--index", address, *flags)
+    assert f"0 added, {len(stored)} already there" in printed
+    assert "cut off" not in printed
+
+
+def test_parts_of_a_text_without_an_id_are_named_by_its_hash(encoder: Path) -> None:
+    text = "\n\n".join(TEXTS)
+    parts = list(cut_records([{"text": text}, {"text": TEXTS[0]}], load_search_pipeline(encoder)))
+    assert [part.get("id") for part in parts] == [*(f"{text_hash(text)}#{n}" for n in range(1, len(parts))), None]
+
+
+def test_texts_that_are_cut_off_are_counted_once(
+    encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = [f"{number} {' '.join(TEXTS)}" for number in range(3)]
+    SearchIndex(tmp_path / "corpus", encoder).add([*long, *TEXTS])
+    assert caplog.messages[1:] == ["3 texts are longer than the model reads, and were cut off: see --chunk."]
+
+
 # ---- Faults ----
 
 
@@ -482,7 +527,7 @@ def test_a_killed_build_goes_on_where_it_was(address: str, encoder: Path, comman
     index = SearchIndex(address)
     assert len(index) == len(texts)
     ids = [str(i) for i in range(len(texts))]
-    assert index.store.texts(ids) == dict(zip(ids, texts, strict=True))
+    assert texts_of(index, ids) == dict(zip(ids, texts, strict=True))
 
 
 def test_two_writers_at_once_lose_nothing(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -497,7 +542,7 @@ def test_two_writers_at_once_lose_nothing(address: str, monkeypatch: pytest.Monk
         added = list(threads.map(write, (records[1:151], records[151:])))
     assert added == [[50, 50, 50], [50, 50, 49]]
     index = SearchIndex(address)
-    assert len(index) == len(index.store.texts([str(record["id"]) for record in records])) == 300
+    assert len(index) == len(texts_of(index, [str(record["id"]) for record in records])) == 300
 
 
 def test_two_builds_of_the_same_records_at_once_store_each_once(
@@ -536,7 +581,7 @@ def test_two_builds_that_disagree_are_told(encoder: Path, tmp_path: Path, monkey
     monkeypatch.setattr(SearchIndex, "_embed", be_late)
     with pytest.raises(InputError, match=r"The id .1. is in .* with another text"):
         slow.add([{"id": "1", "text": "a text"}])
-    assert slow.store.texts(["1"]) == {"1": "another text"}
+    assert texts_of(slow, ["1"]) == {"1": "another text"}
 
 
 def test_two_builds_by_two_models_do_not_mix(encoder: Path, tmp_path: Path) -> None:

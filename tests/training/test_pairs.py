@@ -182,3 +182,20 @@ def test_a_list_of_answers_makes_pairs_where_it_is_asked_for() -> None:
         load_pairs(RetrievalArguments(data=rows, eval_size=2))
     data = load_pairs(RetrievalArguments(data=rows, eval_data=rows[:2], unfold_answers=True))
     assert (len(data.train), data.evaluation["answer"][:]) == (40, ["a0", "b0", "a1", "b1"])
+
+
+def test_a_folder_of_documents_is_read_as_passages_with_titles(tmp_path: Path) -> None:
+    (tmp_path / "tar.html").write_text("<title>Tar</title><h2>Use</h2><p>Reads archives. Writes them too.</p>" * 2)
+    for number in range(30):
+        (tmp_path / f"{number}.md").write_text(f"# Guide {number}\n\nRead {number} first. Then go on.")
+    data = load_pairs(RetrievalArguments(documents=str(tmp_path), eval_size=10))
+    heads = {*data.train["head"], *data.evaluation["query"]}
+    assert {"Tar: Use", "Guide 3: Guide 3"} <= heads
+
+
+def test_a_folder_with_data_files_is_data(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# No document")
+    rows = [json.dumps({"text": f"Reads {number}. Writes {number} too."}) for number in range(40)]
+    (tmp_path / "train.jsonl").write_text("\n".join(rows))
+    data = load_pairs(RetrievalArguments(documents=str(tmp_path), eval_size=10))
+    assert len(data.train) + len(data.evaluation) == 40

@@ -1,7 +1,7 @@
 """tinybert index: corpora that stay, grow and are searched."""
 
 import json as json_
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import App, Parameter
@@ -29,7 +29,7 @@ A build that was interrupted goes on when it is run again.""",
 class Address:
     """Where the index is."""
 
-    index: str
+    index: str = field(kw_only=False)
     """A folder, or http://HOST:PORT/COLLECTION of a Milvus server."""
     token: str | None = None
     """For the server: user:password or an API key."""
@@ -63,14 +63,17 @@ class Records:
     """Column with the ids. Without it, a text's hash is its id, so that equal texts are one."""
     metadata_columns: list[str] | None = None
     """Columns to store for filters and results."""
+    chunk: bool = False
+    """Make several records of a text that is longer than the model reads: ID#1, ID#2, ..."""
 
-    def read(self) -> Any:
-        from ..index.records import read_records
+    def read(self, index: "SearchIndex") -> Any:
+        from ..index.records import cut_records, read_records
         from ..reading import Written
 
         columns = self.text_column, self.id_column, self.metadata_columns or ()
         written = Written(self.encoding, self.separator)
-        return read_records(self.data, *columns, self.data_config, self.data_split, written)
+        rows = read_records(self.data, *columns, self.data_config, self.data_split, written)
+        return cut_records(rows, index.pipeline) if self.chunk else rows
 
 
 @app.command(sort_key=1)
@@ -108,14 +111,31 @@ def add(*, address: Address, records: Records, upsert: bool = False) -> None:
 
 def fill(index: "SearchIndex", records: Records, upsert: bool) -> None:
     if upsert:
-        done = f"{index.upsert(records.read(), show_progress_bar=True):,} written"
+        done = f"{index.upsert(records.read(index), show_progress_bar=True):,} written"
     else:
-        added = index.add(records.read(), show_progress_bar=True)
+        added = index.add(records.read(index), show_progress_bar=True)
         done = f"{added.added:,} added, {added.present:,} already there"
     print(f"{index.address}: {done}; {len(index):,} records.")
 
 
 @app.command(sort_key=3)
+def sync(address: Address, documents: list[str], *, model: str | None = None) -> None:
+    """Keep an index in step with documents: encode what is new or changed, remove what is gone.
+
+        tinybert index sync notes.index notes --model outputs/published
+
+    Args:
+        documents: All folders and files that the index shall know: Markdown, HTML, text, PDF, DOCX, EPUB, notebooks.
+        model: What makes the embeddings: a folder or a Hub id. An index that is there knows it.
+    """
+    log_progress()
+    from ..index.sync import sync as keep_in_step
+
+    for name, number in keep_in_step(address.open(model), documents, show_progress_bar=True).items():
+        print(f"{number:9,} {name}")
+
+
+@app.command(sort_key=4)
 def search(
     *,
     address: Address,
@@ -153,7 +173,7 @@ def parse_conditions(filter: str | None) -> dict[str, Any] | None:
     return conditions
 
 
-@app.command(sort_key=4)
+@app.command(sort_key=5)
 def info(*, address: Address) -> None:
     """Print the number of records, the model, the fields, and what the engine tells.
 

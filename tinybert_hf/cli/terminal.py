@@ -44,7 +44,7 @@ def plain(text: Any) -> str:
 def last_one_counts(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Of a list that is given twice, keep the last one, as cyclopts does with single values."""
     for argument in arguments:
-        firsts = [position for position, token in enumerate(argument.tokens) if token.index == 0]
+        firsts = [position for position, token in enumerate(argument.tokens) if token.keyword and token.index == 0]
         if len(firsts) > 1:
             argument.tokens = argument.tokens[firsts[-1] :]
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from functools import cached_property
 from itertools import islice
@@ -31,6 +32,8 @@ from ..ranking import FUSED, fuse_scores
 from .folder import FolderStore
 from .milvus import MilvusStore
 from .records import NewRecord, as_field, parse_filter, parse_record, text_of_id, unit_rows
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 # Records that are encoded and acknowledged together: what a killed build loses at most. The small encoder needs seconds
@@ -189,7 +192,7 @@ class SearchIndex:
         names = iter(dict.fromkeys(text_of_id(name, "ids") for name in ids))
         removed = 0
         while batch := list(islice(names, BATCH)):
-            if there := list(self.store.texts(batch)):
+            if there := list({row["id"] for row in self.store.rows([("id", "in", batch)], [])}):
                 self.store.delete(there)
                 removed += len(there)
         return removed
@@ -201,7 +204,7 @@ class SearchIndex:
             records = records.to_dict("records")
         parsed = (parse_record(record, position) for position, record in enumerate(records))
         total = len(records) if isinstance(records, Sized) else None
-        written = present = 0
+        self.cut_off = written = present = 0
         with progress_bar(total=total, unit="text", desc="Indexing", disable=not show_progress_bar) as bar:
             while batch := list(islice(parsed, BATCH)):
                 new = self._new_records(batch, replace)
@@ -213,6 +216,8 @@ class SearchIndex:
                 bar.update(len(batch) - sum(record.embedding is None for record in new))  # encoding has counted these
         if self.store.description() is not None:
             self.store.optimize()
+        if self.cut_off:
+            logger.warning("%d texts are longer than the model reads, and were cut off: see --chunk.", self.cut_off)
         return Added(written, present)
 
     def _new_records(self, batch: Sequence[NewRecord], replace: bool) -> list[NewRecord]:
@@ -223,7 +228,8 @@ class SearchIndex:
             if earlier and earlier.text != record.text and not replace:
                 raise _conflict(record.id, "comes twice, with different texts")
             unique[record.id] = record if replace or not earlier else earlier
-        stored = {} if replace else self.store.texts(list(unique))
+        rows = [] if replace else self.store.rows([("id", "in", list(unique))], ["text"])
+        stored = {row["id"]: row["text"] for row in rows}
         for name, text in stored.items():
             if unique[name].text != text:
                 raise _conflict(name, f"is in {self.address} with another text")
@@ -256,6 +262,9 @@ class SearchIndex:
         if texts := [record.text for record in records if record.embedding is None]:
             model, tokenizer = with_kernels(self.pipeline.model), self.pipeline.tokenizer
             texts = with_prompt(model.config, "document", texts)
+            limit = min(tokenizer.model_max_length, model.config.max_position_embeddings)
+            if long := [text for text in texts if len(text) > limit]:
+                self.cut_off += sum(len(ids) > limit for ids in tokenizer(long, verbose=False)["input_ids"])
             vectors = embed_window(model, tokenizer, texts, default_batch_tokens(model), bar)
             encoded = iter(vectors[:, :width].cpu().numpy())
         rows = [next(encoded) if record.embedding is None else record.embedding for record in records]

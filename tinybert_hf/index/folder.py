@@ -143,14 +143,13 @@ class FolderStore:
         with self._errors():
             return self._table.count_rows()
 
-    def texts(self, ids: Sequence[str]) -> dict[str, str]:
-        """The texts stored under those of the ids that are stored."""
-        if self._table is None or not ids:
-            return {}
+    def rows(self, conditions: Filter, fields: Sequence[str]) -> list[dict[str, Any]]:
+        """The id and these fields of all records that the conditions select."""
+        if self._table is None:
+            return []
         with self._errors():
-            rows = self._table.search().where(_expression([("id", "in", list(ids))])).select(["id", "text"])
-            found = rows.limit(None).to_arrow()
-        return dict(zip(found["id"].to_pylist(), found["text"].to_pylist(), strict=True))
+            selected = self._table.search().where(_expression(conditions)).select(["id", *fields])
+            return selected.limit(None).to_arrow().to_pylist()
 
     def write(self, rows: Sequence[dict[str, Any]], replace: bool) -> int:
         """All of the rows or none, and how many; they are on disk when this returns.

@@ -128,11 +128,18 @@ class MilvusStore:
             return 0
         return self._query(output_fields=["count(*)"])[0]["count(*)"]
 
-    def texts(self, ids: Sequence[str]) -> dict[str, str]:
-        if self._properties is None or not ids:
-            return {}
-        rows = self._query(filter=_expression([("id", "in", list(ids))]), output_fields=["id", "text"])
-        return {row["id"]: row["text"] for row in rows}
+    def rows(self, conditions: Filter, fields: Sequence[str]) -> list[dict[str, Any]]:
+        if self._properties is None:
+            return []
+        with self._errors():
+            pages = self.client.query_iterator(
+                self.collection,
+                filter=_expression(conditions),
+                output_fields=["id", *fields],
+                consistency_level="Strong",  # sees what another process wrote before it was killed
+                timeout=self.timeout,
+            )
+            return [row for page in iter(pages.next, []) for row in page]
 
     def _query(self, **options: Any) -> list[dict[str, Any]]:
         """What is stored, also what another process wrote before it was killed."""

@@ -3,13 +3,14 @@
 import hashlib
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict, cast
 
 import numpy as np
 
 from ..errors import InputError
 from ..extras import import_extra
+from ..passages import passage_splitter
 from ..reading import PLAINLY, Written, as_text, plain
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,16 @@ def read_records(
     if blank := len(rows) - len(kept):
         logger.info("%s rows without text were left out.", f"{blank:,}")
     return kept.with_transform(lambda batch: {name: batch[column] for name, column in columns.items()})
+
+
+def cut_records(records: Iterable[Mapping[str, Any]], pipeline: Any) -> Iterator[Mapping[str, Any]]:
+    """The records, several in place of each whose text is longer than the pipeline's model reads: `ID#1`, `ID#2`, ..."""
+    splitter = passage_splitter(pipeline)
+    for record in records:
+        parts = splitter.chunks(record["text"])
+        name = text_hash(record["text"]) if record.get("id") is None else record["id"]
+        for number, part in enumerate(parts, start=1):
+            yield {**record, "text": part, "id": f"{name}#{number}"} if len(parts) > 1 else record
 
 
 def parse_record(record: Any, position: int) -> NewRecord:

@@ -1,12 +1,15 @@
 """The training and held-out rows of stage two: pairs of a query and its answer, or documents."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
-from ..data import Split, data_sources, describe_data, hold_out, load_data, read_columns
+from ..data import FILE_KINDS, Split, data_sources, describe_data, hold_out, load_data, read_columns
 from ..documents import pairs_from_documents, read_documents
+from ..passages import find_files, import_library, read_files
+from ..reading import file_suffix
 from .arguments import RetrievalArguments
 
 
@@ -40,10 +43,22 @@ def load_documents(arguments: RetrievalArguments, read: Callable[[Any, str], Dat
         columns["title"], flags["title"] = arguments.title_column, "title_column"
     parts = []
     for one in data_sources(arguments.documents):
-        rows = load_data(one, split=arguments.data_split, texts=list(columns.values()), **arguments.reading)
+        if is_folder_of_documents(one):
+            splitter = import_library("semantic_text_splitter").MarkdownSplitter(1_000)  # characters, some 250 tokens
+            passages = [passage for passages in read_files(find_files([one]), splitter) for passage in passages]
+            rows, columns = Dataset.from_list(passages), {"text": "text", "title": "title"}
+        else:
+            rows = load_data(one, split=arguments.data_split, texts=list(columns.values()), **arguments.reading)
         parts.append(read_documents(rows, columns, describe_data(one), flags))
     documents = concatenate_datasets(parts) if len(parts) > 1 else parts[0]
     if arguments.eval_data is not None and (source := arguments.evaluation_source):
         return Split(documents, read(*source))
     train, held_out = hold_out(documents, arguments.eval_size, arguments.seed, by=["body"])
     return Split(train, pairs_from_documents(held_out))
+
+
+def is_folder_of_documents(data: Any) -> bool:
+    """Whether it is a folder, and no file in it holds rows."""
+    if not isinstance(data, str | Path) or not Path(data).is_dir():
+        return False
+    return not any(file_suffix(path) in {*FILE_KINDS} - {".txt"} for path in Path(data).rglob("*"))
