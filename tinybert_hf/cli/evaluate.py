@@ -13,6 +13,7 @@ def evaluate(
     split: str = "test",
     baselines: list[str] | None = None,
     truncate_dims: list[int] | None = None,
+    rerank: int = 0,
     query_column: str = "query",
     answer_column: str = "answer",
     output_file: Path | None = None,
@@ -33,6 +34,7 @@ def evaluate(
         split: Which judgements to use; NanoBEIR has the split train.
         baselines: Other models to measure too: SentenceTransformers or models of ours, folders or Hub ids.
         truncate_dims: Measure the first so many dimensions of the model's embeddings too.
+        rerank: Measure too what ranking so many of the best anew by their tokens brings, and takes.
         query_column: The column of the query, in a file of pairs.
         answer_column: The column of the text that answers it.
         output_file: Also write the result here, as JSON.
@@ -43,7 +45,8 @@ def evaluate(
     import_extra("datasets", purpose="measuring")
     from ..evaluation import evaluate_model, result_table
 
-    result = evaluate_model(model, data, split, baselines or (), truncate_dims or (), (query_column, answer_column))
+    columns = query_column, answer_column
+    result = evaluate_model(model, data, split, baselines or (), truncate_dims or (), columns, rerank)
     print(result_table(result))
     if output_file:
         output_file.write_text(to_json(result, indent=2) + "\n", encoding="utf-8")

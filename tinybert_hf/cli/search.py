@@ -7,7 +7,16 @@ from ..errors import InputError, UnreadableError
 from .terminal import AnyText, hide_loading, print_hits
 
 
-def search(*, model: str, query: AnyText, chunks: AnyText, top_k: int = 3, json: bool = False) -> None:
+def search(
+    *,
+    model: str,
+    query: AnyText,
+    chunks: AnyText,
+    top_k: int = 3,
+    rerank: int | None = None,
+    highlight: bool = False,
+    json: bool = False,
+) -> None:
     """Print the lines of a file that answer a query best.
 
         tinybert search --model outputs/retrieval --query "undo a commit" --chunks passages.txt
@@ -20,6 +29,8 @@ def search(*, model: str, query: AnyText, chunks: AnyText, top_k: int = 3, json:
         query: The question, or a few words.
         chunks: A text file with one chunk a line, or - for standard input. Blank lines are skipped.
         top_k: How many chunks to print.
+        rerank: Rank so many of the best anew by their tokens; 0 leaves it out. Without it, as the model says.
+        highlight: Show the sentence that answers in bold, or in JSON as highlight: [start, end].
         json: Print a JSON list of {index, score, text}.
     """
     texts = read_chunks(chunks)
@@ -28,7 +39,7 @@ def search(*, model: str, query: AnyText, chunks: AnyText, top_k: int = 3, json:
 
     pipeline = load_search_pipeline(model)
     try:
-        results = pipeline(query, texts, top_k)
+        results = pipeline(query, texts, top_k, rerank, highlight)
     except ValueError as error:  # of its checks: it travels with models, and knows no InputError
         raise InputError(str(error)) from error
     print_hits(results, json)
