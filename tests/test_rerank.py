@@ -41,11 +41,11 @@ def search(
 
 
 def states(search: SemanticSearchPipeline, text: str) -> np.ndarray:
-    """Last hidden states of one text alone, with rows of length 1, without `encode`."""
+    """Last hidden states of one text's own tokens, with rows of length 1, without `encode`."""
     with torch.no_grad():
         batch = search.tokenizer(text, truncation=True, max_length=32, return_tensors="pt")
         rows = search.model(**batch).last_hidden_state[0].numpy().astype(float)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows[1:-1] / np.linalg.norm(rows[1:-1], axis=1, keepdims=True)
 
 
 def written_out(search: SemanticSearchPipeline, query: str, text: str) -> float:
@@ -206,14 +206,13 @@ def test_a_long_sentence_is_cut_between_words_and_a_long_word_between_characters
 
 def best_sentence(search: SemanticSearchPipeline, query: str, text: str, parts: Sequence[str]) -> str:
     """Of the text's states, those of each sentence's tokens compared with the query's, in numpy."""
-    offsets = search.tokenizer(f"text: {text}", truncation=True, max_length=32, return_offsets_mapping=True)[
-        "offset_mapping"
-    ]
+    tokens = search.tokenizer(f"text: {text}", truncation=True, max_length=32, return_offsets_mapping=True)
+    offsets = tokens["offset_mapping"][1:-1]
     of_query, of_text = states(search, f"find: {query}"), states(search, f"text: {text}")
     scores = {}
     for part in parts:
         start = text.index(part) + len("text: ")
-        rows = [i for i, (a, b) in enumerate(offsets) if a < b and start <= a < start + len(part)]
+        rows = [i for i, (first, _) in enumerate(offsets) if start <= first < start + len(part)]
         if rows:
             scores[part] = float((of_query @ of_text[rows].T).max(axis=1).mean())
     return max(scores, key=lambda part: scores[part])

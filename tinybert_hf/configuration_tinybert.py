@@ -106,7 +106,7 @@ class TinyBertConfig(PretrainedConfig):
         pad_token_id: int = 3,
         prompts: dict[str, str] | None = None,
         rerank_depth: int = 0,
-        rerank_weight: float = 0.5,
+        rerank_weight: float = 0.75,
         **kwargs: Any,
     ) -> None:
         self.vocab_size = vocab_size

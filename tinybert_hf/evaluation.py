@@ -226,10 +226,7 @@ def run_model(model: str, data: RetrievalData, truncate_dims: Sequence[int]) -> 
 
 
 def rank_anew(model: str, data: RetrievalData, runs: dict[str, tuple[Run, float]], depth: int) -> dict[str, float]:
-    """Add to the runs those of the model and of its fusion with BM25, their `depth` best ranked anew by MaxSim.
-
-    Returns: milliseconds from a query's text to its embedding, and to the new ranking, of one query at a time.
-    """
+    """Add those ranked anew by MaxSim to the runs. Returns milliseconds from a query to its embedding, and to its ranking."""
     pipeline = load_search_pipeline(model)
     queries = list(data.queries.values())
     for name in (MODEL, fusion_with(MODEL)):

@@ -234,7 +234,7 @@ def run_batches(
 def token_states(
     model: Encoder, tokenizer: PreTrainedTokenizerBase, kind: str, texts: Sequence[str]
 ) -> Iterator[tuple[int, list[tuple[int, int]], Tensor]]:
-    """The tokens of texts of a kind, `query` or `document`; one batch is in memory at a time.
+    """The tokens of texts of a kind, `query` or `document`, without [CLS] and [SEP] (a blank text has no others).
 
     Yields: a text's position, where in it its T tokens stand (those of the prompt before 0), and their last hidden states,
     (T, H) fp32 of length 1. Raises: ValueError: if the encoder gives no states, as that of `onnx.py`.
@@ -245,8 +245,10 @@ def token_states(
         if output.last_hidden_state is None:
             raise ValueError("This encoder gives no token states. Rank anew with the PyTorch model of its folder.")
         for position, states in zip(positions, output.last_hidden_state, strict=True):
-            places = [(start - prompt, end - prompt) for start, end in tokens["offset_mapping"][position]]
-            yield position, places, torch.nn.functional.normalize(states[: len(places)].float(), dim=-1)
+            offsets = tokens["offset_mapping"][position]
+            kept = [i for i, (start, end) in enumerate(offsets) if start < end] or [*range(len(offsets))]
+            places = [(offsets[i][0] - prompt, offsets[i][1] - prompt) for i in kept]
+            yield position, places, torch.nn.functional.normalize(states[kept].float(), dim=-1)
 
 
 def max_similarity(query: Tensor, passage: Tensor) -> float:
@@ -339,7 +341,7 @@ class SemanticSearchPipeline(Pipeline):
         for position, places, states in token_states(self.model, self.tokenizer, "document", texts):
             best = -1.0
             for start, end in (sentence.span() for sentence in SENTENCE.finditer(texts[position])):
-                inside = [i for i, (first, last) in enumerate(places) if start <= first < min(last, end)]
+                inside = [i for i, (first, _) in enumerate(places) if start <= first < end]
                 if inside and (score := max_similarity(asked, states[inside])) > best:
                     best, marks[position] = score, (start, min(end, places[inside[-1]][1]))
         return [hit | {"highlight": mark} for hit, mark in zip(hits, marks, strict=True)]

@@ -216,7 +216,7 @@ def test_the_best_of_every_mode_are_ranked_anew_by_their_tokens(built: tuple[str
     before = index.search(query, top_k=9, mode=mode)
     maxsims = index.pipeline.maxsim([query], [[hit["text"] for hit in before]])[0]
     new = {hit["id"]: score for hit, score in zip(before, maxsims, strict=True)}
-    expected = fuse_scores(0.5, new, {hit["id"]: hit["score"] for hit in before})
+    expected = fuse_scores(0.75, new, {hit["id"]: hit["score"] for hit in before})
     found = index.search(query, top_k=9, mode=mode, rerank=1_000)
     assert [hit["id"] for hit in found] == list(expected)
     assert [hit["score"] for hit in found] == pytest.approx(list(expected.values()), abs=1e-5)
