@@ -83,11 +83,25 @@ def test_a_passage_of_several_queries_is_encoded_once(search: SemanticSearchPipe
 
 
 @pytest.mark.parametrize("blank", ["", "  \n", "\u200b"])
-def test_a_blank_passage_has_a_score_and_no_sentence(search: SemanticSearchPipeline, blank: str) -> None:
+@pytest.mark.parametrize("prompts", [{}, {"document": "text: "}])
+def test_a_blank_passage_has_a_score_and_no_sentence(
+    search: SemanticSearchPipeline, prompts: dict[str, str], blank: str
+) -> None:
+    search.model.config.prompts = prompts
     hits = search(QUERIES[0], [*TEXTS, blank], top_k=9, rerank=9, highlight=True)
     (hit,) = (hit for hit in hits if hit["text"] == blank)
     assert 0 <= hit["score"] <= 1
     assert hit["highlight"] in ((0, 0), (0, len(blank)))
+
+
+@pytest.mark.parametrize("kind", [SemanticSearchPipeline, SearchPipeline])
+def test_without_layers_words_are_compared(
+    kind: Any, config: TinyBertConfig, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    config.num_hidden_layers, config.pooling, config.position_embedding_type = 0, "mean", "rotary"
+    search = kind(model=TinyBertModel(config).eval(), tokenizer=tokenizer)
+    assert search.maxsim(["text in a terminal"], [[TEXTS[6], TEXTS[7]]])[0][0] == pytest.approx(1.0)
+    assert search("archives", TEXTS, rerank=3, highlight=True)[0]["text"] == "read and write compressed archives"
 
 
 def test_an_encoder_without_token_states_is_an_error(model: TinyBertModel, tokenizer: PreTrainedTokenizerBase) -> None:
