@@ -65,6 +65,31 @@ def test_the_result_has_every_system_with_intervals(beir: Path, model_folder: Pa
     assert json.loads(json.dumps(result)) == result
 
 
+def test_what_ranking_anew_brings_and_takes_is_measured(beir: Path, model_folder: Path) -> None:
+    result = evaluate_model(str(model_folder), str(beir), rerank=2)
+    assert result["command"].endswith(f"--data {beir} --rerank 2")
+    systems = ["model", "BM25", "BM25 + model", "model + MaxSim", "BM25 + model + MaxSim"]
+    assert list(result["results"]) == list(result["texts_per_second"]) == systems
+    assert list(result["milliseconds_per_query"]) == ["model", "model + MaxSim"]
+    assert all(taken > 0 for taken in result["milliseconds_per_query"].values())
+    assert "\nms a query: model " in result_table(result)
+    plain = evaluate_model(str(model_folder), str(beir))
+    assert "MaxSim" not in str(plain) and "ms a query" not in result_table(plain)
+    assert plain["results"] == {name: result["results"][name] for name in plain["results"]}
+
+
+def test_a_run_is_ranked_anew_as_the_search_does_it(beir: Path, model_folder: Path) -> None:
+    data, search = load_beir(beir), load_search_pipeline(model_folder)
+    runs = run_model(str(model_folder), data, [])
+    runs["BM25 + model"] = runs["model"]
+    evaluation.rank_anew(str(model_folder), data, runs, 2)
+    for query_id, text in data.queries.items():
+        hits = search(text, list(DOCUMENTS.values()), rerank=2)
+        expected = {list(DOCUMENTS)[hit["index"]]: hit["score"] for hit in hits}
+        assert runs["model + MaxSim"][0][query_id] == pytest.approx(expected, abs=1e-3)
+        assert list(runs["BM25 + model + MaxSim"][0][query_id]) == list(expected)
+
+
 def test_the_command_of_a_result_is_one_for_a_shell() -> None:
     command = evaluation.evaluation_command("my model", "faq", "dev", ["a/b"], [8, 16], ("q", "a"))
     expected = ["tinybert", "evaluate", "--model", "my model", "--data", "faq", "--split", "dev"]

@@ -6,7 +6,7 @@ from retrieval_setup import DOCUMENTS, QUERIES
 from torch import Tensor
 
 from tinybert_hf import ranking
-from tinybert_hf.ranking import BM25_WEIGHT, DENSE_WEIGHT, TOP_K, Bm25, by_dot_product, fuse_runs, query_blocks, rank
+from tinybert_hf.ranking import BM25_WEIGHT, TOP_K, Bm25, by_dot_product, fuse_runs, query_blocks, rank
 
 JUDGED = {name: QUERIES[name] for name in ("q1", "q2")}
 
@@ -93,7 +93,7 @@ def test_scores_are_fused_as_by_hand() -> None:
     dense = {"q": {"d": 0.5, "b": 0.3, "a": 0.1}}
     fused = fuse_runs(bm25, dense)
     assert fused["q"] == pytest.approx(
-        {"b": BM25_WEIGHT * 3 / 4 + DENSE_WEIGHT / 2, "d": DENSE_WEIGHT, "a": BM25_WEIGHT, "c": 0}
+        {"b": BM25_WEIGHT * 3 / 4 + (1 - BM25_WEIGHT) / 2, "d": 1 - BM25_WEIGHT, "a": BM25_WEIGHT, "c": 0}
     )
     assert list(fused["q"]) == ["d", "b", "a", "c"]  # best first
     assert fused["only"] == {"a": BM25_WEIGHT}

@@ -28,9 +28,9 @@ COMMON_ENTRIES = {
 RANGES: tuple[tuple[tuple[str, ...], tuple[type, ...], float, float], ...] = (
     (("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size"), (int,), 1, 2**31 - 1),
     (("max_position_embeddings", "type_vocab_size"), (int,), 1, 2**31 - 1),
-    (("num_hidden_layers",), (int,), 0, 1_000),
+    (("num_hidden_layers", "rerank_depth"), (int,), 0, 1_000),
     (("pad_token_id",), (int,), 0, 2**31 - 1),
-    (("hidden_dropout_prob", "attention_probs_dropout_prob", "layer_norm_eps"), (float, int), 0, 1),
+    (("hidden_dropout_prob", "attention_probs_dropout_prob", "layer_norm_eps", "rerank_weight"), (float, int), 0, 1),
     (("classifier_dropout",), (float, int, type(None)), 0, 1),
     (("initializer_range", "embedding_initializer_range", "residual_initializer_range"), (float, int), 0, 1e6),
 )
@@ -74,6 +74,8 @@ class TinyBertConfig(PretrainedConfig):
             stream. At 0 a new pre-norm block starts as the identity, and a new encoder as the pooled token embeddings.
         layer_norm_eps: added to the variance in LayerNorm.
         prompts: what a text begins with, by its kind: `query` or `document`. They are part of what is encoded.
+        rerank_depth: how many of its best results a search ranks anew by their tokens; 0 leaves it out.
+        rerank_weight: what part of such a result's score is that of its tokens.
         classifier_dropout: dropout before the classifier; None means `hidden_dropout_prob`.
 
     Raises: ValueError: if a value is of another type, out of its range or unknown, or the heads do not divide the width.
@@ -103,6 +105,8 @@ class TinyBertConfig(PretrainedConfig):
         classifier_dropout: float | None = None,
         pad_token_id: int = 3,
         prompts: dict[str, str] | None = None,
+        rerank_depth: int = 0,
+        rerank_weight: float = 0.75,
         **kwargs: Any,
     ) -> None:
         self.vocab_size = vocab_size
@@ -125,6 +129,8 @@ class TinyBertConfig(PretrainedConfig):
         self.classifier_dropout = classifier_dropout
         self.pad_token_id = pad_token_id
         self.prompts = {kind: prompt for kind, prompt in (prompts or {}).items() if prompt}
+        self.rerank_depth = rerank_depth
+        self.rerank_weight = rerank_weight
         self.check()
         super().__init__(**kwargs)
 

@@ -87,6 +87,10 @@ class SearchPipeline(SemanticSearchPipeline):
     def encode(self, texts: Sequence[str], **options: Any) -> Tensor:
         return encode(self.model, self.tokenizer, texts, **{**self._forward_params, **options})
 
+    def maxsim(self, queries: Sequence[str], passages: Sequence[Sequence[str]]) -> list[list[float]]:
+        with CpuKernels(training=False):
+            return super().maxsim(queries, passages)
+
 
 def load_search_pipeline(
     model: str | Path, revision: str | None = None, dtype: torch.dtype | None = None

@@ -21,7 +21,7 @@ from .errors import InputError, UnreadableError
 from .extras import import_extra
 from .losses import false_negatives, ranking_loss
 from .measures import MEASURES, measures_by_query, percentile_interval, ranking_measures, resampled_means
-from .ranking import Bm25, Run, Score, by_dot_product, fuse_runs, rank
+from .ranking import TOP_K, Bm25, Run, Score, by_dot_product, fuse_runs, rank
 from .reading import PLAINLY, Written
 
 MODEL, BM25 = "model", "BM25"  # what results call these two
@@ -144,6 +144,7 @@ def evaluate_model(
     truncate_dims: Sequence[int] = (),
     columns: tuple[str, str] = PAIR_COLUMNS,
     written: Written = PLAINLY,
+    rerank: int = 0,
 ) -> dict[str, Any]:
     """Measure a model, BM25, the baselines and their fusions with BM25; the model card prints the result.
 
@@ -154,6 +155,7 @@ def evaluate_model(
         baselines: other models to measure too: SentenceTransformers or models of ours, folders or Hub ids.
         truncate_dims: measure the first so many dimensions of the model's embeddings too.
         columns: of a file of pairs: that of the query, that of the answer.
+        rerank: measure too what ranking so many of the best anew by their tokens brings, and the milliseconds it takes.
 
     Returns: a mapping for JSON. Of it, `intervals` has [low, high] for each of the numbers in `results`, and
     `differences[a][b]` for the mean of a less that of b on the same queries. All are 95% bootstrap intervals over the
@@ -172,17 +174,20 @@ def evaluate_model(
     for name in (MODEL, *names):
         run, seconds = runs[name]
         runs[fusion_with(name)] = fuse_runs(bm25, run), bm25_seconds + seconds
+    milliseconds = rank_anew(model, loaded, runs, rerank) if rerank > 0 else {}
     values = np.stack([measures_by_query(loaded.qrels, run, list(MEASURES)) for run, _ in runs.values()], axis=1)
     means = resampled_means(values)  # (RESAMPLES, systems, measures)
     systems = list(runs)
     texts = len(loaded.queries) + len(loaded.corpus)
     return {
-        "command": evaluation_command(model, data, split, baselines, truncate_dims, columns),
+        "command": evaluation_command(model, data, split, baselines, truncate_dims, columns)
+        + (f" --rerank {rerank}" if rerank else ""),
         "data": data,
         "split": split,
         "queries": len(loaded.queries),
         "documents": len(loaded.corpus),
         "texts_per_second": {name: round(texts / seconds, 1) for name, (_, seconds) in runs.items()},
+        "milliseconds_per_query": milliseconds,
         "results": by_name(systems, values.mean(axis=0)),
         "intervals": by_name(systems, percentile_interval(means)),
         "differences": {
@@ -220,6 +225,30 @@ def run_model(model: str, data: RetrievalData, truncate_dims: Sequence[int]) -> 
         run = rank(list(data.queries), list(data.corpus), by_dot_product(*parts))
         runs[name] = run, seconds + time.perf_counter() - started
     return runs
+
+
+def rank_anew(model: str, data: RetrievalData, runs: dict[str, tuple[Run, float]], depth: int) -> dict[str, float]:
+    """Add those ranked anew by MaxSim to the runs. Returns milliseconds from a query to its embedding, and to its ranking."""
+    pipeline = load_search_pipeline(model)
+    queries = list(data.queries.values())
+    for name in (MODEL, fusion_with(MODEL)):
+        run, before = runs[name]
+        found = [run.get(query_id, {}).items() for query_id in data.queries]
+        rankings: list[list] = [[{"id": i, "text": data.corpus[i], "score": s} for i, s in hits] for hits in found]
+        started = time.perf_counter()
+        rankings = pipeline.refine(queries, rankings, TOP_K, depth)
+        seconds = time.perf_counter() - started
+        anew = ({hit["id"]: hit["score"] for hit in hits} for hits in rankings)
+        runs[f"{name} + MaxSim"] = dict(zip(data.queries, anew, strict=True)), before + seconds
+    few = list(zip(queries, rankings, strict=True))[:20]
+    started = time.perf_counter()
+    for query, _ in few:
+        pipeline.encode_query([query])
+    embedded = time.perf_counter()
+    for query, hits in few:
+        pipeline.refine([query], [hits], TOP_K, depth)
+    taken = {MODEL: embedded - started, f"{MODEL} + MaxSim": time.perf_counter() - started}
+    return {name: round(1000 * seconds / len(few), 1) for name, seconds in taken.items()}
 
 
 def run_baseline(model: str, data: RetrievalData) -> tuple[Run, float]:
@@ -268,6 +297,8 @@ def result_table(result: dict[str, Any]) -> str:
         intervals = result["intervals"][system]
         cells = [f"{value:8.3f} ±{(intervals[name][1] - intervals[name][0]) / 2:.3f}" for name, value in values.items()]
         lines.append(f"{system:{width}}{''.join(cells)}{result['texts_per_second'][system]:10,.0f}")
+    if milliseconds := result.get("milliseconds_per_query"):
+        lines += ["", "ms a query: " + ", ".join(f"{name} {taken:,.1f}" for name, taken in milliseconds.items())]
     lines += ["", "nDCG@10, difference on the same queries"]
     for name, others in result["differences"].items():
         for other, intervals in others.items():

@@ -4,7 +4,6 @@ Shapes: Q queries, B of them in a block, D documents.
 """
 
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -14,9 +13,10 @@ from torch import Tensor
 
 from .extras import import_extra
 from .languages import words
+from .pipeline_tinybert import fuse_scores
 
 FUSED = 100  # best of each ranking that a fusion sees
-BM25_WEIGHT, DENSE_WEIGHT = 0.3, 0.7  # of the scores in a fusion, measured (docs/decisions.md)
+BM25_WEIGHT = 0.3  # of its scores in a fusion with a model's, measured (docs/decisions.md)
 TOP_K = FUSED  # documents ranked for each query
 SCORES_TOGETHER = 2**26  # scores that are in memory together: 256 MB in fp32
 
@@ -99,25 +99,7 @@ class Bm25:
         return score
 
 
-def fuse_scores(bm25: Mapping[str, float], dense: Mapping[str, float]) -> dict[str, float]:
-    """One query's results by words and by meaning as one ranking, best first: document id -> score of 0 to 1.
-
-    The weighted sum of both scores, each scaled to 0 .. 1 over what it found (a convex combination, Bruch et al. 2023,
-    arXiv:2210.11934). A document that one of them did not find has 0 of it. This is better than reciprocal ranks and
-    than equal weights (docs/decisions.md).
-
-    >>> fuse_scores({"a": 9.0, "b": 3.0}, {"b": 0.5, "c": 0.1})
-    {'b': 0.7, 'a': 0.3, 'c': 0.0}
-    """
-    scores: dict[str, float] = defaultdict(float)
-    for found, weight in ((bm25, BM25_WEIGHT), (dense, DENSE_WEIGHT)):
-        low, high = min(found.values(), default=0.0), max(found.values(), default=0.0)
-        for document_id, score in found.items():
-            scores[document_id] += weight * ((score - low) / (high - low) if high > low else 1.0)
-    return dict(sorted(scores.items(), key=lambda item: item[1], reverse=True))
-
-
 def fuse_runs(bm25: Run, dense: Run) -> Run:
     """Both runs as one, each query's results fused as the hybrid search of an index does it."""
-    fused = {query_id: fuse_scores(bm25.get(query_id, {}), dense.get(query_id, {})) for query_id in bm25 | dense}
+    fused = {name: fuse_scores(BM25_WEIGHT, bm25.get(name, {}), dense.get(name, {})) for name in bm25 | dense}
     return {query_id: dict(islice(scores.items(), TOP_K)) for query_id, scores in fused.items()}

@@ -15,6 +15,7 @@ from training_run import ROOT
 from transformers import MPNetConfig, PreTrainedTokenizerBase
 
 from tinybert_hf import encoding
+from tinybert_hf.cli.terminal import print_hits
 from tinybert_hf.encoding import load_search_pipeline
 from tinybert_hf.tokenization import save_tokenizer
 
@@ -128,6 +129,7 @@ def test_a_file_that_is_no_text_is_a_message(model_folder: Path, tmp_path: Path)
     [
         (("--query", " "), "error: query is empty: ' '"),
         (("--query", QUERY, "--top_k", "0"), "error: top_k must be a positive integer, got 0"),
+        (("--query", QUERY, "--rerank", "-1"), "error: rerank must be 0 or a positive integer, got -1"),
     ],
 )
 def test_a_wrong_value_is_a_message(
@@ -141,6 +143,24 @@ def test_a_wrong_value_is_a_message(
 def test_a_query_may_begin_with_a_dash(model_folder: Path, chunks_file: Path) -> None:
     done = tinybert("search", "--model", model_folder, "--chunks", chunks_file, "--query", "-5 degrees")
     assert done.status == 0
+
+
+def test_hits_are_ranked_anew_and_marked_as_the_pipeline_does_it(model_folder: Path, chunks_file: Path) -> None:
+    flags = ["--model", model_folder, "--query", QUERY, "--chunks", chunks_file, "--rerank", "5", "--highlight"]
+    done = tinybert("search", *flags, "--json")
+    expected = load_search_pipeline(model_folder)(QUERY, TEXTS, rerank=5, highlight=True)
+    marks = [{"highlight": list(hit["highlight"]), "score": pytest.approx(hit["score"], abs=1e-6)} for hit in expected]
+    assert json.loads(done.out) == [hit | mark for hit, mark in zip(expected, marks, strict=True)]
+    assert "\033" not in tinybert("search", *flags).out, "bold is for terminals"
+
+
+@pytest.mark.parametrize("mark, shown", [((2, 4), "ab\033[1mcd\033[0me"), ((0, 0), "abcde")])
+def test_on_a_terminal_the_sentence_is_bold(
+    mark: tuple[int, int], shown: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    print_hits([{"id": "x", "score": 0.5, "text": "abcde", "highlight": mark}], json=False)
+    assert capsys.readouterr().out == f"  1. 0.500  x: {shown}\n"
 
 
 def test_a_score_that_is_no_number_is_never_json(

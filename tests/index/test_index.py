@@ -39,7 +39,8 @@ from tinybert_hf.index import BATCH, SearchIndex
 from tinybert_hf.index.folder import BusyError, FolderStore
 from tinybert_hf.index.milvus import MilvusStore
 from tinybert_hf.index.records import COLLECTION, cut_records, text_hash
-from tinybert_hf.ranking import fuse_scores
+from tinybert_hf.pipeline_tinybert import fuse_scores
+from tinybert_hf.ranking import BM25_WEIGHT
 from tinybert_hf.tokenization import save_tokenizer
 
 STORES = ("folder", pytest.param("milvus", marks=pytest.mark.interop))
@@ -200,7 +201,7 @@ def check_bm25_and_fusion(index: SearchIndex) -> None:
     assert {hit["id"] for hit in index.search(query, mode="bm25", filter={"year": {">": 2000}})} == {"play"}
     by_dense = index.search(query, top_k=5)
     sides = ({hit["id"]: hit["score"] for hit in side} for side in (by_bm25, by_dense))
-    expected = fuse_scores(*sides)
+    expected = fuse_scores(BM25_WEIGHT, *sides)
     fused = index.search(query, top_k=5, mode="hybrid")
     assert {hit["id"]: hit["score"] for hit in fused} == pytest.approx(expected, abs=1e-5)
     assert [hit["score"] for hit in fused] == sorted((hit["score"] for hit in fused), reverse=True)
@@ -209,6 +210,43 @@ def check_bm25_and_fusion(index: SearchIndex) -> None:
     assert index.search(query, top_k=1, mode="hybrid") == [pytest.approx(fused[0])]
     filtered = index.search(query, top_k=5, mode="hybrid", filter={"year": {"<": 2010}})
     assert {hit["id"] for hit in filtered} == {"cc", "tar"}
+
+
+@pytest.mark.parametrize("mode", ["dense", "bm25", "hybrid"])
+def test_the_best_of_every_mode_are_ranked_anew_by_their_tokens(built: tuple[str, str], mode: Any) -> None:
+    store, address = built
+    if store == "milvus" and mode != "dense":
+        pytest.skip("this server has no BM25")
+    index, query = SearchIndex(address), "archives of music"
+    assert index.search(query, mode=mode, rerank=0) == index.search(query, mode=mode)
+    before = index.search(query, top_k=9, mode=mode)
+    maxsims = index.pipeline.maxsim([query], [[hit["text"] for hit in before]])[0]
+    new = {hit["id"]: score for hit, score in zip(before, maxsims, strict=True)}
+    expected = fuse_scores(0.75, new, {hit["id"]: hit["score"] for hit in before})
+    found = index.search(query, top_k=9, mode=mode, rerank=1_000)
+    assert [hit["id"] for hit in found] == list(expected)
+    assert [hit["score"] for hit in found] == pytest.approx(list(expected.values()), abs=1e-5)
+    texts = {record["text"]: str(record["id"]) for record in RECORDS}
+    assert all(texts[hit["text"]] == hit["id"] for hit in found)
+    assert index.search([query, "mail"], top_k=1, mode=mode, rerank=9)[0][0]["id"] == found[0]["id"]
+
+
+def test_the_sentence_that_answers_is_marked(built: tuple[str, str]) -> None:
+    for hit in SearchIndex(built[1]).search("archives of music", highlight=True):
+        assert hit["highlight"] == (0, len(hit["text"]))  # each of them is one sentence
+
+
+def test_a_models_own_depth_is_that_of_a_search_by_meaning(
+    encoder: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    model = TinyBertModel.from_pretrained(encoder)
+    model.config.rerank_depth = 5
+    model.save_pretrained(tmp_path / "model")
+    save_tokenizer(tokenizer, tmp_path / "model")
+    index = SearchIndex(tmp_path / "index", tmp_path / "model")
+    index.add(RECORDS)
+    assert index.search("music") == index.search("music", rerank=5) != index.search("music", rerank=0)
+    assert index.search("music", mode="bm25") == index.search("music", mode="bm25", rerank=0)
 
 
 def test_bm25_finds_the_word_and_hybrid_adds_up_both_scores(built: tuple[str, str]) -> None:
@@ -364,8 +402,13 @@ def test_embeddings_are_kept_without_a_model(address: str, monkeypatch: pytest.M
     expected = (-(queries @ vectors.T)).argsort(axis=1)[:, :10]
     found = SearchIndex(address).search(None, top_k=10, embeddings=queries)
     assert [[int(hit["id"]) for hit in hits] for hits in found] == expected.tolist()
-    with pytest.raises(InputError, match="Its embeddings were given"):
+    with pytest.raises(InputError, match="Its embeddings were given: pass some, and no rerank"):
         SearchIndex(address).search("music")
+    for options in ({"rerank": 5}, {"highlight": True}):
+        with pytest.raises(InputError, match="without rerank and highlight"):
+            SearchIndex(address).search(None, embeddings=queries, **options)
+    with pytest.raises(InputError, match="rerank must be 0 or a positive integer, got -1"):
+        SearchIndex(address).search("music", rerank=-1)
 
 
 def test_large_corpora_get_an_approximate_index_and_stay_searchable(

@@ -124,6 +124,15 @@ def test_the_weights_load_through_both_doors_as_they_were_trained(encoder_like_b
     assert TinyBertModel.from_pretrained(folder, dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
+def test_how_a_model_ranks_anew_is_published_through_both_doors(encoder_like_bert: Path, tmp_path: Path) -> None:
+    trained = TinyBertModel.from_pretrained(encoder_like_bert)
+    trained.config.rerank_depth, trained.config.rerank_weight = 7, 0.25
+    trained.config.save_pretrained(encoder_like_bert)
+    folder = build_folder(encoder_like_bert, tmp_path / "published", REPO)
+    for model in (AutoModel.from_pretrained(folder), TinyBertModel.from_pretrained(folder)):
+        assert (model.config.rerank_depth, model.config.rerank_weight) == (7, 0.25)
+
+
 def test_a_published_folder_is_read_by_all_that_reads_a_trained_one(encoder_like_bert: Path, tmp_path: Path) -> None:
     folder = build_folder(encoder_like_bert, tmp_path / "published", REPO)
     expected = embed(TinyBertModel.from_pretrained(encoder_like_bert), encoder_like_bert)

@@ -14,6 +14,7 @@ def evaluate(
     split: str = "test",
     baselines: list[str] | None = None,
     truncate_dims: list[int] | None = None,
+    rerank: int = 0,
     query_column: str = "query",
     answer_column: str = "answer",
     encoding: str | None = None,
@@ -36,6 +37,7 @@ def evaluate(
         split: Which judgements to use; NanoBEIR has the split train.
         baselines: Other models to measure too: SentenceTransformers or models of ours, folders or Hub ids.
         truncate_dims: Measure the first so many dimensions of the model's embeddings too.
+        rerank: Measure too what ranking so many of the best anew by their tokens brings, and takes.
         query_column: The column of the query, in a file of pairs.
         answer_column: The column of the text that answers it.
         encoding: Encoding of a file of pairs, as cp1252. Without it, UTF-8, or what a byte order mark says.
@@ -49,7 +51,7 @@ def evaluate(
     from ..evaluation import evaluate_model, result_table
 
     columns, written = (query_column, answer_column), Written(encoding, separator)
-    result = evaluate_model(model, data, split, baselines or (), truncate_dims or (), columns, written)
+    result = evaluate_model(model, data, split, baselines or (), truncate_dims or (), columns, written, rerank)
     print(result_table(result))
     if output_file:
         output_file.write_text(to_json(result, indent=2) + "\n", encoding="utf-8")

@@ -143,6 +143,8 @@ def search(
     top_k: int = 3,
     mode: Literal["dense", "bm25", "hybrid"] = "dense",
     filter: str | None = None,
+    rerank: int | None = None,
+    highlight: bool = False,
     json: bool = False,
 ) -> None:
     """Print the records that answer a query best.
@@ -155,10 +157,12 @@ def search(
         top_k: How many records to print.
         mode: By meaning, by words, or both fused.
         filter: JSON, such as {"section": ["vcs"], "year": {">=": 2020}}.
+        rerank: Rank so many of the best anew by their tokens; 0 leaves it out. Without it, as the model says.
+        highlight: Show the sentence that answers in bold, or in JSON as highlight: [start, end].
         json: Print a JSON list of {id, score, text, ...}.
     """
     conditions = parse_conditions(filter)
-    print_hits(address.open().search(query, top_k, conditions, mode), json)
+    print_hits(address.open().search(query, top_k, conditions, mode, None, rerank, highlight), json)
 
 
 def parse_conditions(filter: str | None) -> dict[str, Any] | None:

@@ -8,7 +8,15 @@ from .terminal import AnyText, hide_loading, print_hits
 
 
 def search(
-    *, model: str, query: AnyText, chunks: AnyText, encoding: str | None = None, top_k: int = 3, json: bool = False
+    *,
+    model: str,
+    query: AnyText,
+    chunks: AnyText,
+    encoding: str | None = None,
+    top_k: int = 3,
+    rerank: int | None = None,
+    highlight: bool = False,
+    json: bool = False,
 ) -> None:
     """Print the lines of a file that answer a query best.
 
@@ -23,6 +31,8 @@ def search(
         chunks: A text file with one chunk a line, or - for standard input. Blank lines are skipped.
         encoding: Encoding of the chunks, as cp1252. Without it, UTF-8, or what a byte order mark says.
         top_k: How many chunks to print.
+        rerank: Rank so many of the best anew by their tokens; 0 leaves it out. Without it, as the model says.
+        highlight: Show the sentence that answers in bold, or in JSON as highlight: [start, end].
         json: Print a JSON list of {index, score, text}.
     """
     rows = read_rows(Path(chunks), written=Written(encoding), suffix=".txt")
@@ -32,7 +42,7 @@ def search(
 
     pipeline = load_search_pipeline(model)
     try:
-        results = pipeline(query, texts, top_k)
+        results = pipeline(query, texts, top_k, rerank, highlight)
     except ValueError as error:  # of its checks: it travels with models, and knows no InputError
         raise InputError(str(error)) from error
     print_hits(results, json)

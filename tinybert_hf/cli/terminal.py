@@ -2,6 +2,7 @@
 
 import json as json_
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -64,13 +65,16 @@ def hide_loading() -> None:
 
 
 def print_hits(hits: Sequence[Mapping[str, Any]], json: bool) -> None:
-    """Print the results of a search: a list for people, or JSON."""
+    """Print the results of a search: a list for people, with what is highlighted in bold on a terminal, or JSON."""
     if json:
         print(to_json(hits))
         return
     for rank, hit in enumerate(hits, start=1):
         name = f"{hit['id']}: " if "id" in hit else ""
-        print(f"{rank:3d}. {hit['score']:.3f}  {name}{hit['text']}")
+        text, (start, end) = hit["text"], hit.get("highlight", (0, 0))
+        if start < end and sys.stdout.isatty():
+            text = f"{text[:start]}\033[1m{text[start:end]}\033[0m{text[end:]}"
+        print(f"{rank:3d}. {hit['score']:.3f}  {name}{text}")
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

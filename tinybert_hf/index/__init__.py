@@ -25,10 +25,11 @@ from ..pipeline_tinybert import (
     check_truncate_dim,
     default_batch_tokens,
     embed_window,
+    fuse_scores,
     with_prompt,
 )
 from ..progress import progress_bar
-from ..ranking import FUSED, fuse_scores
+from ..ranking import BM25_WEIGHT, FUSED
 from .folder import FolderStore
 from .milvus import MilvusStore
 from .records import NewRecord, as_field, parse_filter, parse_record, text_of_id, unit_rows
@@ -159,7 +160,7 @@ class SearchIndex:
         """The model that made the index."""
         identity = self.identity
         if identity is None or identity.model is None:
-            remedy = "Its embeddings were given: pass embeddings too." if identity else "Open it with model=..."
+            remedy = "Its embeddings were given: pass some, and no rerank." if identity else "Open it with model=..."
             raise InputError(f"{self.address} knows no model that could encode texts. {remedy}")
         self._check_model(model_identity(identity.model, identity.revision, identity.dimension))
         return load_search_pipeline(identity.model, identity.revision)
@@ -283,6 +284,8 @@ class SearchIndex:
         filter: Mapping[str, Any] | None = None,
         mode: Mode = "dense",
         embeddings: np.ndarray | None = None,
+        rerank: int | None = None,
+        highlight: bool = False,
     ) -> list[Any]:
         """The `top_k` best records for each query.
 
@@ -291,11 +294,13 @@ class SearchIndex:
             top_k: results of a query, if the index has as many.
             filter: what the metadata must be: a value, one of several `{"section": ["vcs", "devel"]}`, or in a range
                 `{"year": {">=": 2020, "<": 2025}}`; all entries must hold.
-            mode: `dense` ranks by cosine, `bm25` by the words in common, `hybrid` by both (`ranking.fuse_scores`).
+            mode: `dense` ranks by cosine, `bm25` by the words in common, `hybrid` by both (`fuse_scores`).
             embeddings: of the queries, (N, H), in place of encoding them.
+            rerank: rank so many of the best anew by their tokens (0: none), for None as the model's configuration says.
+            highlight: give each hit `highlight`, the (start, end) of the sentence in its text that answers.
 
         Returns: for one query a list of hits, best first, each with the record's metadata; for a list of queries, or
-        without any, a list of such lists. Scores are cosines, BM25's, or sums of both scaled to 0 .. 1.
+        without any, a list of such lists. Scores are cosines, BM25's, or, if fused or ranked anew, sums of 0 to 1.
 
         Raises:
             TypeError: if a query is not a string.
@@ -303,10 +308,10 @@ class SearchIndex:
         """
         if mode not in get_args(Mode):
             raise InputError(f"mode must be dense, bm25 or hybrid, got {mode!r}.")
-        if queries is None and (embeddings is None or mode != "dense"):
-            raise InputError("queries may be None only with embeddings, in mode dense.")
+        if queries is None and (embeddings is None or mode != "dense" or rerank or highlight):
+            raise InputError("queries may be None only with embeddings, in mode dense, without rerank and highlight.")
         try:
-            check_top_k(top_k)
+            check_top_k(top_k, rerank or 0)
             texts = [] if queries is None else check_queries(queries, "queries")
         except ValueError as error:
             raise InputError(str(error)) from error
@@ -315,19 +320,23 @@ class SearchIndex:
         if self.store.description() is None:
             raise InputError(f"The index {self.address} is empty. Add records first.")
         conditions = parse_filter({} if filter is None else filter, self.store.fields())
+        if rerank is None:  # what needs no model does not load one
+            rerank = 0 if mode == "bm25" or embeddings is not None else self.pipeline.model.config.rerank_depth
+        depth = max(top_k, rerank)
         if mode == "bm25":
-            found = self.store.bm25(texts, top_k, conditions)
+            found = self.store.bm25(texts, depth, conditions)
         elif mode == "dense":
-            found = self.store.dense(self._query_vectors(texts, embeddings), top_k, conditions)
+            found = self.store.dense(self._query_vectors(texts, embeddings), depth, conditions)
         else:
-            depth = max(top_k, FUSED)
-            bm25 = self.store.bm25(texts, depth, conditions)
-            dense = self.store.dense(self._query_vectors(texts, embeddings), depth, conditions)
+            bm25 = self.store.bm25(texts, max(depth, FUSED), conditions)
+            dense = self.store.dense(self._query_vectors(texts, embeddings), max(depth, FUSED), conditions)
             found = []
             for sides in zip(bm25, dense, strict=True):
                 hits = {hit["id"]: hit for side in sides for hit in side}
-                scores = fuse_scores(*({hit["id"]: hit["score"] for hit in side} for side in sides))
-                found.append([hits[name] | {"score": score} for name, score in scores.items()][:top_k])
+                scores = fuse_scores(BM25_WEIGHT, *({hit["id"]: hit["score"] for hit in side} for side in sides))
+                found.append([hits[name] | {"score": score} for name, score in scores.items()][:depth])
+        if rerank or highlight:
+            found = self.pipeline.refine(texts, found, top_k, rerank, highlight)
         return found[0] if isinstance(queries, str) else found
 
     def _query_vectors(self, texts: list[str], embeddings: np.ndarray | None) -> np.ndarray:

@@ -13,7 +13,7 @@ from . import SearchIndex
 
 # What a passage was cut from: the file, its hash, and its number of passages.
 VERSION = ("file", "file_sha256", "file_passages")
-HEADING_SHARE = 1 / 8  # of what is encoded are the headings above a passage, at most (docs/decisions.md, D51)
+HEADING_SHARE = 1 / 8  # of what is encoded are the headings above a passage, at most (docs/decisions.md, D53)
 
 
 def sync(index: SearchIndex, paths: Sequence[str | Path], show_progress_bar: bool = False) -> dict[str, int]:
