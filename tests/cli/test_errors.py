@@ -33,7 +33,7 @@ SEARCH = ["search", "--model", "m", "--query", "q", "--chunks", "-"]
         ),
         (
             ["index", "serch"],
-            'Unknown command "serch". Did you mean "search"? Available commands: build, add, search, info. See: tinybert '
+            'Unknown command "serch". Did you mean "search"? Available commands: build, add, sync, search, info. See: tinybert '
             "index --help",
         ),
         (
@@ -71,10 +71,10 @@ def test_a_wrong_command_line_is_one_line_with_the_help_to_read(arguments: list[
 def ends_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
     """Status and message of a command that raises this."""
 
-    def read_chunks(path: str) -> list[str]:
+    def read_rows(*path: object, **options: object) -> list[dict[str, str]]:
         raise error
 
-    monkeypatch.setattr(search, "read_chunks", read_chunks)
+    monkeypatch.setattr(search, "read_rows", read_rows)
     done = tinybert(*SEARCH)
     assert done.out == ""
     return done.status, done.err
