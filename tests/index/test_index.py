@@ -321,7 +321,7 @@ def test_a_stored_text_is_only_replaced_by_upsert(address: str, encoder: Path) -
     index.add([{"id": "a", "text": TEXTS[0], "year": 1}, {"id": "b", "text": TEXTS[1]}])
     with pytest.raises(InputError, match=r"id 'a' is in .* with another text"):
         index.add([{"id": "c", "text": TEXTS[2]}, {"id": "a", "text": TEXTS[3]}])
-    with pytest.raises(InputError, match="id 'd' comes twice"):
+    with pytest.raises(InputError, match="id 'd' comes twice, with another text"):
         index.add([{"id": "d", "text": TEXTS[2]}, {"id": "d", "text": TEXTS[3]}])
     assert len(index) == 2
     assert index.upsert([{"id": "a", "text": TEXTS[4], "section": "art"}, {"id": "e", "text": TEXTS[5]}]) == 2

@@ -29,7 +29,7 @@ class BusyError(UnreadableError, BlockingIOError):
 class FolderStore:
     """A LanceDB table in a folder: files that any number of processes may read and write.
 
-    A store knows nothing of models. Where its engine fails, it raises an UnreadableError that says what to do.
+    It knows nothing of models. Where its engine fails, it raises an UnreadableError that says what to do.
 
     Every write commits a new version of the table with one file, so a process that is killed leaves the version before.
     Writers take turns by a lock, which the system frees when they are killed; readers need none.
@@ -44,8 +44,7 @@ class FolderStore:
     lock_seconds = 60.0  # a batch of records is written in less
 
     def __init__(self, address: str) -> None:
-        # It warns of every table that it creates. The variable is read at the import.
-        os.environ.setdefault("LANCEDB_LOG", "error")
+        os.environ.setdefault("LANCEDB_LOG", "error")  # before the import: it warns of every table that it creates
         self.path = Path(address).expanduser()
         self._lancedb = import_engine("lancedb")
         self._indexes = import_engine("lancedb.index")
@@ -60,14 +59,11 @@ class FolderStore:
             if METADATA_KEY.encode() not in (self._table.schema.metadata or {}):
                 raise UnreadableError(f"{self.path} was not made by tinybert_hf. Name another folder.")
         elif others or self.path.is_file() or any((files / "data").glob("*")):  # else new, or killed before it wrote
-            raise UnreadableError(
-                f"{self.path} is no search index, or files of it are missing: there is nothing in "
-                f"{COLLECTION}.lance/_versions. Name another folder, or restore a copy."
-            )
+            remedy = f"There is nothing in {files / '_versions'}. Name another folder, or restore a copy."
+            raise UnreadableError(f"{self.path} is no search index, or files of it are missing. {remedy}")
 
     def _connect(self) -> Any:
-        # An interval of 0: every call sees what other processes have written.
-        return self._lancedb.connect(self.path, read_consistency_interval=timedelta(0))
+        return self._lancedb.connect(self.path, read_consistency_interval=timedelta(0))  # sees what others write
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -76,12 +72,10 @@ class FolderStore:
             yield
         except (OSError, RuntimeError, ValueError) as error:
             if isinstance(error, Timeout) or "commit conflict" in str(error):
-                problem = f"Another process changed the index {self.path} meanwhile. Nothing is lost: run it again."
-                raise BusyError(problem) from error
-            problem = (
-                f"The index {self.path} could not be read or written: {error} If a file is missing or damaged, restore "
-                "a copy of the folder, or remove it and build the index again."
-            )
+                problem = f"Another process changed the index {self.path} at the same moment."
+                raise BusyError(f"{problem} Nothing is lost: run the same again.") from error
+            remedy = "If a file is missing or damaged, restore a copy, or remove the folder and build the index again."
+            problem = f"The index {self.path} could not be read or written: {error} {remedy}"
             if "No space left" in str(error):
                 problem = f"The disk of the index {self.path} is full. Nothing is lost: make room, run the same again."
             raise UnreadableError(problem) from error
@@ -111,10 +105,9 @@ class FolderStore:
 
     def fields(self) -> dict[str, str]:
         """Metadata fields and the names of their types."""
-        if self._table is None:
-            return {}
         names = {arrow: kind for kind, arrow in TYPES.items()}
-        return {field.name: names[str(field.type)] for field in self._table.schema if field.name not in BUILT_IN}
+        schema = () if self._table is None else self._table.schema
+        return {field.name: names[str(field.type)] for field in schema if field.name not in BUILT_IN}
 
     def add_fields(self, fields: Mapping[str, str]) -> None:
         with self._writing():
@@ -135,10 +128,7 @@ class FolderStore:
             return selected.limit(None).to_arrow().to_pylist()
 
     def write(self, rows: Sequence[dict[str, Any]], replace: bool) -> int:
-        """All of the rows or none, and how many; they are on disk when this returns.
-
-        Without `replace`, those whose ids another process has stored in the meantime are left out.
-        """
+        """Write all or none to the disk; how many. Without `replace`, no row whose id another process has stored."""
         table = self._arrow.Table.from_pylist(rows, schema=self._table.schema)
         merge = self._table.merge_insert("id").when_not_matched_insert_all()
         with self._writing():

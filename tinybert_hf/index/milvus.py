@@ -30,8 +30,7 @@ class MilvusStore:
     def __init__(self, address: str, token: str | None) -> None:
         self._milvus = import_extra("pymilvus", "milvus", "an index on a Milvus server")
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs every error that it raises
-        # Sees what another process wrote before it was killed.
-        self._strong = {"consistency_level": "Strong", "timeout": self.timeout}
+        self._strong = {"consistency_level": "Strong", "timeout": self.timeout}  # sees all that others have written
         # The index of large collections, and how far a search in it goes (docs/decisions.md, D50). Benchmarks set more.
         self.ann_type, self.ann, self.effort = "HNSW", {"M": 32, "efConstruction": 200}, {"ef": 128}
         parts = urlsplit(address)
@@ -54,9 +53,7 @@ class MilvusStore:
             described = self.client.describe_collection(self.collection, timeout=self.timeout)
             stored = described["properties"].get(METADATA_KEY)
             if stored is None:
-                raise UnreadableError(
-                    f"The collection {self.collection} of {self.uri} was not made by tinybert_hf. Name another one."
-                )
+                raise UnreadableError(f"{self.collection} of {self.uri} was not made by tinybert_hf. Name another one.")
             self._properties = json.loads(stored)
             self._has_bm25 = bool(described.get("functions"))
             self._complete()  # a process may have been killed while it made the collection or its index
@@ -66,10 +63,11 @@ class MilvusStore:
         try:
             yield
         except self._milvus.MilvusException as error:
-            raise ServerError(
-                f"The Milvus server {self.uri} is away or refused: {error.message} What it acknowledged is stored. See "
-                "that it runs, that address and token are right, and run the same again."
-            ) from error
+            problem = (
+                f"The Milvus server {self.uri} is away or refused: {error.message} What it acknowledged is stored."
+            )
+            remedy = "See that it runs, that address and token are right, and run the same again."
+            raise ServerError(f"{problem} {remedy}") from error
 
     def description(self) -> dict[str, Any] | None:
         return self._properties.get("description")
@@ -134,10 +132,8 @@ class MilvusStore:
         for row in rows:
             for name, limit in (("id", self.max_id_bytes), ("text", self.max_text_bytes)):
                 if (size := len(row[name].encode())) > limit:
-                    raise InputError(
-                        f"The {name} of the record {row['id'][:60]!r} has {size:,} bytes; Milvus stores {limit:,} at "
-                        "most. Split the text into passages, or use a folder."
-                    )
+                    place = f"The {name} of the record {row['id'][:60]!r}"
+                    raise InputError(f"{place} has {size:,} bytes; Milvus stores {limit:,}. Split it, or use a folder.")
         send = self.client.upsert if replace else self.client.insert
         step = max(1, self.max_bytes // max(row["embedding"].nbytes + len(row["text"].encode()) for row in rows))
         with self._errors():
@@ -151,13 +147,12 @@ class MilvusStore:
 
     def optimize(self) -> None:
         """From `ann_threshold` rows on, HNSW in place of the exact index; the server keeps it up to date."""
-        if self.count() < self.ann_threshold or self._index_type() != "FLAT":
-            return
-        with self._errors():
-            self.client.flush(self.collection)
-            self.client.release_collection(self.collection)
-            self.client.drop_index(self.collection, "embedding")
-            self._complete(self.ann_type)
+        if self.count() >= self.ann_threshold and self._index_type() == "FLAT":
+            with self._errors():
+                self.client.flush(self.collection)
+                self.client.release_collection(self.collection)
+                self.client.drop_index(self.collection, "embedding")
+                self._complete(self.ann_type)
 
     def _index_type(self) -> str:
         with self._errors():
@@ -169,10 +164,9 @@ class MilvusStore:
 
     def bm25(self, queries: Sequence[str], top_k: int, conditions: Filter) -> list[list[Hit]]:
         if not self._has_bm25:
-            raise InputError(
-                f"The index {self.uri}/{self.collection} has no BM25: Milvus has it since 2.5, and the server was older "
-                f"(now {self.version}). Search with mode dense, or build the index anew or in a folder."
-            )
+            why = f"Milvus has it since 2.5, and this one was made on an older server (it is {self.version} now)"
+            remedy = "Search with mode dense, or build the index on a newer server, or in a folder."
+            raise InputError(f"The index {self.uri}/{self.collection} has no BM25: {why}. {remedy}")
         search = {"anns_field": "bm25", "search_params": {"metric_type": "BM25"}}
         found = self._search(list(queries), top_k, conditions, **search)
         # Milvus' own server gives BM25 as a similarity, milvus-lite as a distance below 0.
@@ -195,7 +189,7 @@ class MilvusStore:
 
 
 def _expression(conditions: Filter) -> str:
-    """A filter in Milvus' language. Metadata is in the dynamic field, addressed so that no name is a reserved word."""
+    """A filter in Milvus' language. Metadata is addressed in the dynamic field, so that no name is a reserved word."""
     names = {name: name if name in BUILT_IN else f'$meta["{name}"]' for name, _, _ in conditions}
     return " and ".join(
         f"{names[name]} {sign} {json.dumps(value, ensure_ascii=False)}" for name, sign, value in conditions
