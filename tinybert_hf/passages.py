@@ -29,7 +29,6 @@ def find_files(paths: Sequence[str | Path]) -> dict[str, Path]:
     """The documents among files and in folders, by their names from the folder that holds all of `paths`.
 
     Hidden ones are left out, and so are links to folders, and links that lead out of a folder.
-
     Raises: InputError: if a path is not there, a folder in it cannot be listed, or there is no document.
     """
     found: set[Path] = set()
@@ -76,14 +75,13 @@ def read_passages(file: str, path: Path, splitter: Any) -> list[dict[str, Any]]:
         raise ValueError("it holds no text")
     title = " ".join((title or "").split()) or (headings[0][1] if headings else "") or path.stem
     f"{file}{title}{text}".encode()  # raises for halves of characters, which cannot be stored
-    sha = hashlib.sha256(data).hexdigest()
-    common = {"file": file, "file_sha256": sha, "file_passages": len(chunks), "title": title}
+    version = {"file": file, "file_sha256": hashlib.sha256(data).hexdigest(), "file_passages": len(chunks)}
     place = last = 0
     records = []
     for number, (start, chunk) in enumerate(chunks, start=1):
         place += text.count("\f" if suffix == ".pdf" else "\n", last, start)
         last = start
-        record = common | {"id": f"{file}#{number}", "text": chunk.replace("\f", "")}
+        record = version | {"title": title, "id": f"{file}#{number}", "text": chunk.replace("\f", "")}
         record["heading"] = next((path for line, path in reversed(headings) if line <= place), None)
         if suffix not in CONVERTERS:
             record["page" if suffix == ".pdf" else "line"] = place + 1
@@ -92,7 +90,7 @@ def read_passages(file: str, path: Path, splitter: Any) -> list[dict[str, Any]]:
 
 
 def read_text(data: bytes, suffix: str) -> tuple[str, str | None]:
-    """Markdown or plain text, and the title where the format has one. The pages of a PDF have form feeds between them."""
+    """Markdown or plain text, and the title where the format has one. Form feeds stand between the pages of a PDF."""
     if suffix == ".pdf":
         with import_library("pypdfium2").PdfDocument(data) as pdf:
             pages = [page.get_textpage().get_text_bounded() for page in pdf]

@@ -321,7 +321,7 @@ def test_a_stored_text_is_only_replaced_by_upsert(address: str, encoder: Path) -
     index.add([{"id": "a", "text": TEXTS[0], "year": 1}, {"id": "b", "text": TEXTS[1]}])
     with pytest.raises(InputError, match=r"id 'a' is in .* with another text"):
         index.add([{"id": "c", "text": TEXTS[2]}, {"id": "a", "text": TEXTS[3]}])
-    with pytest.raises(InputError, match="id 'd' comes twice"):
+    with pytest.raises(InputError, match="id 'd' comes twice, with another text"):
         index.add([{"id": "d", "text": TEXTS[2]}, {"id": "d", "text": TEXTS[3]}])
     assert len(index) == 2
     assert index.upsert([{"id": "a", "text": TEXTS[4], "section": "art"}, {"id": "e", "text": TEXTS[5]}]) == 2
@@ -709,7 +709,7 @@ def test_files_that_are_missing_or_damaged_are_noticed(encoder: Path, tmp_path: 
     (tmp_path / "photos" / "a.jpg").touch()
     with pytest.raises(UnreadableError, match="is no search index"):
         SearchIndex(tmp_path / "photos", encoder)
-    with pytest.raises(UnreadableError, match="is a file"):
+    with pytest.raises(UnreadableError, match="is no search index"):
         SearchIndex(tmp_path / "photos" / "a.jpg", encoder)
 
 
@@ -855,7 +855,7 @@ def test_upsert_replaces_from_the_command_line(command: Any, encoder: Path, tmp_
         ),
         (("search", "--index", "i", "--query", "a", "--filter", "{"), 1, "error: --filter is no JSON: {"),
         (("search", "--index", "i", "--query", "a"), 1, "error: The index i is empty"),
-        (("remove",), 2, "Available commands: build, add, search, info"),
+        (("remove",), 2, "Available commands: build, add, sync, search, info"),
     ],
 )
 def test_commands_say_what_is_missing(
@@ -881,7 +881,7 @@ def test_values_that_cannot_be_stored_end_the_command_with_one_line(
     arguments = ("--index", tmp_path / "i", "--model", encoder, "--data", tmp_path / "a.jsonl")
     status, printed = command("build", *arguments, "--metadata_columns", "tags")
     assert status == 1
-    assert "row 1, column tags: a text or a number is expected, got list" in printed
+    assert "column tags, row 1: a text or a number is expected, got list" in printed
 
 
 def test_the_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,13 +166,11 @@ def search(
 
 
 def parse_conditions(filter: str | None) -> dict[str, Any] | None:
-    if filter is None:
-        return None
     try:
-        conditions = json_.loads(filter)
+        conditions = None if filter is None else json_.loads(filter)
     except (json_.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"--filter is no JSON: {filter[:200]} ({error})") from error
-    if not isinstance(conditions, dict):
+        raise InputError(f"--filter is no JSON: {filter:.200} ({error})") from error
+    if filter is not None and not isinstance(conditions, dict):
         raise InputError(f'--filter must be a JSON object, such as {{"section": ["vcs"]}}, got {filter}.')
     return conditions
 

@@ -14,20 +14,12 @@ from tqdm import tqdm
 from transformers.utils import cached_file
 from transformers.utils.hub import get_checkpoint_shard_files
 
+from .. import pipeline_tinybert
 from ..convert_bert import load_config, read_prompts
 from ..encoding import SearchPipeline, load_search_pipeline, with_kernels
 from ..errors import InputError
 from ..files import sha256
 from ..loading import loading
-from ..pipeline_tinybert import (
-    check_queries,
-    check_top_k,
-    check_truncate_dim,
-    default_batch_tokens,
-    embed_window,
-    fuse_scores,
-    with_prompt,
-)
 from ..progress import progress_bar
 from ..ranking import BM25_WEIGHT, FUSED
 from .folder import FolderStore
@@ -37,9 +29,7 @@ from .records import NewRecord, as_field, parse_filter, parse_record, text_of_id
 logger = logging.getLogger(__name__)
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-# Records that are encoded and acknowledged together: what a killed build loses at most. The small encoder needs seconds
-# for them on a CPU, the full one minutes.
-BATCH = 2_048
+BATCH = 2_048  # records that are encoded and acknowledged together: what a killed build loses at most
 
 Mode = Literal["dense", "bm25", "hybrid"]  # how `SearchIndex.search` ranks
 
@@ -59,18 +49,20 @@ class Identity(NamedTuple):
     weights: str | None  # SHA-256 of the weights' file
     dimension: int
 
+    def __str__(self) -> str:
+        if self.model is None:
+            return "embeddings that were given"
+        commit = f" at {self.revision}" if self.revision else ""
+        return f"{self.model}{commit} (weights {(self.weights or '')[:12]})"
+
 
 def model_identity(model: str | Path, revision: str | None, truncate_dim: int | None) -> Identity:
-    """Name, commit (of the Hub), SHA-256 of the weights (and of the prompts, if there are any), and the embeddings' width."""
+    """Name, commit (of the Hub), SHA-256 of the weights (with the prompts, if there are any), and the width."""
     with loading(model):
         config: Any = load_config(str(model), revision)
-        files = weight_files(str(model), revision)
+        pipeline_tinybert.check_truncate_dim(truncate_dim, config.hidden_size)
+        digests = [sha256(file) for file in weight_files(str(model), revision)]
         prompts = getattr(config, "prompts", None) or read_prompts(str(model), revision)
-    try:
-        check_truncate_dim(truncate_dim, config.hidden_size)
-    except ValueError as error:
-        raise InputError(f"{model}: {error}") from error
-    digests = [sha256(file) for file in files]
     if any(prompts.values()):
         digests.append(json.dumps(prompts, sort_keys=True))
     weights = digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
@@ -81,13 +73,11 @@ def weight_files(model: str, revision: str | None) -> list[str]:
     """The files that transformers reads the weights from."""
     for name in WEIGHTS:
         if file := cached_file(model, name, revision=revision, _raise_exceptions_for_missing_entries=False):
-            in_parts = name.endswith(".index.json")
-            return get_checkpoint_shard_files(model, file, revision=revision)[0] if in_parts else [file]
+            return get_checkpoint_shard_files(model, file, revision=revision)[0] if ".index." in name else [file]
     raise OSError(f"it has no {WEIGHTS[0]}.")
 
 
 def open_store(address: str, token: str | None) -> FolderStore | MilvusStore:
-    """The store that an address names."""
     if address.startswith(("http://", "https://")):
         return MilvusStore(address, token)
     if "://" in address:
@@ -101,8 +91,8 @@ class SearchIndex:
     """Texts with their embeddings and metadata in a folder or on a Milvus server.
 
     Args:
-        address: a folder, or `http(s)://HOST:PORT/COLLECTION?shards=S&replicas=R` of a Milvus server. Left out, the port
-            is 19530, the collection `passages`, and shards and replicas are 1.
+        address: a folder, or `http(s)://HOST:PORT/COLLECTION?shards=S&replicas=R` of a Milvus server. Without them, the
+            port is 19530, the collection `passages`, and shards and replicas are 1.
         model: a model folder or Hub id. For an index that exists, the one that made it; None takes the stored name.
             A new index without a model takes records that bring their embedding.
         revision: branch, tag or commit of a Hub model.
@@ -112,16 +102,13 @@ class SearchIndex:
     Raises:
         InputError: if the index was made by another model or with another width.
         UnreadableError: if the model or the index cannot be read; a ConnectionError too, if the server does not answer.
-        MissingExtraError: without `pip install 'tinybert_hf[index]'`; for a server, `'tinybert_hf[milvus]'`.
 
-    A record is a text, or a mapping. The mapping has a `text`. It may have an `id` (a string or an integer), an
-    `embedding` (of the index's width; it is scaled to length 1), and metadata: any other names with a string, number,
-    boolean or None. Without an id, the text's hash is its id, so that equal texts are one record. A metadata field keeps
-    the type of its first value.
+    A record is a text, or a mapping with a `text`. It may have an `id` (a string or an integer), an `embedding` (it is
+    scaled to length 1), and metadata: other names with a string, number, boolean or None. Without an id, its text's
+    hash is one, so that equal texts are one record. A metadata field keeps the type of its first value.
 
-    Methods that take records write them in their order, in batches of `BATCH`. A batch that was acknowledged stays,
-    whatever happens to the next. They raise TypeError or InputError at the first record that does not fit, and
-    UnreadableError where the store fails.
+    Records are written in their order, in batches of `BATCH`. One that was acknowledged stays, whatever happens to the
+    next. TypeError or InputError is raised at the first record that does not fit, UnreadableError if the store fails.
     """
 
     def __init__(
@@ -136,24 +123,21 @@ class SearchIndex:
             raise InputError("revision and truncate_dim belong to a model: pass model too.")
         self.address = str(address)
         self.store = open_store(self.address, token)
-        given = None if model is None else model_identity(model, revision, truncate_dim)
-        stored = self.store.description()
-        self.identity = given if stored is None else Identity(**stored)
-        if stored is not None and given is not None:
-            self._check_model(given)
+        self.identity = None if model is None else model_identity(model, revision, truncate_dim)
+        self._read_identity()
 
-    def _check_model(self, given: Identity) -> None:
-        assert self.identity is not None
-        if given.weights != self.identity.weights:
-            raise InputError(
-                f"The index {self.address} was made by {_name(self.identity)}, not by {_name(given)}. Embeddings of two "
-                "models cannot be compared: open it with that model, or make another index."
-            )
-        if given.dimension != self.identity.dimension:
-            raise InputError(
-                f"The index {self.address} has {self.identity.dimension} dimensions, not {given.dimension}: pass "
-                f"truncate_dim={self.identity.dimension}, or make another index."
-            )
+    def _read_identity(self) -> None:
+        """Take what is stored for the identity. Raises: InputError: if it was another."""
+        if (stored := self.store.description()) is None:
+            return
+        given, self.identity = self.identity, Identity(**stored)
+        if given and given.weights != self.identity.weights:
+            made = f"The index {self.address} was made by {self.identity}, not by {given}."
+            raise InputError(f"{made} Two models' embeddings differ: open it with its own, or make another index.")
+        width = self.identity.dimension
+        if given and given.dimension != width:
+            remedy = f"pass truncate_dim={width}, or make another index."
+            raise InputError(f"The index {self.address} has {width} dimensions, not {given.dimension}: {remedy}")
 
     @cached_property
     def pipeline(self) -> SearchPipeline:
@@ -162,32 +146,29 @@ class SearchIndex:
         if identity is None or identity.model is None:
             remedy = "Its embeddings were given: pass some, and no rerank." if identity else "Open it with model=..."
             raise InputError(f"{self.address} knows no model that could encode texts. {remedy}")
-        self._check_model(model_identity(identity.model, identity.revision, identity.dimension))
+        self.identity = model_identity(identity.model, identity.revision, identity.dimension)
+        self._read_identity()
         return load_search_pipeline(identity.model, identity.revision)
 
     def __len__(self) -> int:
-        """Records that are stored."""
         return self.store.count()
 
     def info(self) -> dict[str, Any]:
         """Address, number of records, model, fields, and what the engine tells."""
         identity = self.identity._asdict() if self.identity else {}
-        stored = self.store.info() if self.store.description() else {}
-        return {"address": self.address, "records": len(self), **identity, "fields": self.store.fields(), **stored}
+        engine = self.store.info() if self.store.description() else {}
+        return {"address": self.address, "records": len(self), **identity, "fields": self.store.fields(), **engine}
 
     def add(self, records: Iterable[str | Mapping[str, Any]], show_progress_bar: bool = False) -> Added:
-        """Store the records whose ids are new. Run again after an interruption, it goes on where it was stopped.
-
-        Raises, besides what the class says: InputError: if an id is stored with another text (`upsert` replaces it).
-        """
+        """Store the records whose ids are new. Raises: InputError: also if an id is stored with another text."""
         return self._write(records, replace=False, show_progress_bar=show_progress_bar)
 
     def upsert(self, records: Iterable[str | Mapping[str, Any]], show_progress_bar: bool = False) -> int:
-        """Store the records in place of those with the same ids; the number of records written."""
+        """Store the records in place of those with the same ids, and tell how many."""
         return self._write(records, replace=True, show_progress_bar=show_progress_bar).added
 
     def delete(self, ids: Iterable[str | int]) -> int:
-        """Remove the records with these ids; the number of those that were there."""
+        """Remove the records with these ids, and tell how many were there."""
         if isinstance(ids, str):
             raise TypeError("ids must be a list of ids, got a string. For one pass [id].")
         names = iter(dict.fromkeys(text_of_id(name, "ids") for name in ids))
@@ -225,15 +206,13 @@ class SearchIndex:
         """One record for each id of the batch, and only those that are not stored yet; with `replace`, all ids."""
         unique: dict[str, NewRecord] = {}
         for record in batch:
-            earlier = unique.get(record.id)
-            if earlier and earlier.text != record.text and not replace:
-                raise _conflict(record.id, "comes twice, with different texts")
-            unique[record.id] = record if replace or not earlier else earlier
+            unique[record.id] = record if replace else unique.get(record.id, record)
         rows = [] if replace else self.store.rows([("id", "in", list(unique))], ["text"])
         stored = {row["id"]: row["text"] for row in rows}
-        for name, text in stored.items():
-            if unique[name].text != text:
-                raise _conflict(name, f"is in {self.address} with another text")
+        for record in [] if replace else batch:
+            if record.text != stored.get(record.id, unique[record.id].text):
+                place = f"is in {self.address}" if record.id in stored else "comes twice,"
+                raise InputError(f"The id {record.id!r} {place} with another text. Upsert it, or use other ids.")
         return [record for name, record in unique.items() if name not in stored]
 
     def _write_batch(self, records: Sequence[NewRecord], replace: bool, bar: tqdm) -> int:
@@ -241,9 +220,7 @@ class SearchIndex:
         if self.store.description() is None:
             self.identity = self.identity or Identity(None, None, None, embeddings.shape[1])
             self.store.create(self.identity._asdict())
-            if stored := self.store.description():  # another process may have been faster, with another model
-                given, self.identity = self.identity, Identity(**stored)
-                self._check_model(given)
+            self._read_identity()  # another process may have been faster, with another model
         known = self.store.fields()
         fields = dict(known)
         rows = []
@@ -252,8 +229,8 @@ class SearchIndex:
             for name, value in record.metadata.items():
                 kind = fields.setdefault(name, type(value).__name__)
                 rows[-1][name] = as_field(value, kind, f"{name} of the record {record.id!r}")
-        if len(fields) > len(known):
-            self.store.add_fields({name: kind for name, kind in fields.items() if name not in known})
+        if new := {name: kind for name, kind in fields.items() if name not in known}:
+            self.store.add_fields(new)
         return self.store.write(rows, replace)
 
     def _embed(self, records: Sequence[NewRecord], bar: tqdm) -> np.ndarray:
@@ -262,20 +239,20 @@ class SearchIndex:
         encoded: Iterator[np.ndarray] = iter(())
         if texts := [record.text for record in records if record.embedding is None]:
             model, tokenizer = with_kernels(self.pipeline.model), self.pipeline.tokenizer
-            texts = with_prompt(model.config, "document", texts)
+            texts = pipeline_tinybert.with_prompt(model.config, "document", texts)
             limit = min(tokenizer.model_max_length, model.config.max_position_embeddings)
             if long := [text for text in texts if len(text) > limit]:
                 self.cut_off += sum(len(ids) > limit for ids in tokenizer(long, verbose=False)["input_ids"])
-            vectors = embed_window(model, tokenizer, texts, default_batch_tokens(model), bar)
+            batch_tokens = pipeline_tinybert.default_batch_tokens(model)
+            vectors = pipeline_tinybert.embed_window(model, tokenizer, texts, batch_tokens, bar)
             encoded = iter(vectors[:, :width].cpu().numpy())
         rows = [next(encoded) if record.embedding is None else record.embedding for record in records]
+        names = [f"the record {record.id!r}" for record in records]
         width = width or len(rows[0])
-        for record, row in zip(records, rows, strict=True):
-            if len(row) != width:
-                raise InputError(
-                    f"The embedding of the record {record.id!r} has {len(row)} dimensions; {self.address} has {width}."
-                )
-        return unit_rows(np.stack(rows), [f"the record {record.id!r}" for record in records])
+        if wrong := [(name, len(row)) for name, row in zip(names, rows, strict=True) if len(row) != width]:
+            name, length = wrong[0]
+            raise InputError(f"The embedding of {name} has {length} dimensions; {self.address} has {width}.")
+        return unit_rows(np.stack(rows), names)
 
     def search(
         self,
@@ -302,17 +279,15 @@ class SearchIndex:
         Returns: for one query a list of hits, best first, each with the record's metadata; for a list of queries, or
         without any, a list of such lists. Scores are cosines, BM25's, or, if fused or ranked anew, sums of 0 to 1.
 
-        Raises:
-            TypeError: if a query is not a string.
-            InputError: if a query is empty, a number or a filter does not fit, or the index is empty or has no BM25.
+        Raises: InputError: if an argument does not fit, or the index is empty or has no BM25; TypeError: of a query.
         """
         if mode not in get_args(Mode):
             raise InputError(f"mode must be dense, bm25 or hybrid, got {mode!r}.")
         if queries is None and (embeddings is None or mode != "dense" or rerank or highlight):
             raise InputError("queries may be None only with embeddings, in mode dense, without rerank and highlight.")
         try:
-            check_top_k(top_k, rerank or 0)
-            texts = [] if queries is None else check_queries(queries, "queries")
+            pipeline_tinybert.check_top_k(top_k, rerank or 0)
+            texts = [] if queries is None else pipeline_tinybert.check_queries(queries, "queries")
         except ValueError as error:
             raise InputError(str(error)) from error
         if queries is not None and embeddings is not None and len(embeddings) != len(texts):
@@ -323,17 +298,16 @@ class SearchIndex:
         if rerank is None:  # what needs no model does not load one
             rerank = 0 if mode == "bm25" or embeddings is not None else self.pipeline.model.config.rerank_depth
         depth = max(top_k, rerank)
-        if mode == "bm25":
-            found = self.store.bm25(texts, depth, conditions)
-        elif mode == "dense":
-            found = self.store.dense(self._query_vectors(texts, embeddings), depth, conditions)
-        else:
-            bm25 = self.store.bm25(texts, max(depth, FUSED), conditions)
-            dense = self.store.dense(self._query_vectors(texts, embeddings), max(depth, FUSED), conditions)
+        wide = max(depth, FUSED) if mode == "hybrid" else depth
+        bm25 = [] if mode == "dense" else self.store.bm25(texts, wide, conditions)
+        dense = [] if mode == "bm25" else self.store.dense(self._query_vectors(texts, embeddings), wide, conditions)
+        found = bm25 or dense
+        if mode == "hybrid":
             found = []
             for sides in zip(bm25, dense, strict=True):
                 hits = {hit["id"]: hit for side in sides for hit in side}
-                scores = fuse_scores(BM25_WEIGHT, *({hit["id"]: hit["score"] for hit in side} for side in sides))
+                by_side = ({hit["id"]: hit["score"] for hit in side} for side in sides)
+                scores = pipeline_tinybert.fuse_scores(BM25_WEIGHT, *by_side)
                 found.append([hits[name] | {"score": score} for name, score in scores.items()][:depth])
         if rerank or highlight:
             found = self.pipeline.refine(texts, found, top_k, rerank, highlight)
@@ -341,22 +315,10 @@ class SearchIndex:
 
     def _query_vectors(self, texts: list[str], embeddings: np.ndarray | None) -> np.ndarray:
         assert self.identity is not None  # the index is not empty
+        width = self.identity.dimension
         if embeddings is None:
-            return self.pipeline.encode_query(texts, truncate_dim=self.identity.dimension).numpy()
+            return self.pipeline.encode_query(texts, truncate_dim=width).numpy()
         rows = np.asarray(embeddings, dtype=np.float32)
-        if rows.ndim != 2 or rows.shape[1] != self.identity.dimension:
-            raise InputError(
-                f"embeddings must be (queries, {self.identity.dimension}) for {self.address}, got {rows.shape}."
-            )
+        if rows.ndim != 2 or rows.shape[1] != width:
+            raise InputError(f"embeddings must be (queries, {width}) for {self.address}, got {rows.shape}.")
         return unit_rows(rows, [f"query {position}" for position in range(len(rows))])
-
-
-def _name(identity: Identity) -> str:
-    if identity.model is None:
-        return "embeddings that were given"
-    commit = f" at {identity.revision}" if identity.revision else ""
-    return f"{identity.model}{commit} (weights {(identity.weights or '')[:12]})"
-
-
-def _conflict(name: str, problem: str) -> InputError:
-    return InputError(f"The id {name!r} {problem}. Use upsert to replace texts, or other ids.")

@@ -18,6 +18,7 @@ from ..extras import import_extra
 from ..files import LOCK
 from .records import BUILT_IN, COLLECTION, METADATA_KEY, Filter, Hit, as_hit
 
+TYPES = {"str": "string", "int": "int64", "float": "double", "bool": "bool"}  # of metadata, and Arrow's names
 import_engine = partial(import_extra, extra="index", purpose="an index in a folder")
 
 
@@ -28,55 +29,41 @@ class BusyError(UnreadableError, BlockingIOError):
 class FolderStore:
     """A LanceDB table in a folder: files that any number of processes may read and write.
 
-    A store knows nothing of models. Where its engine fails, it raises an UnreadableError that says what to do.
+    It knows nothing of models. Where its engine fails, it raises an UnreadableError that says what to do.
 
-    Every write makes a new version of the table and commits it with one file. A process that is killed leaves the
-    version before. Writers take turns by a lock, which the system frees when they are killed; readers need none.
+    Every write commits a new version of the table with one file, so a process that is killed leaves the version before.
+    Writers take turns by a lock, which the system frees when they are killed; readers need none.
 
-    Below `ann_threshold` rows, and for rows added since the last `optimize`, the search compares the query with every
-    row. Above, IVF_RQ finds candidates by codes of 4 bits a number (RaBitQ, Gao and Long 2024), which are then ranked by
-    their stored vectors.
+    Below `ann_threshold` rows, and for rows since the last `optimize`, the query is compared with every row. Above,
+    IVF_RQ finds candidates by codes of 4 bits a number (RaBitQ, Gao and Long 2024), ranked by their stored vectors.
     """
 
-    # Here, comparing a query with every row takes 36 ms of a core at 768 dimensions, and 9 ms with the index; at 10,000
-    # rows 23 ms (docs/decisions.md, D48).
-    ann_threshold = 20_000
-    # Recall 1.0 at 10 on 100,000 rows, of which this probes all (docs/decisions.md, D49). 64 partitions hold 262,144
-    # rows; millions may need more.
-    nprobes = 64
+    ann_threshold = 20_000  # 36 ms of a core a query, or 9 with the index, at 768 dimensions (docs/decisions.md, D48)
+    nprobes = 64  # partitions, which hold 262,144 rows; millions may need more (D49)
     refine_factor = 5  # so many times top_k are ranked by their stored vectors
-    # Files of older versions are removed when no running search can still need them.
-    keep_versions = timedelta(minutes=1)
     lock_seconds = 60.0  # a batch of records is written in less
 
     def __init__(self, address: str) -> None:
-        # It warns of every table that it creates. The variable is read at the import.
-        os.environ.setdefault("LANCEDB_LOG", "error")
+        os.environ.setdefault("LANCEDB_LOG", "error")  # before the import: it warns of every table that it creates
         self.path = Path(address).expanduser()
         self._lancedb = import_engine("lancedb")
         self._indexes = import_engine("lancedb.index")
+        self._arrow = import_engine("pyarrow")
         self.ann: Any = None  # set by benchmarks only: another LanceDB index in place of IVF_RQ
         self._table: Any = None
-        if self.path.is_file():
-            raise UnreadableError(f"{self.path} is a file; an index is a folder.")
-        if not self.path.is_dir() or all(path.name == LOCK for path in self.path.iterdir()):
-            return
         files = self.path / f"{COLLECTION}.lance"
-        if not any((files / "_versions").glob("*")):
-            if files.is_dir() and not any((files / "data").glob("*")):
-                return  # killed before anything was written
-            raise UnreadableError(
-                f"{self.path} is no search index, or files of it are missing: there is nothing in "
-                f"{COLLECTION}.lance/_versions. Name another folder, or restore a copy."
-            )
-        with self._errors():
-            self._table = self._connect().open_table(COLLECTION)
-        if METADATA_KEY.encode() not in (self._table.schema.metadata or {}):
-            raise UnreadableError(f"{self.path} was not made by tinybert_hf. Name another folder.")
+        others = [path for path in self.path.glob("*") if path.name not in (LOCK, files.name)]
+        if any((files / "_versions").glob("*")):
+            with self._errors():
+                self._table = self._connect().open_table(COLLECTION)
+            if METADATA_KEY.encode() not in (self._table.schema.metadata or {}):
+                raise UnreadableError(f"{self.path} was not made by tinybert_hf. Name another folder.")
+        elif others or self.path.is_file() or any((files / "data").glob("*")):  # else new, or killed before it wrote
+            remedy = f"There is nothing in {files / '_versions'}. Name another folder, or restore a copy."
+            raise UnreadableError(f"{self.path} is no search index, or files of it are missing. {remedy}")
 
     def _connect(self) -> Any:
-        # An interval of 0: every call sees what other processes have written.
-        return self._lancedb.connect(self.path, read_consistency_interval=timedelta(0))
+        return self._lancedb.connect(self.path, read_consistency_interval=timedelta(0))  # sees what others write
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -85,17 +72,13 @@ class FolderStore:
             yield
         except (OSError, RuntimeError, ValueError) as error:
             if isinstance(error, Timeout) or "commit conflict" in str(error):
-                raise BusyError(
-                    f"Another process changed the index {self.path} at the same moment. Nothing is lost: run the same again."
-                ) from error
+                problem = f"Another process changed the index {self.path} at the same moment."
+                raise BusyError(f"{problem} Nothing is lost: run the same again.") from error
+            remedy = "If a file is missing or damaged, restore a copy, or remove the folder and build the index again."
+            problem = f"The index {self.path} could not be read or written: {error} {remedy}"
             if "No space left" in str(error):
-                raise UnreadableError(
-                    f"The disk of the index {self.path} is full. Nothing is lost: make room, and run the same again."
-                ) from error
-            raise UnreadableError(
-                f"The index {self.path} could not be read or written: {error} If a file is missing or damaged, restore "
-                "a copy of the folder, or remove it and build the index again."
-            ) from error
+                problem = f"The disk of the index {self.path} is full. Nothing is lost: make room, run the same again."
+            raise UnreadableError(problem) from error
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -109,11 +92,10 @@ class FolderStore:
         return None if self._table is None else json.loads(self._table.schema.metadata[METADATA_KEY.encode()])
 
     def create(self, description: dict[str, Any]) -> None:
-        import pyarrow as pa
-
-        kinds = {"id": pa.string(), "text": pa.string(), "embedding": pa.list_(pa.float32(), description["dimension"])}
-        columns = [pa.field(name, kind, nullable=False) for name, kind in kinds.items()]
-        schema = pa.schema(columns, metadata={METADATA_KEY: json.dumps(description)})
+        vector = self._arrow.list_(self._arrow.float32(), description["dimension"])
+        kinds = {"id": "string", "text": "string", "embedding": vector}
+        columns = [self._arrow.field(name, kind, nullable=False) for name, kind in kinds.items()]
+        schema = self._arrow.schema(columns, metadata={METADATA_KEY: json.dumps(description)})
         with self._writing():
             if any((self.path / f"{COLLECTION}.lance" / "_versions").glob("*")):  # another process was faster
                 self._table = self._connect().open_table(COLLECTION)
@@ -123,25 +105,19 @@ class FolderStore:
 
     def fields(self) -> dict[str, str]:
         """Metadata fields and the names of their types."""
-        if self._table is None:
-            return {}
-        names = {"string": "str", "int64": "int", "double": "float", "bool": "bool"}
-        return {field.name: names[str(field.type)] for field in self._table.schema if field.name not in BUILT_IN}
+        names = {arrow: kind for kind, arrow in TYPES.items()}
+        schema = () if self._table is None else self._table.schema
+        return {field.name: names[str(field.type)] for field in schema if field.name not in BUILT_IN}
 
     def add_fields(self, fields: Mapping[str, str]) -> None:
-        import pyarrow as pa
-
-        types = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
         with self._writing():
-            new = [pa.field(name, types[kind]) for name, kind in fields.items() if name not in self.fields()]
+            new = [self._arrow.field(name, TYPES[kind]) for name, kind in fields.items() if name not in self.fields()]
             if new:  # another process was not faster
-                self._table.add_columns(pa.schema(new))
+                self._table.add_columns(self._arrow.schema(new))
 
     def count(self) -> int:
-        if self._table is None:
-            return 0
         with self._errors():
-            return self._table.count_rows()
+            return 0 if self._table is None else self._table.count_rows()
 
     def rows(self, conditions: Filter, fields: Sequence[str]) -> list[dict[str, Any]]:
         """The id and these fields of all records that the conditions select."""
@@ -152,13 +128,8 @@ class FolderStore:
             return selected.limit(None).to_arrow().to_pylist()
 
     def write(self, rows: Sequence[dict[str, Any]], replace: bool) -> int:
-        """All of the rows or none, and how many; they are on disk when this returns.
-
-        Without `replace`, those whose ids another process has stored in the meantime are left out.
-        """
-        import pyarrow as pa
-
-        table = pa.Table.from_pylist(rows, schema=self._table.schema)
+        """Write all or none to the disk; how many. Without `replace`, no row whose id another process has stored."""
+        table = self._arrow.Table.from_pylist(rows, schema=self._table.schema)
         merge = self._table.merge_insert("id").when_not_matched_insert_all()
         with self._writing():
             done = (merge.when_matched_update_all() if replace else merge).execute(table)
@@ -179,7 +150,7 @@ class FolderStore:
                 if self._table.schema.field("embedding").type.list_size % 8:  # LanceDB's RaBitQ takes no other width
                     quantized = self._indexes.IvfSq(distance_type="dot")
                 self._table.create_index("embedding", config=self.ann or quantized)
-            self._table.optimize(cleanup_older_than=self.keep_versions)
+            self._table.optimize(cleanup_older_than=timedelta(minutes=1))  # no search still needs those
 
     def dense(self, embeddings: np.ndarray, top_k: int, conditions: Filter) -> list[list[Hit]]:
         fields = self.fields()
@@ -195,13 +166,10 @@ class FolderStore:
     def bm25(self, queries: Sequence[str], top_k: int, conditions: Filter) -> list[list[Hit]]:
         match = import_engine("lancedb.query").MatchQuery
         fields = self.fields()
-        hits = []
-        for text in queries:
-            with self._errors():
-                query = self._table.search(match(text, "text"), query_type="fts")
-                rows = self._rows(query, top_k, conditions, [*fields, "_score"])
-            hits.append([as_hit(row, row["_score"], fields) for row in rows])
-        return hits
+        with self._errors():
+            searches = [self._table.search(match(text, "text"), query_type="fts") for text in queries]
+            found = [self._rows(search, top_k, conditions, [*fields, "_score"]) for search in searches]
+        return [[as_hit(row, row["_score"], fields) for row in rows] for rows in found]
 
     def _rows(self, query: Any, top_k: int, conditions: Filter, columns: Sequence[str]) -> list[dict[str, Any]]:
         if conditions:
@@ -223,10 +191,6 @@ class FolderStore:
 
 def _expression(conditions: Filter) -> Any:
     """A filter as LanceDB builds it, which quotes names and values."""
-    col = import_engine("lancedb.expr").col
-    compare = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
-    parts = (
-        col(field).isin(value) if sign == "in" else compare[sign](col(field), value)
-        for field, sign, value in conditions
-    )
-    return reduce(operator.and_, parts)
+    engine = import_engine("lancedb.expr")
+    compare = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "in": engine.Expr.isin}
+    return reduce(operator.and_, (compare[sign](engine.col(field), value) for field, sign, value in conditions))

@@ -30,8 +30,8 @@ class MilvusStore:
     def __init__(self, address: str, token: str | None) -> None:
         self._milvus = import_extra("pymilvus", "milvus", "an index on a Milvus server")
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs every error that it raises
-        # The index of large collections, and how far a search in it goes (docs/decisions.md, D50). Only benchmarks set
-        # `effort` to something else.
+        self._strong = {"consistency_level": "Strong", "timeout": self.timeout}  # sees all that others have written
+        # The index of large collections, and how far a search in it goes (docs/decisions.md, D50). Benchmarks set more.
         self.ann_type, self.ann, self.effort = "HNSW", {"M": 32, "efConstruction": 200}, {"ef": 128}
         parts = urlsplit(address)
         self.collection = parts.path.strip("/") or COLLECTION
@@ -46,17 +46,14 @@ class MilvusStore:
         with self._errors():
             self.client = self._milvus.MilvusClient(uri=self.uri, token=token or "", timeout=10)
             self.version = self.client.get_server_version()
-            self._properties: dict[str, Any] | None = None
+            self._properties: dict[str, Any] = {}  # until there is a collection
             self._has_bm25 = False
             if not self.client.has_collection(self.collection, timeout=self.timeout):
                 return
             described = self.client.describe_collection(self.collection, timeout=self.timeout)
             stored = described["properties"].get(METADATA_KEY)
             if stored is None:
-                raise UnreadableError(
-                    f"The collection {self.collection} of {self.uri} was not made by tinybert_hf. Name another "
-                    f"collection: {self.uri}/NAME."
-                )
+                raise UnreadableError(f"{self.collection} of {self.uri} was not made by tinybert_hf. Name another one.")
             self._properties = json.loads(stored)
             self._has_bm25 = bool(described.get("functions"))
             self._complete()  # a process may have been killed while it made the collection or its index
@@ -66,13 +63,14 @@ class MilvusStore:
         try:
             yield
         except self._milvus.MilvusException as error:
-            raise ServerError(
-                f"The Milvus server {self.uri} is away or refused: {error.message} What it acknowledged is stored. See that "
-                "it runs, that address and token are right, and run the same again."
-            ) from error
+            problem = (
+                f"The Milvus server {self.uri} is away or refused: {error.message} What it acknowledged is stored."
+            )
+            remedy = "See that it runs, that address and token are right, and run the same again."
+            raise ServerError(f"{problem} {remedy}") from error
 
     def description(self) -> dict[str, Any] | None:
-        return self._properties and self._properties["description"]
+        return self._properties.get("description")
 
     def create(self, description: dict[str, Any]) -> None:
         types = self._milvus.DataType
@@ -87,15 +85,10 @@ class MilvusStore:
             schema.add_field("bm25", types.SPARSE_FLOAT_VECTOR)
             schema.add_function(self._milvus.Function("bm25", self._milvus.FunctionType.BM25, ["text"], ["bm25"]))
         properties = {"description": description, "fields": {}}
+        options = {"properties": {METADATA_KEY: json.dumps(properties)}, "num_shards": self.options["shards"]}
+        options |= {"consistency_level": "Session", "timeout": self.timeout}  # a client sees what it has written
         with self._errors():
-            self.client.create_collection(
-                self.collection,
-                schema=schema,
-                properties={METADATA_KEY: json.dumps(properties)},
-                num_shards=self.options["shards"],
-                consistency_level="Session",  # a client sees what it has written
-                timeout=self.timeout,
-            )
+            self.client.create_collection(self.collection, schema=schema, **options)
             self._complete()
         self._properties = properties
 
@@ -113,57 +106,39 @@ class MilvusStore:
             self.client.load_collection(self.collection, replica_number=self.options["replicas"])
 
     def fields(self) -> dict[str, str]:
-        return self._properties["fields"] if self._properties else {}
+        return self._properties.get("fields", {})
 
     def add_fields(self, fields: Mapping[str, str]) -> None:
-        assert self._properties is not None
         self._properties["fields"] |= fields
         with self._errors():
-            self.client.alter_collection_properties(
-                self.collection, {METADATA_KEY: json.dumps(self._properties)}, timeout=self.timeout
-            )
+            stored = {METADATA_KEY: json.dumps(self._properties)}
+            self.client.alter_collection_properties(self.collection, stored, timeout=self.timeout)
 
     def count(self) -> int:
-        if self._properties is None:
+        if not self._properties:
             return 0
-        return self._query(output_fields=["count(*)"])[0]["count(*)"]
+        with self._errors():
+            return self.client.query(self.collection, output_fields=["count(*)"], **self._strong)[0]["count(*)"]
 
     def rows(self, conditions: Filter, fields: Sequence[str]) -> list[dict[str, Any]]:
-        if self._properties is None:
+        if not self._properties:
             return []
         with self._errors():
-            pages = self.client.query_iterator(
-                self.collection,
-                filter=_expression(conditions),
-                output_fields=["id", *fields],
-                consistency_level="Strong",  # sees what another process wrote before it was killed
-                timeout=self.timeout,
-            )
+            columns, chosen = ["id", *fields], _expression(conditions)
+            pages = self.client.query_iterator(self.collection, filter=chosen, output_fields=columns, **self._strong)
             return [row for page in iter(pages.next, []) for row in page]
-
-    def _query(self, **options: Any) -> list[dict[str, Any]]:
-        """What is stored, also what another process wrote before it was killed."""
-        with self._errors():
-            return self.client.query(self.collection, consistency_level="Strong", timeout=self.timeout, **options)
 
     def write(self, rows: Sequence[dict[str, Any]], replace: bool) -> int:
         for row in rows:
             for name, limit in (("id", self.max_id_bytes), ("text", self.max_text_bytes)):
-                size = len(row[name].encode())
-                if size > limit:
-                    raise InputError(
-                        f"The {name} of the record {row['id'][:60]!r} has {size:,} bytes; Milvus stores {limit:,} at "
-                        "most. Split the text into passages, or use a folder."
-                    )
-        part, size = [], 0
+                if (size := len(row[name].encode())) > limit:
+                    place = f"The {name} of the record {row['id'][:60]!r}"
+                    raise InputError(f"{place} has {size:,} bytes; Milvus stores {limit:,}. Split it, or use a folder.")
         send = self.client.upsert if replace else self.client.insert
+        step = max(1, self.max_bytes // max(row["embedding"].nbytes + len(row["text"].encode()) for row in rows))
         with self._errors():
-            for row in rows:
-                part.append(row)
-                size += row["embedding"].nbytes + len(row["text"].encode())
-                if size >= self.max_bytes or row is rows[-1]:
-                    send(self.collection, part, timeout=self.timeout)
-                    part, size = [], 0
+            for start in range(0, len(rows), step):
+                send(self.collection, rows[start : start + step], timeout=self.timeout)
         return len(rows)
 
     def delete(self, ids: Sequence[str]) -> None:
@@ -172,13 +147,12 @@ class MilvusStore:
 
     def optimize(self) -> None:
         """From `ann_threshold` rows on, HNSW in place of the exact index; the server keeps it up to date."""
-        if self.count() < self.ann_threshold or self._index_type() != "FLAT":
-            return
-        with self._errors():
-            self.client.flush(self.collection)
-            self.client.release_collection(self.collection)
-            self.client.drop_index(self.collection, "embedding")
-            self._complete(self.ann_type)
+        if self.count() >= self.ann_threshold and self._index_type() == "FLAT":
+            with self._errors():
+                self.client.flush(self.collection)
+                self.client.release_collection(self.collection)
+                self.client.drop_index(self.collection, "embedding")
+                self._complete(self.ann_type)
 
     def _index_type(self) -> str:
         with self._errors():
@@ -186,34 +160,23 @@ class MilvusStore:
 
     def dense(self, embeddings: np.ndarray, top_k: int, conditions: Filter) -> list[list[Hit]]:
         search = {"metric_type": "IP", "params": {name: max(value, top_k) for name, value in self.effort.items()}}
-        return self._search(list(embeddings), "embedding", search, top_k, conditions)
+        return self._search(list(embeddings), top_k, conditions, anns_field="embedding", search_params=search)
 
     def bm25(self, queries: Sequence[str], top_k: int, conditions: Filter) -> list[list[Hit]]:
         if not self._has_bm25:
-            raise InputError(
-                f"The index {self.uri}/{self.collection} has no BM25: Milvus has it since 2.5, and this one was made on "
-                f"an older server (it is {self.version} now). Search with mode dense, build the index on a newer "
-                "server, or in a folder."
-            )
-        found = self._search(list(queries), "bm25", {"metric_type": "BM25"}, top_k, conditions)
+            why = f"Milvus has it since 2.5, and this one was made on an older server (it is {self.version} now)"
+            remedy = "Search with mode dense, or build the index on a newer server, or in a folder."
+            raise InputError(f"The index {self.uri}/{self.collection} has no BM25: {why}. {remedy}")
+        search = {"anns_field": "bm25", "search_params": {"metric_type": "BM25"}}
+        found = self._search(list(queries), top_k, conditions, **search)
         # Milvus' own server gives BM25 as a similarity, milvus-lite as a distance below 0.
         return [[hit | {"score": abs(hit["score"])} for hit in hits] for hits in found]
 
-    def _search(
-        self, data: list[Any], field: str, parameters: dict[str, Any], top_k: int, conditions: Filter
-    ) -> list[list[Hit]]:
+    def _search(self, data: list[Any], top_k: int, conditions: Filter, **options: Any) -> list[list[Hit]]:
         fields = self.fields()
+        options |= {"output_fields": ["id", "text", *fields], "timeout": self.timeout}
         with self._errors():
-            found = self.client.search(
-                self.collection,
-                data=data,
-                anns_field=field,
-                limit=top_k,
-                search_params=parameters,
-                filter=_expression(conditions),
-                output_fields=["id", "text", *fields],
-                timeout=self.timeout,
-            )
+            found = self.client.search(self.collection, data, _expression(conditions), top_k, **options)
         return [[as_hit(hit["entity"], hit["distance"], fields) for hit in hits] for hits in found]
 
     def info(self) -> dict[str, Any]:
@@ -226,9 +189,8 @@ class MilvusStore:
 
 
 def _expression(conditions: Filter) -> str:
-    """A filter in Milvus' language. Metadata is in the dynamic field, addressed so that no name is a reserved word."""
-    parts = []
-    for field, operator, value in conditions:
-        name = field if field in BUILT_IN else f'$meta["{field}"]'
-        parts.append(f"{name} {operator} {json.dumps(value, ensure_ascii=False)}")
-    return " and ".join(parts)
+    """A filter in Milvus' language. Metadata is addressed in the dynamic field, so that no name is a reserved word."""
+    names = {name: name if name in BUILT_IN else f'$meta["{name}"]' for name, _, _ in conditions}
+    return " and ".join(
+        f"{names[name]} {sign} {json.dumps(value, ensure_ascii=False)}" for name, sign, value in conditions
+    )

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypedDict, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ BUILT_IN = ("id", "text", "embedding")  # fields that every record has
 OPERATORS = ("<", "<=", ">", ">=")
 
 Filter = Sequence[tuple[str, str, Any]]  # (field, "in" or one of OPERATORS, value); all must hold
+Hit = dict[str, Any]  # one result: id, score and text, and beside them the record's metadata
 
 
 class RecordTypeError(InputError, TypeError):
@@ -28,26 +29,16 @@ class RecordTypeError(InputError, TypeError):
 
 
 class NewRecord(NamedTuple):
-    """A record as it was given. Where `embedding` is None, the text is to be encoded."""
-
     id: str
     text: str
     metadata: dict[str, Any]
-    embedding: np.ndarray | None
-
-
-class Hit(TypedDict):
-    """One result of a search. The record's metadata stands beside these keys, under its own names."""
-
-    id: str
-    score: float
-    text: str
+    embedding: np.ndarray | None  # None: the text is to be encoded
 
 
 def as_hit(row: Mapping[str, Any], score: float, fields: Iterable[str]) -> Hit:
     """A stored row as a result, without the fields that its record does not have."""
     metadata = {name: row[name] for name in fields if row.get(name) is not None}
-    return cast(Hit, {"id": row["id"], "score": score, "text": row["text"], **metadata})
+    return {"id": row["id"], "score": score, "text": row["text"], **metadata}
 
 
 def read_records(
@@ -59,30 +50,20 @@ def read_records(
     split: str = "train",
     written: Written = PLAINLY,
 ) -> Iterable[Mapping[str, Any]]:
-    """Read the records of a data set, without those whose text is blank; `SearchIndex.add` takes them.
-
-    `data`, `config`, `split` and `written` are as `load_data` takes them.
-
-    Raises: InputError: if the data cannot be read, or a column is missing.
-    """
+    """The records of a data set, without those whose text is blank. All else, errors too, is as for `load_data`."""
     import_extra("datasets", "index", "an index")  # searching does without
     from ..data import load_data, with_texts, without_progress_bars
 
-    texts = [text_column, *([id_column] if id_column else [])]
-    rows = load_data(data, config, split, texts=texts, values=metadata_columns, written=written)
-    columns = {"text": text_column} | ({"id": id_column} if id_column else {})
-    columns |= {name: name for name in metadata_columns}
+    texts = {"text": text_column} | ({"id": id_column} if id_column else {})
+    columns = texts | {name: name for name in metadata_columns}
+    rows = load_data(data, config, split, texts=[*texts.values()], values=metadata_columns, written=written)
     if missing := set(columns.values()) - set(rows.column_names):
-        raise InputError(
-            f"{data} has no column {min(missing)!r}; it has {', '.join(rows.column_names)}. See --text_column, "
-            "--id_column and --metadata_columns."
-        )
-    rows = with_texts(rows.select_columns(list(dict.fromkeys(columns.values()))), texts, data)
+        known, flags = ", ".join(rows.column_names), "--text_column, --id_column and --metadata_columns"
+        raise InputError(f"{data} has no column {min(missing)!r}; it has {known}. See {flags}.")
+    rows = with_texts(rows.select_columns(list(dict.fromkeys(columns.values()))), [*texts.values()], data)
     with without_progress_bars():
         kept = rows.filter(
-            lambda texts: [text is not None and bool(str(text).strip()) for text in texts],
-            input_columns=text_column,
-            batched=True,
+            lambda texts: [bool(text and text.strip()) for text in texts], input_columns=text_column, batched=True
         )
     if blank := len(rows) - len(kept):
         logger.info("%s rows without text were left out.", f"{blank:,}")
@@ -90,7 +71,7 @@ def read_records(
 
 
 def cut_records(records: Iterable[Mapping[str, Any]], pipeline: Any) -> Iterator[Mapping[str, Any]]:
-    """The records, several in place of each whose text is longer than the pipeline's model reads: `ID#1`, `ID#2`, ..."""
+    """The records; of a text that is longer than the pipeline's model reads, one for each part: `ID#1`, `ID#2`, ..."""
     splitter = passage_splitter(pipeline)
     for record in records:
         parts = splitter.chunks(record["text"])
@@ -100,42 +81,33 @@ def cut_records(records: Iterable[Mapping[str, Any]], pipeline: Any) -> Iterator
 
 
 def parse_record(record: Any, position: int) -> NewRecord:
-    """Check one record; `position` is for the message.
-
-    Raises: InputError: if it cannot be stored; a RecordTypeError if a type is what is wrong.
-    """
+    """Check the record at a position. Raises: InputError: if it cannot be stored; RecordTypeError if by its type."""
     if isinstance(record, str):
         record = {"text": record}
     if not isinstance(record, Mapping):
-        raise RecordTypeError(
-            f"records[{position}] must be a string or a mapping, got {type(record).__name__}: {record!r}"
-        )
+        kind = type(record).__name__
+        raise RecordTypeError(f"records[{position}] must be a string or a mapping, got {kind}: {record!r}")
     record = {key: plain(value) for key, value in record.items()}
     text = record.get("text")
     if not isinstance(text, str):
         raise RecordTypeError(f"records[{position}] must have a string as text, got {text!r}.")
     if not text.strip():
         raise InputError(f"records[{position}] has a blank text. Leave such records out.")
-    given = record.get("id")
-    name = text if given is None else text_of_id(given, f"the id of records[{position}]")
-    vector = record.get("embedding")
+    given, vector = record.get("id"), record.get("embedding")
     metadata = {key: value for key, value in record.items() if key not in BUILT_IN and value is not None}
-    for key, value in [("text", text), ("id", name), *metadata.items()]:
+    for key, value in [("text", text), ("id", given), *metadata.items()]:
         if isinstance(value, str):
             as_text(value, f"{key} of records[{position}]")  # text in Unicode
     for key, value in metadata.items():
         if not isinstance(key, str) or not key.isidentifier() or not key.isascii() or key.startswith("_"):
-            raise InputError(
-                f"records[{position}]: {key!r} cannot be a field's name. Use letters, digits and _, and begin with a "
-                "letter."
-            )
+            allowed = "Use letters, digits and _, and begin with a letter."
+            raise InputError(f"records[{position}]: {key!r} cannot be a field's name. {allowed}")
         if key == "score":
             raise InputError(f"records[{position}]: {key!r} is a name that results have; call it another.")
         if type(value).__name__ not in ("str", "int", "float", "bool"):
-            raise RecordTypeError(
-                f"records[{position}]: {key} must be a string, a number, a boolean or None, got {value!r}."
-            )
-    name = text_hash(text) if given is None else name
+            allowed = "a string, a number, a boolean or None"
+            raise RecordTypeError(f"records[{position}]: {key} must be {allowed}, got {value!r}.")
+    name = text_hash(text) if given is None else text_of_id(given, f"the id of records[{position}]")
     return NewRecord(name, text, metadata, None if vector is None else np.asarray(vector, dtype=np.float32).ravel())
 
 
@@ -159,15 +131,12 @@ def parse_filter(given: Mapping[str, Any], fields: Mapping[str, str]) -> Filter:
     [('year', '>=', 2020), ('section', 'in', ['vcs'])]
     """
     if not isinstance(given, Mapping):
-        raise InputError(
-            f'A filter is a mapping such as {{"field": value}}, {{"field": [values]}} or {{"field": {{">=": value}}}}, '
-            f"got {given!r}."
-        )
+        examples = '{"field": value}, {"field": [values]} or {"field": {">=": value}}'
+        raise InputError(f"A filter is a mapping such as {examples}, got {given!r}.")
     conditions: list[tuple[str, str, Any]] = []
     for name, value in given.items():
         if name not in fields:
-            known = ", ".join(fields) or "none"
-            raise InputError(f"There is no field {name!r} to filter by; the index has: {known}.")
+            raise InputError(f"There is no field {name!r} to filter by; the index has: {', '.join(fields) or 'none'}.")
         where = f"filter[{name!r}]"
         if isinstance(value, Mapping):
             if not value or set(value) - set(OPERATORS):
@@ -182,7 +151,7 @@ def parse_filter(given: Mapping[str, Any], fields: Mapping[str, str]) -> Filter:
 
 
 def as_field(value: Any, kind: str, where: str) -> Any:
-    """The value in the type of its field; a whole number may stand for a float. Raises: InputError: if it does not fit."""
+    """The value in its field's type; a whole number may stand for a float. Raises: InputError: if it does not fit."""
     if kind == "float" and type(value) is int:
         value = float(value)
     if type(value).__name__ != kind:
@@ -195,7 +164,6 @@ def as_field(value: Any, kind: str, where: str) -> Any:
 def unit_rows(rows: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """Rows scaled to length 1. Raises: InputError: if one has a length of 0, or a number that is not finite."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    for name, length in zip(names, lengths[:, 0].tolist(), strict=True):
-        if not (math.isfinite(length) and length > 0):
-            raise InputError(f"The embedding of {name} is 0 or not finite.")
+    if (wrong := ~(np.isfinite(lengths) & (lengths > 0))).any():
+        raise InputError(f"The embedding of {names[wrong.argmax()]} is 0 or not finite.")
     return (rows / lengths).astype(np.float32)

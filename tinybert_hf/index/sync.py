@@ -1,4 +1,4 @@
-"""An index that is kept in step with documents. Its state is in the records: each has its file, and that file's hash."""
+"""An index that is kept in step with documents. Its state is in the records: each has its file, and the file's hash."""
 
 import os
 from collections import Counter
@@ -11,8 +11,7 @@ from ..files import sha256
 from ..passages import find_files, passage_splitter, read_files
 from . import SearchIndex
 
-# What a passage was cut from: the file, its hash, and its number of passages.
-VERSION = ("file", "file_sha256", "file_passages")
+VERSION = ("file", "file_sha256", "file_passages")  # what a passage was cut from; the last is a number of passages
 HEADING_SHARE = 1 / 8  # of what is encoded are the headings above a passage, at most (docs/decisions.md, D53)
 
 
@@ -34,7 +33,7 @@ def sync(index: SearchIndex, paths: Sequence[str | Path], show_progress_bar: boo
     whole = {version for version, count in counts.items() if version[2] == count and version[:2] in now}
     current, before = {file for file, _, _ in whole}, {file: sha for file, sha, _ in counts}
     to_read = {file: path for file, path in files.items() if file not in current}
-    written: list[tuple[str, str, str, bool]] = []  # id, file, its hash, whether the embedding was stored
+    written: list[tuple] = []  # id, file, its hash, whether the embedding was stored
     if to_read:
         index.upsert(changed_passages(index, to_read, stored, written), show_progress_bar)
     kept = {name for name, version in stored.items() if version in whole} | {name for name, *_ in written}
@@ -58,10 +57,7 @@ def sync(index: SearchIndex, paths: Sequence[str | Path], show_progress_bar: boo
 
 
 def changed_passages(
-    index: SearchIndex,
-    files: Mapping[str, Path],
-    stored: Mapping[str, tuple],
-    written: list[tuple[str, str, str, bool]],
+    index: SearchIndex, files: Mapping[str, Path], stored: Mapping[str, tuple], written: list[tuple]
 ) -> Iterator[dict[str, Any]]:
     """The passages of these files, below their headings, with what is stored of their embeddings."""
     known = {value for version in stored.values() for value in version}
