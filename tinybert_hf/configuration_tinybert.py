@@ -64,7 +64,6 @@ class TinyBertConfig(PretrainedConfig):
             a text's length; needs an even head size), or `sinusoidal` or `learned` (added to the token embeddings).
         norm_position: `pre` (LayerNorm on what enters attention and feed-forward layer) or `post`, as in BERT (on every
             sum of the residual stream, that of the embeddings included, which are then not scaled).
-        type_vocab_size: segments (0 for the first text, 1 for the second of a pair).
         pooling: `mean` (over the tokens that are not padding) or `cls` (first token).
         initializer_range: standard deviation of the normal initialisation.
         embedding_initializer_range: the same for the token embedding, which must stand out from sinusoidal positions: their

@@ -138,10 +138,8 @@ def read_pooling(source: str, revision: str | None) -> str:
     """How a SentenceTransformer pools; of a folder that does not say, the mean."""
     listed = read_settings(source, "modules.json", revision)
     modules = {module["type"].split(".")[-1]: module["path"] for module in listed}
-    if more := set(modules) - {"Transformer", "Pooling", "Normalize"}:
-        raise InputError(
-            f"--model {source} has further layers after its encoder, which cannot be taken over: {', '.join(sorted(more))}."
-        )
+    if more := ", ".join(sorted(modules.keys() - {"Transformer", "Pooling", "Normalize"})):
+        raise InputError(f"--model {source} has further layers after its encoder, which cannot be taken over: {more}.")
     if "Pooling" not in modules:
         return "mean"
     settings = read_settings(source, f"{modules['Pooling']}/config.json", revision)
@@ -149,12 +147,9 @@ def read_pooling(source: str, revision: str | None) -> str:
         modes = [settings["pooling_mode"]] if isinstance(settings["pooling_mode"], str) else settings["pooling_mode"]
     else:  # as older releases of sentence-transformers wrote it
         names = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
-        chosen = [name for name, value in settings.items() if name.startswith("pooling_mode_") and value]
-        modes = [names.get(name, name) for name in chosen]
+        modes = [names.get(name, name) for name, on in settings.items() if on and name.startswith("pooling_mode_")]
     if modes not in (["cls"], ["mean"]):
-        raise InputError(
-            f"--model {source} pools by {', '.join(modes)}; only the first token (cls) or the mean can be taken over."
-        )
+        raise InputError(f"--model {source} pools by {', '.join(modes)}; only the first token (cls) or the mean works.")
     if not settings.get("include_prompt", True) and any(read_prompts(source, revision).values()):
         raise InputError(f"--model {source} leaves its prompts out of the pooling, which cannot be taken over.")
     return modes[0]

@@ -90,10 +90,7 @@ def rotate(states: Tensor, angles: Tensor) -> Tensor:
 
 
 class TokenEmbedding(nn.Embedding):
-    """The token embedding; it starts from `embedding_initializer_range`.
-
-    A class of its own, as transformers initialises only modules that have parameters or buffers themselves.
-    """
+    """The token embedding: a class of its own, as transformers initialises only modules that have parameters themselves."""
 
 
 class TinyBertEmbeddings(nn.Module):
@@ -151,11 +148,9 @@ def eager_attention_forward(
     broadcasts to the weights: True for a token and False for padding, or what is added to the scores.
     """
     scores = torch.matmul(query * scaling, key.transpose(2, 3))  # (B, A, T, T)
-    if attention_mask is not None:
-        if attention_mask.dtype == torch.bool:
-            attention_mask = torch.zeros_like(attention_mask, dtype=scores.dtype).masked_fill_(
-                ~attention_mask, torch.finfo(scores.dtype).min
-            )
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    elif attention_mask is not None:
         scores = scores + attention_mask
     weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
@@ -181,7 +176,7 @@ class TinyBertAttention(nn.Module):
         self.output = ResidualLinear(config.hidden_size, config.hidden_size)
 
     def forward(
-        self, hidden_states: Tensor, attention_mask: Tensor | None, angles: Tensor | None, **kwargs: Any
+        self, hidden_states: Tensor, mask: Tensor | None, angles: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         batch_size, num_tokens, hidden_size = hidden_states.shape
         qkv = self.qkv(hidden_states).view(batch_size, num_tokens, 3, self.num_heads, self.head_size)
@@ -190,9 +185,7 @@ class TinyBertAttention(nn.Module):
             query, key = rotate(query, angles), rotate(key, angles)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.dropout_prob if self.training else 0.0
-        context, weights = attend(
-            self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
-        )
+        context, weights = attend(self, query, key, value, mask, dropout=dropout, scaling=self.scaling, **kwargs)
         return self.output(context.reshape(batch_size, num_tokens, hidden_size)), weights
 
 
@@ -226,10 +219,10 @@ class TinyBertLayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
-        self, hidden_states: Tensor, attention_mask: Tensor | None, angles: Tensor | None, **kwargs: Any
+        self, hidden_states: Tensor, mask: Tensor | None, angles: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         inputs = self.attention_norm(hidden_states) if self.pre_norm else hidden_states
-        context, weights = self.attention(inputs, attention_mask, angles, **kwargs)
+        context, weights = self.attention(inputs, mask, angles, **kwargs)
         hidden_states = hidden_states + self.dropout(context)
         if self.pre_norm:
             return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states))), weights
@@ -259,21 +252,21 @@ class TinyBertPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         # transformers guards torch.nn.init's functions, so that loaded tensors are not overwritten; a plain copy_ is
         # not guarded, so the buffer asks for itself.
-        if isinstance(module, nn.Linear):
-            residual = isinstance(module, ResidualLinear)
-            std = self.config.residual_initializer_range if residual else self.config.initializer_range
-            nn.init.normal_(module.weight, std=std)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            token = isinstance(module, TokenEmbedding)
-            std = self.config.embedding_initializer_range if token else self.config.initializer_range
-            nn.init.normal_(module.weight, std=std)
+        config = self.config
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            own = {
+                TokenEmbedding: config.embedding_initializer_range,
+                ResidualLinear: config.residual_initializer_range,
+            }
+            nn.init.normal_(module.weight, std=own.get(type(module), config.initializer_range))
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             module.reset_parameters()
         elif isinstance(module, TinyBertEmbeddings):
             positions = module.positions
             if isinstance(positions, nn.Parameter):
-                nn.init.normal_(positions, std=self.config.initializer_range)
+                nn.init.normal_(positions, std=config.initializer_range)
             elif positions is not None and not getattr(positions, "_is_hf_initialized", False):
                 positions.copy_(sinusoidal_positions(*positions.shape))
 

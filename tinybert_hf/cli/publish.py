@@ -59,9 +59,7 @@ def publish(
     if not repo_id and not output_dir:
         raise InputError("Pass --repo_id to push to the Hub, or --output_dir to build the folder, or both.")
     if not repo_id and (private or create_pr or revision != "main" or overwrite_readme):
-        raise InputError(
-            "--private, --create_pr, --revision and --overwrite_readme are about the Hub: pass --repo_id too."
-        )
+        raise InputError("--private, --create_pr, --revision and --overwrite_readme need the Hub: pass --repo_id too.")
     hide_loading()  # the upload has bars of its own
     log_progress()
     import_extra("jinja2", "publish", "the model card")
