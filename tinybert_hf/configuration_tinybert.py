@@ -6,9 +6,7 @@ from transformers import PretrainedConfig, __version__
 from transformers.activations import ACT2FN
 
 if int(__version__.split(".")[0]) < 5:
-    raise ImportError(
-        f"This model's code needs transformers 5.0 or later, not {__version__}: pip install -U transformers"
-    )
+    raise ImportError(f"This code needs transformers 5.0 or later, not {__version__}: pip install -U transformers")
 
 MODES = {
     "pooling": ("cls", "mean"),
@@ -65,9 +63,8 @@ class TinyBertConfig(PretrainedConfig):
         norm_position: `pre` (LayerNorm on what enters attention and feed-forward layer) or `post`, as in BERT (on every
             sum of the residual stream, that of the embeddings included, which are then not scaled).
         pooling: `mean` (over the tokens that are not padding) or `cls` (first token).
-        initializer_range: standard deviation of the normal initialisation.
-        embedding_initializer_range: the same for the token embedding, which must stand out from sinusoidal positions: their
-            entries are about 0.7, the scaled tokens' this value times sqrt(hidden_size).
+        embedding_initializer_range: `initializer_range` of the token embedding, which must stand out from sinusoidal
+            positions: their entries are about 0.7, the scaled tokens' this value times sqrt(hidden_size).
         residual_initializer_range: the same for the two matrices of a block whose output is added to the residual
             stream. At 0 a new pre-norm block starts as the identity, and a new encoder as the pooled token embeddings.
         prompts: what a text begins with, by its kind: `query` or `document`. They are part of what is encoded.
@@ -130,17 +127,15 @@ class TinyBertConfig(PretrainedConfig):
                 if type(value) not in numbers or (value is not None and not least <= value <= most):
                     kind = numbers[0].__name__
                     raise ValueError(f"{name}={value!r} must be a number from {least} to {most} ({kind}).")
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={self.num_attention_heads}."
-            )
+        heads = self.num_attention_heads
+        if self.hidden_size % heads:
+            raise ValueError(f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={heads}.")
         for name, modes in MODES.items():
             if (value := getattr(self, name)) not in modes:
                 raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(modes)}.")
-        head_size = self.hidden_size // self.num_attention_heads
-        if self.position_embedding_type == "rotary" and head_size % 2:
-            sizes = f"hidden_size={self.hidden_size} over num_attention_heads={self.num_attention_heads}"
-            raise ValueError(f"Rotary positions need heads of an even size; {sizes} is {head_size}.")
+        if self.position_embedding_type == "rotary" and self.hidden_size // heads % 2:
+            sizes = f"hidden_size={self.hidden_size} over num_attention_heads={heads} is {self.hidden_size // heads}"
+            raise ValueError(f"Rotary positions need heads of an even size; {sizes}.")
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

@@ -76,15 +76,14 @@ def first_position(bert_config: Any) -> int:
 def load_bert_tokenizer(source: str, bert_config: Any, revision: str | None) -> PreTrainedTokenizerBase:
     """The tokenizer of an encoder; InputError if `tokenizers` does not run it, or it lacks words or padding."""
     tokenizer = load_tokenizer(source, bert_config.vocab_size, revision)
-    problem = None
-    if not tokenizer.is_fast:
-        problem = "is a slow one. Save it with the fast class of transformers."
-    elif len(tokenizer) == len(tokenizer.all_special_ids):  # what transformers makes up where there is none
-        problem = "has no words. Put its files into the folder."
-    elif tokenizer.pad_token is None:
-        problem = "has no padding. Name its pad_token in tokenizer_config.json."
-    if problem:
-        raise InputError(f"The tokenizer of --model {source} {problem}")
+    made_up = len(tokenizer) == len(tokenizer.all_special_ids)  # by transformers, where there is none
+    for wrong, problem in (
+        (not tokenizer.is_fast, "is a slow one. Save it with the fast class of transformers."),
+        (made_up, "has no words. Put its files into the folder."),
+        (tokenizer.pad_token is None, "has no padding. Name its pad_token in tokenizer_config.json."),
+    ):
+        if wrong:
+            raise InputError(f"The tokenizer of --model {source} {problem}")
     tokenizer.padding_side = "right"
     if getattr(bert_config, "type_vocab_size", 1) == 1:
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]

@@ -32,10 +32,7 @@ def evaluate_pairs(
     temperature: float,
     others: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Loss in batches of 32, and how every query ranks all the distinct answers.
-
-    Row i of `queries` is answered by row i of `answers`; `others` are ranked too; `embed` gives fp32 rows of length 1.
-    """
+    """Loss in batches of 32, and how each query ranks all distinct answers and `others`; `embed` gives rows of length 1."""
     data = pairs_as_retrieval(queries, answers, others)
     query_embeddings = embed(list(data.queries.values()))
     document_embeddings = embed(list(data.corpus.values()))

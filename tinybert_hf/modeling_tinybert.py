@@ -65,9 +65,8 @@ def from_bert(bert: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def sinusoidal_positions(num_positions: int, hidden_size: int) -> Tensor:
     """Sine in the even columns, cosine in the odd ones (Vaswani et al. 2017, section 3.5); (positions, H), fp32."""
-    positions = torch.arange(num_positions, dtype=torch.float32)[:, None]
     frequencies = torch.exp(torch.arange(0, hidden_size, 2, dtype=torch.float32) * (-math.log(10_000.0) / hidden_size))
-    angles = positions * frequencies  # (positions, ceil(H / 2))
+    angles = torch.arange(num_positions, dtype=torch.float32)[:, None] * frequencies  # (positions, ceil(H / 2))
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)[:, :hidden_size].contiguous()
 
 
@@ -293,10 +292,7 @@ class TinyBertPreTrainedModel(PreTrainedModel):
         return loaded
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Save weights, configuration and all the code that loading the folder as remote code needs.
-
-        transformers copies this file and what it imports; the pipeline, which nothing here imports, is added.
-        """
+        """As in transformers, which copies this file and what it imports; the pipeline, which nothing here imports, is added."""
         if kwargs.get("is_main_process", True):
             source = Path(__file__).with_name(PIPELINE_FILE)
             if not source.exists():  # loaded as remote code, which fetches only the modules it imports
@@ -430,9 +426,7 @@ class TinyBertForSequenceClassification(TinyBertPreTrainedModel):
         outputs = self.tinybert(input_ids, attention_mask, token_type_ids, return_dict=True, **kwargs)
         logits = self.classifier(self.dropout(outputs.pooler_output))
         loss = None if labels is None else self.loss_function(labels, pooled_logits=logits, config=self.config)
-        return SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        return SequenceClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
 
 TinyBertModel.register_for_auto_class("AutoModel")

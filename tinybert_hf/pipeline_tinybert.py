@@ -29,15 +29,11 @@ class Encoder(Protocol):
 
     config: Any
     device: torch.device
-
-    @property
-    def training(self) -> bool: ...
+    training: bool
 
     def __call__(self, *, input_ids: Tensor, attention_mask: Tensor) -> Any: ...
 
-    def eval(self) -> Any: ...
-
-    def train(self, mode: bool = True) -> Any: ...
+    def train(self, mode: bool) -> Any: ...
 
 
 def check_texts(texts: Any, name: str, first: int = 0) -> list[str]:
@@ -88,14 +84,13 @@ def length_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     """
     order = np.argsort([-length for length in lengths], kind="stable")
     descending = np.array(lengths, dtype=int)[order]
-    positions = np.arange(len(order))
     costs = np.zeros(len(order) + 1, dtype=int)  # of the first n texts, split best
     starts = np.zeros(len(order) + 1, dtype=int)  # where the last of their batches begins
     first = 0
     for end in range(1, len(order) + 1):
         while first < end - 1 and (end - first) * descending[first] > max_tokens:
             first += 1
-        candidates = costs[first:end] + (end - positions[first:end]) * descending[first:end]
+        candidates = costs[first:end] + np.arange(end - first, 0, -1) * descending[first:end]
         best = candidates.argmin()
         starts[end] = first + best
         costs[end] = candidates[best] + max_tokens // 20
@@ -140,7 +135,6 @@ def encode(
         normalize: make the rows' length 1 (after truncation), so that a dot product is the cosine similarity.
 
     Returns: (N, H or D) fp32 on the CPU.
-
     Raises: TypeError: if `texts` is not a list of strings. ValueError: if a number is out of range.
     """
     texts = check_texts(texts, "texts")
@@ -219,7 +213,7 @@ def run_batches(
     )
     ids = tokens["input_ids"]
     was_training = model.training
-    model.eval()
+    model.train(False)
     try:
         for positions in length_batches([len(text) for text in ids], batch_tokens):
             batch = pad_batch([ids[i] for i in positions], tokenizer.pad_token_id)
@@ -259,8 +253,7 @@ def fuse_scores(weight: float, first: Mapping[Any, float], second: Mapping[Any, 
     """One query's results by two scores as one ranking, best first: document -> score of 0 to 1.
 
     The weighted sum of both scores, each scaled to 0 .. 1 over what it found (a convex combination, Bruch et al. 2023,
-    arXiv:2210.11934): `weight` of the first, the rest of 1 of the second. A document that one of them did not find has 0 of
-    it. This is better than reciprocal ranks (docs/decisions.md).
+    arXiv:2210.11934): `weight` of the first, the rest of 1 of the second. What one of them did not find has 0 of it.
 
     >>> fuse_scores(0.3, {"a": 9.0, "b": 3.0}, {"b": 0.5, "c": 0.1})
     {'b': 0.7, 'a': 0.3, 'c': 0.0}

@@ -75,11 +75,10 @@ def publish(
         folder = build_folder(model, built, repo_id or built.resolve().name, origin, onnx)
         if output_dir:
             print(f"Built {output_dir}: {', '.join(sorted(list_files(folder)))}")
-        pushed_model = None
         if repo_id:
             url, commit = push(folder, repo_id, private, create_pr, revision, overwrite_readme)
             print(url)
-            pushed_model = repo_id, commit
+        pushed_model = (repo_id, commit) if repo_id else None
         if space:
             page = build_space(folder.with_name(f"{folder.name}-space"), space, folder, pushed_model)
             if pushed_model:

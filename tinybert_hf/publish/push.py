@@ -20,8 +20,7 @@ from .verify import HubError, load_back
 
 logger = logging.getLogger(__name__)
 
-# After which a request to the Hub has failed; huggingface_hub itself waits for ever. It asks six times, with 23 seconds of
-# pauses in all, so that a silent Hub is told within two minutes.
+# After which a request has failed. huggingface_hub itself waits for ever; it asks six times: two minutes with its pauses.
 SECONDS_OF_SILENCE = 15
 
 REMEDIES = {
@@ -49,9 +48,8 @@ def push(
 
     Returns: the address of the commit or the pull request, and the commit.
 
-    Raises:
-        HubError: if the Hub refuses or fails, or does not give back the same model.
-        InputError: if the name is taken by another kind of model, or public where private was asked.
+    Raises: HubError: if the Hub refuses or fails, or does not give back the same model. InputError: if the name is taken by
+        another kind of model, or public where private was asked.
     """
     api = HfApi()
     with hub_errors_explained(api.endpoint):

@@ -20,13 +20,11 @@ def load_back(folder: Path, repo_id: str, revision: str, endpoint: str) -> None:
 
     Raises: HubError: if an output differs by more than 1e-6.
     """
-    arguments = [repo_id, revision, str(folder.resolve()), PASSAGES[0]]
     with scratch_folder(Path(gettempdir()), "tinybert-publish-") as scratch:
         caches = {"HF_HUB_CACHE": f"{scratch}/hub", "HF_MODULES_CACHE": f"{scratch}/modules"}
-        # Python would also import from the folder of the script.
-        settings = {"HF_ENDPOINT": endpoint, "PYTHONSAFEPATH": "1"}
+        settings = {"HF_ENDPOINT": endpoint, "PYTHONSAFEPATH": "1"}  # else Python imports from the script's folder
         done = subprocess.run(
-            [sys.executable, Path(__file__).with_name("stranger.py"), *arguments],
+            [sys.executable, Path(__file__).with_name("stranger.py"), repo_id, revision, folder.resolve(), PASSAGES[0]],
             env=os.environ | caches | settings,
             cwd=scratch,
             stdin=subprocess.DEVNULL,
