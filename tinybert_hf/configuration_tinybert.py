@@ -1,15 +1,12 @@
 """Configuration of the TinyBERT encoder. This file travels to the Hub with every saved model."""
 
-import inspect
 from typing import Any
 
 from transformers import PretrainedConfig, __version__
 from transformers.activations import ACT2FN
 
 if int(__version__.split(".")[0]) < 5:
-    raise ImportError(
-        f"This model's code needs transformers 5.0 or later, not {__version__}: pip install -U transformers"
-    )
+    raise ImportError(f"This code needs transformers 5.0 or later, not {__version__}: pip install -U transformers")
 
 MODES = {
     "pooling": ("cls", "mean"),
@@ -17,12 +14,12 @@ MODES = {
     "norm_position": ("pre", "post"),
     "hidden_act": tuple(ACT2FN),
 }
-# What a configuration file may say besides the arguments of `TinyBertConfig`. The rest of one is not taken over: it could
-# name an attention kernel of another repository, which transformers would fetch and run.
+# What a configuration file may say besides `FIELDS`. The rest of one is not taken over: it could name an attention kernel
+# of another repository, which transformers would fetch and run.
 COMMON_ENTRIES = {
     *("architectures", "auto_map", "custom_pipelines", "dtype", "id2label", "label2id", "model_type", "num_labels"),
     *("output_attentions", "output_hidden_states", "problem_type", "return_dict", "torch_dtype"),
-    *("transformers_version", "name_or_path", "_name_or_path", "_commit_hash"),
+    *("transformers_version", "name_or_path", "_name_or_path", "_commit_hash", "prompts"),
 }
 # What the numbers may be: names, types, least, most.
 RANGES: tuple[tuple[tuple[str, ...], tuple[type, ...], float, float], ...] = (
@@ -34,6 +31,7 @@ RANGES: tuple[tuple[tuple[str, ...], tuple[type, ...], float, float], ...] = (
     (("classifier_dropout",), (float, int, type(None)), 0, 1),
     (("initializer_range", "embedding_initializer_range", "residual_initializer_range"), (float, int), 0, 1e6),
 )
+FIELDS = [*MODES, *(name for names, *_ in RANGES for name in names)]
 
 # What `AutoX.from_pretrained(..., trust_remote_code=True)` and `pipeline(...)` run from a model folder. Written by us
 # on every save: transformers would list one class only, and prefixes a repository's name when it loads from the Hub.
@@ -58,21 +56,17 @@ class TinyBertConfig(PretrainedConfig):
     Args:
         hidden_size: width of the encoder and of a text embedding; a multiple of `num_attention_heads`.
         num_hidden_layers: Transformer blocks; 0 leaves the embeddings alone.
-        intermediate_size, hidden_act: width and activation of the feed-forward layer.
         hidden_dropout_prob: dropout on the embeddings, inside and after the feed-forward layer, and after attention.
         max_position_embeddings: context length in tokens; longer inputs are an error.
         position_embedding_type: `rotary` (inside attention only, so that the mean of the token embeddings does not depend on
             a text's length; needs an even head size), or `sinusoidal` or `learned` (added to the token embeddings).
         norm_position: `pre` (LayerNorm on what enters attention and feed-forward layer) or `post`, as in BERT (on every
             sum of the residual stream, that of the embeddings included, which are then not scaled).
-        type_vocab_size: segments (0 for the first text, 1 for the second of a pair).
         pooling: `mean` (over the tokens that are not padding) or `cls` (first token).
-        initializer_range: standard deviation of the normal initialisation.
-        embedding_initializer_range: the same for the token embedding, which must stand out from sinusoidal positions: their
-            entries are about 0.7, the scaled tokens' this value times sqrt(hidden_size).
+        embedding_initializer_range: `initializer_range` of the token embedding, which must stand out from sinusoidal
+            positions: their entries are about 0.7, the scaled tokens' this value times sqrt(hidden_size).
         residual_initializer_range: the same for the two matrices of a block whose output is added to the residual
             stream. At 0 a new pre-norm block starts as the identity, and a new encoder as the pooled token embeddings.
-        layer_norm_eps: added to the variance in LayerNorm.
         prompts: what a text begins with, by its kind: `query` or `document`. They are part of what is encoded.
         rerank_depth: how many of its best results a search ranks anew by their tokens; 0 leaves it out.
         rerank_weight: what part of such a result's score is that of its tokens.
@@ -109,28 +103,10 @@ class TinyBertConfig(PretrainedConfig):
         rerank_weight: float = 0.75,
         **kwargs: Any,
     ) -> None:
-        self.vocab_size = vocab_size
-        self.hidden_size = hidden_size
-        self.num_hidden_layers = num_hidden_layers
-        self.num_attention_heads = num_attention_heads
-        self.intermediate_size = intermediate_size
-        self.hidden_act = hidden_act
-        self.hidden_dropout_prob = hidden_dropout_prob
-        self.attention_probs_dropout_prob = attention_probs_dropout_prob
-        self.max_position_embeddings = max_position_embeddings
-        self.position_embedding_type = position_embedding_type
-        self.norm_position = norm_position
-        self.type_vocab_size = type_vocab_size
-        self.pooling = pooling
-        self.initializer_range = initializer_range
-        self.embedding_initializer_range = embedding_initializer_range
-        self.residual_initializer_range = residual_initializer_range
-        self.layer_norm_eps = layer_norm_eps
-        self.classifier_dropout = classifier_dropout
-        self.pad_token_id = pad_token_id
+        arguments = locals()
+        for name in FIELDS:
+            setattr(self, name, arguments[name])
         self.prompts = {kind: prompt for kind, prompt in (prompts or {}).items() if prompt}
-        self.rerank_depth = rerank_depth
-        self.rerank_weight = rerank_weight
         self.check()
         super().__init__(**kwargs)
 
@@ -151,24 +127,20 @@ class TinyBertConfig(PretrainedConfig):
                 if type(value) not in numbers or (value is not None and not least <= value <= most):
                     kind = numbers[0].__name__
                     raise ValueError(f"{name}={value!r} must be a number from {least} to {most} ({kind}).")
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={self.num_attention_heads}."
-            )
+        heads = self.num_attention_heads
+        if self.hidden_size % heads:
+            raise ValueError(f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={heads}.")
         for name, modes in MODES.items():
             if (value := getattr(self, name)) not in modes:
                 raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(modes)}.")
-        head_size = self.hidden_size // self.num_attention_heads
-        if self.position_embedding_type == "rotary" and head_size % 2:
-            raise ValueError(
-                f"Rotary positions need heads of an even size; hidden_size={self.hidden_size} over "
-                f"num_attention_heads={self.num_attention_heads} is {head_size}."
-            )
+        if self.position_embedding_type == "rotary" and self.hidden_size // heads % 2:
+            sizes = f"hidden_size={self.hidden_size} over num_attention_heads={heads} is {self.hidden_size // heads}"
+            raise ValueError(f"Rotary positions need heads of an even size; {sizes}.")
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As transformers makes it, of the entries that a configuration has."""
-        known = COMMON_ENTRIES | set(inspect.signature(cls.__init__).parameters)
+        known = COMMON_ENTRIES.union(FIELDS)
         return super().from_dict({name: config_dict[name] for name in config_dict if name in known}, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:

@@ -76,15 +76,14 @@ def first_position(bert_config: Any) -> int:
 def load_bert_tokenizer(source: str, bert_config: Any, revision: str | None) -> PreTrainedTokenizerBase:
     """The tokenizer of an encoder; InputError if `tokenizers` does not run it, or it lacks words or padding."""
     tokenizer = load_tokenizer(source, bert_config.vocab_size, revision)
-    problem = None
-    if not tokenizer.is_fast:
-        problem = "is a slow one. Save it with the fast class of transformers."
-    elif len(tokenizer) == len(tokenizer.all_special_ids):  # what transformers makes up where there is none
-        problem = "has no words. Put its files into the folder."
-    elif tokenizer.pad_token is None:
-        problem = "has no padding. Name its pad_token in tokenizer_config.json."
-    if problem:
-        raise InputError(f"The tokenizer of --model {source} {problem}")
+    made_up = len(tokenizer) == len(tokenizer.all_special_ids)  # by transformers, where there is none
+    for wrong, problem in (
+        (not tokenizer.is_fast, "is a slow one. Save it with the fast class of transformers."),
+        (made_up, "has no words. Put its files into the folder."),
+        (tokenizer.pad_token is None, "has no padding. Name its pad_token in tokenizer_config.json."),
+    ):
+        if wrong:
+            raise InputError(f"The tokenizer of --model {source} {problem}")
     tokenizer.padding_side = "right"
     if getattr(bert_config, "type_vocab_size", 1) == 1:
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
@@ -138,10 +137,8 @@ def read_pooling(source: str, revision: str | None) -> str:
     """How a SentenceTransformer pools; of a folder that does not say, the mean."""
     listed = read_settings(source, "modules.json", revision)
     modules = {module["type"].split(".")[-1]: module["path"] for module in listed}
-    if more := set(modules) - {"Transformer", "Pooling", "Normalize"}:
-        raise InputError(
-            f"--model {source} has further layers after its encoder, which cannot be taken over: {', '.join(sorted(more))}."
-        )
+    if more := ", ".join(sorted(modules.keys() - {"Transformer", "Pooling", "Normalize"})):
+        raise InputError(f"--model {source} has further layers after its encoder, which cannot be taken over: {more}.")
     if "Pooling" not in modules:
         return "mean"
     settings = read_settings(source, f"{modules['Pooling']}/config.json", revision)
@@ -149,12 +146,9 @@ def read_pooling(source: str, revision: str | None) -> str:
         modes = [settings["pooling_mode"]] if isinstance(settings["pooling_mode"], str) else settings["pooling_mode"]
     else:  # as older releases of sentence-transformers wrote it
         names = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
-        chosen = [name for name, value in settings.items() if name.startswith("pooling_mode_") and value]
-        modes = [names.get(name, name) for name in chosen]
+        modes = [names.get(name, name) for name, on in settings.items() if on and name.startswith("pooling_mode_")]
     if modes not in (["cls"], ["mean"]):
-        raise InputError(
-            f"--model {source} pools by {', '.join(modes)}; only the first token (cls) or the mean can be taken over."
-        )
+        raise InputError(f"--model {source} pools by {', '.join(modes)}; only the first token (cls) or the mean works.")
     if not settings.get("include_prompt", True) and any(read_prompts(source, revision).values()):
         raise InputError(f"--model {source} leaves its prompts out of the pooling, which cannot be taken over.")
     return modes[0]

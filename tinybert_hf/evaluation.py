@@ -1,7 +1,4 @@
-"""How well a model ranks, beside BM25, other encoders, and the fusions of both kinds.
-
-A model folder's `evaluation_<name of the data>.json` is such a result; the model card prints it.
-"""
+"""How well a model ranks, beside BM25, other encoders, and the fusions of both kinds."""
 
 import shlex
 import time
@@ -28,9 +25,6 @@ MODEL, BM25 = "model", "BM25"  # what results call these two
 LOSS_BATCH = 32  # pairs that the held-out loss ranks against each other
 
 
-# ---- Pairs held out of training ----
-
-
 def evaluate_pairs(
     queries: Sequence[str],
     answers: Sequence[str],
@@ -38,10 +32,7 @@ def evaluate_pairs(
     temperature: float,
     others: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Loss in batches of 32, and how every query ranks all the distinct answers.
-
-    Row i of `queries` is answered by row i of `answers`; `others` are ranked too; `embed` gives fp32 rows of length 1.
-    """
+    """Loss in batches of 32, and how each query ranks all distinct answers and `others`; `embed` gives rows of length 1."""
     data = pairs_as_retrieval(queries, answers, others)
     query_embeddings = embed(list(data.queries.values()))
     document_embeddings = embed(list(data.corpus.values()))
@@ -50,37 +41,27 @@ def evaluate_pairs(
     document_rows = {text: row for row, text in enumerate(data.corpus.values())}
     query_ids = torch.tensor([query_rows[text] for text in queries])
     answer_ids = torch.tensor([document_rows[text] for text in answers])
-    loss = in_batch_loss(
-        query_embeddings[query_ids], document_embeddings[answer_ids], query_ids, answer_ids, temperature
-    )
+    embeddings = query_embeddings[query_ids], document_embeddings[answer_ids]
+    loss = in_batch_loss(*embeddings, query_ids, answer_ids, temperature)
     return {"loss": loss, **ranking_measures(data.qrels, run, ("nDCG@10", "RR@10"))}
 
 
 def in_batch_loss(
-    query_embeddings: Tensor,
-    answer_embeddings: Tensor,
-    query_ids: Tensor,
-    answer_ids: Tensor,
-    temperature: float,
-    batch_size: int = LOSS_BATCH,
+    query_embeddings: Tensor, answer_embeddings: Tensor, query_ids: Tensor, answer_ids: Tensor, temperature: float
 ) -> float:
     """Ranking loss of held-out pairs in fixed batches, in nats: ln(32) = 3.47 is chance, whatever training did.
 
-    Fewer pairs are one batch; then the logarithm of their number is chance.
-
-    Embeddings are (N, H), ids (N,): equal ones are the same text. The last N % `batch_size` pairs are left out.
+    Fewer pairs are one batch; then the logarithm of their number is chance. What is left behind the last batch is left out.
+    Embeddings are (N, H), ids (N,): equal ones are the same text.
     """
-    batch_size = min(batch_size, len(query_embeddings))
+    batch_size = min(LOSS_BATCH, len(query_embeddings))
+    own = torch.arange(batch_size)
     losses = []
     for start in range(0, len(query_embeddings) - batch_size + 1, batch_size):
         rows = slice(start, start + batch_size)
-        own = torch.arange(batch_size)
         ignored = false_negatives(query_ids[rows], query_ids[rows], answer_ids[rows], answer_ids[rows], own)
         losses.append(ranking_loss(query_embeddings[rows], answer_embeddings[rows], own, ignored, temperature))
     return torch.stack(losses).mean().item()
-
-
-# ---- Encoders of either kind ----
 
 
 class TextEncoder(NamedTuple):
@@ -98,10 +79,7 @@ class TextEncoder(NamedTuple):
 
 
 def load_text_encoder(model: str, role: str) -> TextEncoder:
-    """A tinybert model, or what `sentence_transformers` loads, with its own prompts and its own measure.
-
-    Messages call it by its `role`, as teacher or baseline. Raises: UnreadableError: if it cannot be loaded.
-    """
+    """A tinybert model, or what `sentence_transformers` loads, with its own prompts and measure; messages tell its `role`."""
     if is_tinybert(model):
         pipeline = load_search_pipeline(model)
         return TextEncoder(
@@ -133,9 +111,6 @@ def load_sentence_transformer(model: str, role: str) -> Any:
         raise UnreadableError(f"Could not load the {role} {model}: {error}") from error
 
 
-# ---- Models on retrieval data ----
-
-
 def evaluate_model(
     model: str,
     data: str,
@@ -149,10 +124,7 @@ def evaluate_model(
     """Measure a model, BM25, the baselines and their fusions with BM25; the model card prints the result.
 
     Args:
-        model: a model folder or a Hub id.
         data: a folder in BEIR layout, the Hub id of such a data set, or a file of pairs.
-        split: which judgements to use; NanoBEIR has the split train.
-        baselines: other models to measure too: SentenceTransformers or models of ours, folders or Hub ids.
         truncate_dims: measure the first so many dimensions of the model's embeddings too.
         columns: of a file of pairs: that of the query, that of the answer.
         rerank: measure too what ranking so many of the best anew by their tokens brings, and the milliseconds it takes.
@@ -173,7 +145,7 @@ def evaluate_model(
     runs |= {name: run_baseline(baseline, loaded) for name, baseline in names.items()}
     for name in (MODEL, *names):
         run, seconds = runs[name]
-        runs[fusion_with(name)] = fuse_runs(bm25, run), bm25_seconds + seconds
+        runs[f"{BM25} + {name}"] = fuse_runs(bm25, run), bm25_seconds + seconds
     milliseconds = rank_anew(model, loaded, runs, rerank) if rerank > 0 else {}
     values = np.stack([measures_by_query(loaded.qrels, run, list(MEASURES)) for run, _ in runs.values()], axis=1)
     means = resampled_means(values)  # (RESAMPLES, systems, measures)
@@ -192,7 +164,7 @@ def evaluate_model(
         "intervals": by_name(systems, percentile_interval(means)),
         "differences": {
             name: by_name(systems, percentile_interval(means[:, [systems.index(name)]] - means), without=name)
-            for name in (MODEL, fusion_with(MODEL))
+            for name in (MODEL, f"{BM25} + {MODEL}")
         },
     }
 
@@ -231,7 +203,7 @@ def rank_anew(model: str, data: RetrievalData, runs: dict[str, tuple[Run, float]
     """Add those ranked anew by MaxSim to the runs. Returns milliseconds from a query to its embedding, and to its ranking."""
     pipeline = load_search_pipeline(model)
     queries = list(data.queries.values())
-    for name in (MODEL, fusion_with(MODEL)):
+    for name in (MODEL, f"{BM25} + {MODEL}"):
         run, before = runs[name]
         found = [run.get(query_id, {}).items() for query_id in data.queries]
         rankings: list[list] = [[{"id": i, "text": data.corpus[i], "score": s} for i, s in hits] for hits in found]
@@ -257,11 +229,6 @@ def run_baseline(model: str, data: RetrievalData) -> tuple[Run, float]:
     started = time.perf_counter()
     score = encoder.score(list(data.queries.values()), list(data.corpus.values()))
     return rank(list(data.queries), list(data.corpus), score), time.perf_counter() - started
-
-
-def fusion_with(name: str) -> str:
-    """What results call the fusion of BM25 with a system."""
-    return f"{BM25} + {name}"
 
 
 def evaluation_command(

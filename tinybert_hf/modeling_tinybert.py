@@ -65,9 +65,8 @@ def from_bert(bert: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def sinusoidal_positions(num_positions: int, hidden_size: int) -> Tensor:
     """Sine in the even columns, cosine in the odd ones (Vaswani et al. 2017, section 3.5); (positions, H), fp32."""
-    positions = torch.arange(num_positions, dtype=torch.float32)[:, None]
     frequencies = torch.exp(torch.arange(0, hidden_size, 2, dtype=torch.float32) * (-math.log(10_000.0) / hidden_size))
-    angles = positions * frequencies  # (positions, ceil(H / 2))
+    angles = torch.arange(num_positions, dtype=torch.float32)[:, None] * frequencies  # (positions, ceil(H / 2))
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)[:, :hidden_size].contiguous()
 
 
@@ -90,10 +89,7 @@ def rotate(states: Tensor, angles: Tensor) -> Tensor:
 
 
 class TokenEmbedding(nn.Embedding):
-    """The token embedding; it starts from `embedding_initializer_range`.
-
-    A class of its own, as transformers initialises only modules that have parameters or buffers themselves.
-    """
+    """The token embedding: a class of its own, as transformers initialises only modules that have parameters themselves."""
 
 
 class TinyBertEmbeddings(nn.Module):
@@ -151,11 +147,9 @@ def eager_attention_forward(
     broadcasts to the weights: True for a token and False for padding, or what is added to the scores.
     """
     scores = torch.matmul(query * scaling, key.transpose(2, 3))  # (B, A, T, T)
-    if attention_mask is not None:
-        if attention_mask.dtype == torch.bool:
-            attention_mask = torch.zeros_like(attention_mask, dtype=scores.dtype).masked_fill_(
-                ~attention_mask, torch.finfo(scores.dtype).min
-            )
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    elif attention_mask is not None:
         scores = scores + attention_mask
     weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
@@ -181,7 +175,7 @@ class TinyBertAttention(nn.Module):
         self.output = ResidualLinear(config.hidden_size, config.hidden_size)
 
     def forward(
-        self, hidden_states: Tensor, attention_mask: Tensor | None, angles: Tensor | None, **kwargs: Any
+        self, hidden_states: Tensor, mask: Tensor | None, angles: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         batch_size, num_tokens, hidden_size = hidden_states.shape
         qkv = self.qkv(hidden_states).view(batch_size, num_tokens, 3, self.num_heads, self.head_size)
@@ -190,9 +184,7 @@ class TinyBertAttention(nn.Module):
             query, key = rotate(query, angles), rotate(key, angles)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.dropout_prob if self.training else 0.0
-        context, weights = attend(
-            self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
-        )
+        context, weights = attend(self, query, key, value, mask, dropout=dropout, scaling=self.scaling, **kwargs)
         return self.output(context.reshape(batch_size, num_tokens, hidden_size)), weights
 
 
@@ -226,10 +218,10 @@ class TinyBertLayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
-        self, hidden_states: Tensor, attention_mask: Tensor | None, angles: Tensor | None, **kwargs: Any
+        self, hidden_states: Tensor, mask: Tensor | None, angles: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         inputs = self.attention_norm(hidden_states) if self.pre_norm else hidden_states
-        context, weights = self.attention(inputs, attention_mask, angles, **kwargs)
+        context, weights = self.attention(inputs, mask, angles, **kwargs)
         hidden_states = hidden_states + self.dropout(context)
         if self.pre_norm:
             return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states))), weights
@@ -259,21 +251,21 @@ class TinyBertPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         # transformers guards torch.nn.init's functions, so that loaded tensors are not overwritten; a plain copy_ is
         # not guarded, so the buffer asks for itself.
-        if isinstance(module, nn.Linear):
-            residual = isinstance(module, ResidualLinear)
-            std = self.config.residual_initializer_range if residual else self.config.initializer_range
-            nn.init.normal_(module.weight, std=std)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            token = isinstance(module, TokenEmbedding)
-            std = self.config.embedding_initializer_range if token else self.config.initializer_range
-            nn.init.normal_(module.weight, std=std)
+        config = self.config
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            own = {
+                TokenEmbedding: config.embedding_initializer_range,
+                ResidualLinear: config.residual_initializer_range,
+            }
+            nn.init.normal_(module.weight, std=own.get(type(module), config.initializer_range))
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             module.reset_parameters()
         elif isinstance(module, TinyBertEmbeddings):
             positions = module.positions
             if isinstance(positions, nn.Parameter):
-                nn.init.normal_(positions, std=self.config.initializer_range)
+                nn.init.normal_(positions, std=config.initializer_range)
             elif positions is not None and not getattr(positions, "_is_hf_initialized", False):
                 positions.copy_(sinusoidal_positions(*positions.shape))
 
@@ -300,10 +292,7 @@ class TinyBertPreTrainedModel(PreTrainedModel):
         return loaded
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Save weights, configuration and all the code that loading the folder as remote code needs.
-
-        transformers copies this file and what it imports; the pipeline, which nothing here imports, is added.
-        """
+        """As in transformers, which copies this file and what it imports; the pipeline, which nothing here imports, is added."""
         if kwargs.get("is_main_process", True):
             source = Path(__file__).with_name(PIPELINE_FILE)
             if not source.exists():  # loaded as remote code, which fetches only the modules it imports
@@ -437,9 +426,7 @@ class TinyBertForSequenceClassification(TinyBertPreTrainedModel):
         outputs = self.tinybert(input_ids, attention_mask, token_type_ids, return_dict=True, **kwargs)
         logits = self.classifier(self.dropout(outputs.pooler_output))
         loss = None if labels is None else self.loss_function(labels, pooled_logits=logits, config=self.config)
-        return SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        return SequenceClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
 
 TinyBertModel.register_for_auto_class("AutoModel")

@@ -25,20 +25,15 @@ SENTENCE = regex.compile(r'(?m)\S.{,299}?(\p{STerm}[\p{Pe}\p{Pf}"]*(?=\s|(?<=\P{
 
 
 class Encoder(Protocol):
-    """What `encode` needs of a model: a `TinyBertModel`, or something that stands in for one."""
+    """What `encode` needs of a `TinyBertModel`: it makes of (B, T) ids and mask an output with `pooler_output` (B, H)."""
 
     config: Any
     device: torch.device
+    training: bool
 
-    @property
-    def training(self) -> bool: ...
+    def __call__(self, *, input_ids: Tensor, attention_mask: Tensor) -> Any: ...
 
-    def __call__(self, *, input_ids: Tensor, attention_mask: Tensor) -> Any:
-        """(B, T) token ids and their mask -> an output whose `pooler_output` is (B, H)."""
-
-    def eval(self) -> Any: ...
-
-    def train(self, mode: bool = True) -> Any: ...
+    def train(self, mode: bool) -> Any: ...
 
 
 def check_texts(texts: Any, name: str, first: int = 0) -> list[str]:
@@ -73,32 +68,29 @@ def check_top_k(top_k: Any, rerank: Any = 0) -> None:
 def check_truncate_dim(truncate_dim: int | None, width: int) -> None:
     """Raise ValueError where embeddings of this width have no such number of first dimensions."""
     if truncate_dim is not None and not 1 <= truncate_dim <= width:
-        limits = f"from 1 to {width}, the width of the model's embeddings"
-        raise ValueError(f"truncate_dim must be {limits}, got {truncate_dim}.")
+        raise ValueError(f"truncate_dim must be from 1 to {width}, the width of the embeddings, got {truncate_dim}.")
 
 
 def length_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     """Sort texts by length and split them into batches of little padding.
 
     The split minimises padded tokens plus a fixed cost for each batch, by dynamic programming. That cost is a twentieth
-    of `max_tokens`, as measured on a CPU.
+    of `max_tokens`, as measured on a CPU. A text that is longer than these is a batch of its own.
 
-    `max_tokens` of a batch include padding; a longer text is a batch of its own. Returns the positions of the texts,
-    each in one batch, the longest texts first.
+    Returns: the positions of the texts, each in one batch, the longest texts first.
 
     >>> length_batches([2, 9, 3, 8], max_tokens=48)
     [[1, 3], [2, 0]]
     """
     order = np.argsort([-length for length in lengths], kind="stable")
     descending = np.array(lengths, dtype=int)[order]
-    positions = np.arange(len(order))
     costs = np.zeros(len(order) + 1, dtype=int)  # of the first n texts, split best
     starts = np.zeros(len(order) + 1, dtype=int)  # where the last of their batches begins
     first = 0
     for end in range(1, len(order) + 1):
         while first < end - 1 and (end - first) * descending[first] > max_tokens:
             first += 1
-        candidates = costs[first:end] + (end - positions[first:end]) * descending[first:end]
+        candidates = costs[first:end] + np.arange(end - first, 0, -1) * descending[first:end]
         best = candidates.argmin()
         starts[end] = first + best
         costs[end] = candidates[best] + max_tokens // 20
@@ -142,16 +134,12 @@ def encode(
         truncate_dim: keep the first D dimensions, for models trained so (Kusupati et al. 2022, arXiv:2205.13147).
         normalize: make the rows' length 1 (after truncation), so that a dot product is the cosine similarity.
 
-    Returns: (N, H or D) fp32 on the CPU; `.numpy()` is the same memory as an array.
-
-    Raises:
-        TypeError: if `texts` is not a list of strings.
-        ValueError: if a number is out of range.
+    Returns: (N, H or D) fp32 on the CPU.
+    Raises: TypeError: if `texts` is not a list of strings. ValueError: if a number is out of range.
     """
     texts = check_texts(texts, "texts")
-    windows = encode_stream(
-        model, tokenizer, texts, batch_tokens, truncate_dim, normalize, show_progress_bar=show_progress_bar
-    )
+    options = {"normalize": normalize, "show_progress_bar": show_progress_bar}
+    windows = encode_stream(model, tokenizer, texts, batch_tokens, truncate_dim, **options)
     return torch.cat([*windows, torch.empty(0, truncate_dim or model.config.hidden_size)])
 
 
@@ -225,7 +213,7 @@ def run_batches(
     )
     ids = tokens["input_ids"]
     was_training = model.training
-    model.eval()
+    model.train(False)
     try:
         for positions in length_batches([len(text) for text in ids], batch_tokens):
             batch = pad_batch([ids[i] for i in positions], tokenizer.pad_token_id)
@@ -265,8 +253,7 @@ def fuse_scores(weight: float, first: Mapping[Any, float], second: Mapping[Any, 
     """One query's results by two scores as one ranking, best first: document -> score of 0 to 1.
 
     The weighted sum of both scores, each scaled to 0 .. 1 over what it found (a convex combination, Bruch et al. 2023,
-    arXiv:2210.11934): `weight` of the first, the rest of 1 of the second. A document that one of them did not find has 0 of
-    it. This is better than reciprocal ranks (docs/decisions.md).
+    arXiv:2210.11934): `weight` of the first, the rest of 1 of the second. What one of them did not find has 0 of it.
 
     >>> fuse_scores(0.3, {"a": 9.0, "b": 3.0}, {"b": 0.5, "c": 0.1})
     {'b': 0.7, 'a': 0.3, 'c': 0.0}
@@ -294,9 +281,8 @@ class SemanticSearchPipeline(Pipeline):
     `pipeline("semantic-search", ..., truncate_dim=128)` compares the first 128 dimensions only: made for models trained
     with `--matryoshka_dims`. A model's prompts are put before the query and the chunks; `encode` puts none.
 
-    Raises:
-        TypeError: if a query or a chunk is not a string.
-        ValueError: if a query is empty, there are no chunks, or a number is out of range.
+    Raises: TypeError: if a query or a chunk is not a string. ValueError: if a query is empty, there are no chunks, or a
+        number is out of range.
     """
 
     def __call__(

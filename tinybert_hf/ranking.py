@@ -37,19 +37,11 @@ def query_blocks(num_queries: int, num_documents: int, most: int | None = None) 
 
 
 def rank(query_ids: Sequence[str], document_ids: Sequence[str], score: Score) -> Run:
-    """The `TOP_K` best documents of each query.
-
-    Memory: at most `SCORES_TOGETHER` scores (or those of one query), however many queries there are.
-
-    >>> queries, documents = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8], [0.8, 0.6]])
-    >>> rank(["q"], ["a", "b"], by_dot_product(queries, documents))["q"].keys()
-    dict_keys(['b', 'a'])
-    """
+    """The `TOP_K` best documents of each query; the scores of a block of queries are in memory at a time."""
     run: Run = {}
     for block in query_blocks(len(query_ids), len(document_ids)):
-        best = score(block).topk(min(TOP_K, len(document_ids)))
-        rows = zip(query_ids[block], best.indices.tolist(), best.values.tolist(), strict=True)
-        for query_id, indices, values in rows:
+        best, places = score(block).topk(min(TOP_K, len(document_ids)))
+        for query_id, values, indices in zip(query_ids[block], best.tolist(), places.tolist(), strict=True):
             run[query_id] = {document_ids[i]: value for i, value in zip(indices, values, strict=True)}
     return run
 
@@ -76,9 +68,8 @@ class Bm25:
 
     def rank(self, queries: Mapping[str, str], document_ids: Sequence[str]) -> Run:
         """The `TOP_K` best documents of each query (id -> text); those without a word of it are left out."""
-        documents, scores = self.index.retrieve(
-            self.tokenize(queries.values()), k=min(TOP_K, self.num_documents), show_progress=False
-        )
+        tokens = self.tokenize(queries.values())
+        documents, scores = self.index.retrieve(tokens, k=min(TOP_K, self.num_documents), show_progress=False)
         # bm25s fills up with documents that share no word with the query; they score 0.
         return {
             query_id: {document_ids[i]: float(s) for i, s in zip(indices, values, strict=True) if s > 0}

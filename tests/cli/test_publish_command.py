@@ -81,8 +81,8 @@ def test_a_page_is_pushed_with_the_model_or_built_to_be_tried_here(
     ("flags", "message"),
     [
         ([], "Pass --repo_id to push to the Hub, or --output_dir to build the folder, or both."),
-        (["--output_dir", "o", "--private"], "are about the Hub: pass --repo_id too."),
-        (["--output_dir", "o", "--revision", "dev"], "are about the Hub: pass --repo_id too."),
+        (["--output_dir", "o", "--private"], "need the Hub: pass --repo_id too."),
+        (["--output_dir", "o", "--revision", "dev"], "need the Hub: pass --repo_id too."),
         (["--repo_id", "model"], "--repo_id model names no owner; pass OWNER/NAME."),
         (["--repo_id", "me//model"], "--repo_id me//model: Repo id must be in the form"),
         (["--repo_id", "me/model", "--space", "demo"], "--space demo names no owner; pass OWNER/NAME."),

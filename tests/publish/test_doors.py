@@ -104,7 +104,7 @@ def test_releases_old_and_new_load_a_model_without_its_code(
     assert answers["max_length"] == 32
     if environment:
         assert environment.endswith(".".join(answers["version"].split(".")[:2]))
-        assert answers["remote"].startswith("This model's code needs transformers 5.0 or later, not 4.")
+        assert answers["remote"].startswith("This code needs transformers 5.0 or later, not 4.")
         assert "\n" not in answers["remote"]
     else:
         assert answers["remote"] == "loaded"

@@ -59,9 +59,7 @@ def publish(
     if not repo_id and not output_dir:
         raise InputError("Pass --repo_id to push to the Hub, or --output_dir to build the folder, or both.")
     if not repo_id and (private or create_pr or revision != "main" or overwrite_readme):
-        raise InputError(
-            "--private, --create_pr, --revision and --overwrite_readme are about the Hub: pass --repo_id too."
-        )
+        raise InputError("--private, --create_pr, --revision and --overwrite_readme need the Hub: pass --repo_id too.")
     hide_loading()  # the upload has bars of its own
     log_progress()
     import_extra("jinja2", "publish", "the model card")
@@ -77,11 +75,10 @@ def publish(
         folder = build_folder(model, built, repo_id or built.resolve().name, origin, onnx)
         if output_dir:
             print(f"Built {output_dir}: {', '.join(sorted(list_files(folder)))}")
-        pushed_model = None
         if repo_id:
             url, commit = push(folder, repo_id, private, create_pr, revision, overwrite_readme)
             print(url)
-            pushed_model = repo_id, commit
+        pushed_model = (repo_id, commit) if repo_id else None
         if space:
             page = build_space(folder.with_name(f"{folder.name}-space"), space, folder, pushed_model)
             if pushed_model:

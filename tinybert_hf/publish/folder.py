@@ -35,39 +35,35 @@ def build_folder(model: Path, output_dir: Path, name: str, origin: Origin | None
 
     Args:
         model: a model folder, as training leaves it. A README.md in it that no build wrote is kept.
-        output_dir: replaced where it is the untouched result of an earlier build.
+        output_dir: replaced where it is the untouched result of an earlier build; returned, absolute.
         name: what the card's snippets load: the Hub id, or the folder.
         origin: what the card's metadata says; the rest is taken from the summaries and the start's card.
         onnx: also export the encoder for ONNX Runtime, in fp32 and with weights of 8 bits.
 
-    Returns: `output_dir`, absolute.
-
-    Raises: InputError: if `output_dir` holds a file that no build wrote, or that was edited since; if `model` is no
-        TinyBERT, incomplete or damaged; if ONNX is asked for a classifier or without its extra, or computes another thing.
+    Raises: InputError: as `replace_whole`; if `model` is no TinyBERT, incomplete or damaged; if ONNX is asked for a
+        classifier or without its extra, or computes another thing.
     """
     if onnx:
         from ..onnx import export_onnx
     output_dir = output_dir.expanduser().resolve()
     with replace_whole(output_dir) as folder:
         pipeline = load_pipeline(model)
+        config = pipeline.model.config
         encodes = isinstance(pipeline.model, TinyBertModel)
-        if onnx and not encodes:
-            raise InputError(f"{model} is a classifier; only encoders are exported to ONNX. Leave --onnx out.")
         if encodes:
-            pipeline.model.config.num_labels = 2  # the default, which is not written: no labels of stage one
+            config.num_labels = 2  # the default, which is not written: no labels of stage one
+            write_sentence_transformers_files(folder, config)
+        elif onnx:
+            raise InputError(f"{model} is a classifier; only encoders are exported to ONNX. Leave --onnx out.")
         with explained(folder, "Mend this, and run the same command again."):
             pipeline.model.save_pretrained(folder)
-            if is_bert(pipeline.model.config):
-                write_berts_form(folder, pipeline.model.config)
+            same_arithmetic = config.norm_position == "post" and config.position_embedding_type == "learned"
+            if same_arithmetic and (encodes or config.pooling == "cls"):  # a BERT classifies the first token only
+                write_berts_form(folder, config)
             save_tokenizer(pipeline.tokenizer, folder)
-        if encodes:
-            write_sentence_transformers_files(folder, pipeline.model.config)
-        cosines = {}
-        if onnx:
-            texts = [QUERY, *PASSAGES, *REVIEWS, " ".join(PASSAGES * 50)]  # the last one is cut off
-            cosines = export_onnx(pipeline.model, pipeline.tokenizer, folder, texts)
-        paths = [path for pattern in RESULT_FILES for path in model.glob(pattern)]
-        results = {path.name: read_json(path) for path in paths}
+        texts = [QUERY, *PASSAGES, *REVIEWS, " ".join(PASSAGES * 50)]  # the last one is cut off
+        cosines = export_onnx(pipeline.model, pipeline.tokenizer, folder, texts) if onnx else {}
+        results = {path.name: read_json(path) for pattern in RESULT_FILES for path in model.glob(pattern)}
         made = {str(result.get("arguments", {}).get("output_dir")) for result in results.values()} | {str(model)}
         for file, result in results.items():
             write_json(folder / file, without_paths(result, made, name))
@@ -75,8 +71,8 @@ def build_folder(model: Path, output_dir: Path, name: str, origin: Origin | None
             logger.info("The README.md of %s is kept as it is; remove it to have a card written.", model)
             shutil.copyfile(model / "README.md", folder / "README.md")
         else:
-            card = render_card(folder, pipeline, name, (origin or Origin()).complete(model), cosines)
-            card.save(folder / "README.md")
+            origin = (origin or Origin()).complete(model)
+            render_card(folder, pipeline, name, origin, cosines).save(folder / "README.md")
     return output_dir
 
 
@@ -100,8 +96,7 @@ def replace_whole(output_dir: Path) -> Iterator[Path]:
         folder = scratch / "new"
         folder.mkdir()
         yield folder
-        hashes = {file: sha256(folder / file) for file in sorted(list_files(folder))}
-        write_json(folder / BUILD_RECORD, hashes)
+        write_json(folder / BUILD_RECORD, {file: sha256(folder / file) for file in sorted(list_files(folder))})
         if output_dir.exists():
             output_dir.rename(scratch / "old")
         put_in_place(folder, output_dir)
@@ -123,12 +118,6 @@ def load_pipeline(folder: Path) -> Pipeline:
     tokenizer = load_tokenizer(folder, model.config.vocab_size)
     pipeline = SemanticSearchPipeline if isinstance(model, TinyBertModel) else TextClassificationPipeline
     return pipeline(model=model.eval(), tokenizer=tokenizer)
-
-
-def is_bert(config: TinyBertConfig) -> bool:
-    """Whether a BERT computes the same. It classifies the first token only."""
-    same = config.norm_position == "post" and config.position_embedding_type == "learned"
-    return same and (config.pooling == "cls" or config.architectures == [TinyBertModel.__name__])
 
 
 def write_berts_form(folder: Path, config: TinyBertConfig) -> None:

@@ -57,10 +57,9 @@ class Origin(NamedTuple):
         made = {run.get("output_dir") for run in runs}
         data = [run["data"] for run in runs if is_hub_id(run.get("data"), made)]
         start = next((run["model"] for run in runs if run.get("model") and run["model"] not in made), "")
-        known, card = start if is_hub_id(start, made) else None, Path(start, "README.md")
-        theirs = None
+        known, theirs = start if is_hub_id(start, made) else None, None
+        weights, card = Path(start, SAFE_WEIGHTS_NAME), Path(start, "README.md")
         if start and Path(start).is_dir():
-            weights = Path(start, SAFE_WEIGHTS_NAME)
             known = MINILM[1] if weights.is_file() and sha256(weights) == MINILM[0] else None
             theirs = ModelCard.load(card).data if card.is_file() else None
         elif known:
@@ -79,10 +78,7 @@ class Origin(NamedTuple):
 def render_card(
     folder: Path, pipeline: Pipeline, name: str, origin: Origin, onnx_cosines: dict[str, float]
 ) -> ModelCard:
-    """The model card; its numbers are those of the folder's JSON files, and its first example is run here.
-
-    `onnx_cosines` has the ONNX files of the folder with their lowest cosine to the PyTorch model.
-    """
+    """The card of a folder, whose first example is run here; `onnx_cosines` are those to the PyTorch model by file."""
     classifies = isinstance(pipeline, TextClassificationPipeline)
     own_stage = "sentiment" if classifies else "retrieval"
     summaries = [read_json(path) for path in sorted(folder.glob("*_summary.json"))]
@@ -171,15 +167,7 @@ def measured_results(summary: dict[str, Any] | None, evaluations: list[dict[str,
         data, task = run["eval_data"] or run["data"], tasks[summary["stage"]]
         measured.append((task, data, f"{data} (held out)", run["eval_split"], summary["results"]))
     return [
-        EvalResult(
-            task_type=task,
-            dataset_type=data,
-            dataset_name=name,
-            dataset_split=split,
-            metric_type=measure.lower(),
-            metric_name=measure,
-            metric_value=value,
-        )
+        EvalResult(task, data, name, measure.lower(), value, dataset_split=split, metric_name=measure)
         for task, data, name, split, values in measured
         for measure, value in values.items()
     ]
@@ -189,5 +177,4 @@ def is_hub_id(name: str | None, made_here: set[str]) -> bool:
     """Whether `--data` or `--model` named a repository on the Hub, as `load_data` decides it, and no run's output."""
     if not name or name in made_here or Path(name).exists():
         return False
-    file = file_suffix(Path(name)) in FILE_KINDS
-    return bool(re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name)) and not file
+    return bool(re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name)) and file_suffix(Path(name)) not in FILE_KINDS

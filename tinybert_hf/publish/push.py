@@ -20,8 +20,7 @@ from .verify import HubError, load_back
 
 logger = logging.getLogger(__name__)
 
-# After which a request to the Hub has failed; huggingface_hub itself waits for ever. It asks six times, with 23 seconds of
-# pauses in all, so that a silent Hub is told within two minutes.
+# After which a request has failed. huggingface_hub itself waits for ever; it asks six times: two minutes with its pauses.
 SECONDS_OF_SILENCE = 15
 
 REMEDIES = {
@@ -33,12 +32,7 @@ REMEDIES = {
 
 
 def push(
-    folder: Path,
-    repo_id: str,
-    private: bool = False,
-    create_pr: bool = False,
-    revision: str = "main",
-    overwrite_readme: bool = False,
+    folder: Path, repo_id: str, private: bool, create_pr: bool, revision: str, overwrite_readme: bool
 ) -> tuple[str, str]:
     """Put a built folder on the Hub in one commit, and load it back.
 
@@ -47,18 +41,15 @@ def push(
     replace, are deleted in the same commit. A card that a build wrote and nobody edited is replaced. All else stays.
 
     Args:
-        folder: from `build_folder`.
         repo_id: OWNER/NAME; created where it does not exist.
-        private: create it private; an existing public repository is refused.
         create_pr: open a pull request instead of committing to `revision`.
         revision: a branch, created where it does not exist, or `refs/pr/N`.
         overwrite_readme: replace a README.md on the Hub that somebody wrote or edited.
 
     Returns: the address of the commit or the pull request, and the commit.
 
-    Raises:
-        HubError: if the Hub refuses or fails, or does not give back the same model.
-        InputError: if the name is taken by another kind of model, or public where private was asked.
+    Raises: HubError: if the Hub refuses or fails, or does not give back the same model. InputError: if the name is taken by
+        another kind of model, or public where private was asked.
     """
     api = HfApi()
     with hub_errors_explained(api.endpoint):
@@ -109,12 +100,9 @@ def push(
 def push_space(folder: Path, space_id: str, repo_id: str, commit: str) -> str:
     """Put a page from `build_space` on the Hub as a static Space, in one commit, and return the Space's address.
 
-    It loads the model `repo_id` at `commit`. As with `push`, only files that differ are sent, and the same call is safe
-    after any fault.
+    It loads the model `repo_id` at `commit`. As with `push`, the same call is safe after any fault.
 
-    Raises:
-        HubError: if the Hub refuses or fails.
-        InputError: if browsers cannot load the model from there, or the Space is another one.
+    Raises: HubError: as `push`. InputError: if browsers cannot load the model from there, or the Space is another one.
     """
     api = HfApi()
     with hub_errors_explained(api.endpoint, "the page"):
@@ -126,8 +114,7 @@ def push_space(folder: Path, space_id: str, repo_id: str, commit: str) -> str:
         api.create_repo(space_id, repo_type="space", space_sdk="static", exist_ok=True)
         info = api.space_info(space_id)
         present = {sibling.rfilename for sibling in info.siblings or []}
-        # The Hub puts a page of its own into a new Space; that one is replaced.
-        new = present <= {".gitattributes", "README.md", "index.html", "style.css"}
+        new = present <= {".gitattributes", "README.md", "index.html", "style.css"}  # the Hub's own page is replaced
         if info.sdk not in (None, "static") or not (new or SPACE_SETTINGS in present):
             raise InputError(f"{space_id} is taken by another Space; choose another --space.")
         url = f"{api.endpoint}/spaces/{space_id}"
@@ -180,10 +167,9 @@ def hub_errors_explained(endpoint: str, sent: str = "the model") -> Iterator[Non
         if not isinstance(cause, (httpx.HTTPError, json.JSONDecodeError)):
             raise
         status = getattr(getattr(cause, "response", None), "status_code", 0)
+        reason = getattr(cause, "server_message", None) or f"{type(cause).__name__}: {cause}".splitlines()[0]
         if isinstance(error, ValueError) and not direct:
             reason = " ".join(str(error).split())  # what is wrong in the card
-        else:
-            reason = getattr(cause, "server_message", None) or f"{type(cause).__name__}: {cause}".splitlines()[0]
         fault = "Correct what it names" if 400 <= status < 500 else "Check the network, or wait a few minutes"
         raise HubError(
             f"{endpoint} did not take {sent} ({f'{status}, ' if status else ''}{reason}). "

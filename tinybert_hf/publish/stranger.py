@@ -14,8 +14,6 @@ import torch
 import transformers
 from torch import Tensor
 
-LARGEST_DIFFERENCE = 1e-6  # of an output
-
 
 def outputs(source: str, revision: str, auto_model: Any, text: str, onnx_files: Sequence[str]) -> dict[str, Tensor]:
     """The logits or the embedding of a text, (1, L or H), by the model and by each of its ONNX models."""
@@ -43,7 +41,7 @@ def main(repo_id: str, revision: str, folder: str, text: str) -> None:
     expected = outputs(folder, "main", auto_model, text, onnx_files)
     for name, output in outputs(repo_id, revision, auto_model, text, onnx_files).items():
         difference = (output - expected[name]).abs().max().item()
-        if not difference <= LARGEST_DIFFERENCE:
+        if not difference <= 1e-6:
             sys.exit(f"an output of {name} differs by {difference:g} from that of the local folder")
 
 

@@ -10,27 +10,21 @@ from ..errors import UnreadableError
 from ..files import scratch_folder
 from .model_card import PASSAGES
 
-STRANGER = Path(__file__).with_name("stranger.py")
-
 
 class HubError(UnreadableError):
     """The model is not on the Hub, or not as it should be; the message says why and what to do."""
 
 
 def load_back(folder: Path, repo_id: str, revision: str, endpoint: str) -> None:
-    """Load the model from the Hub, past all caches, and compare its output on a sentence with the folder's.
-
-    Where the folder has ONNX models, those on the Hub are run and compared too.
+    """Load the model from the Hub, past all caches, and compare its output, and that of its ONNX models, with the folder's.
 
     Raises: HubError: if an output differs by more than 1e-6.
     """
-    arguments = [repo_id, revision, str(folder.resolve()), PASSAGES[0]]
     with scratch_folder(Path(gettempdir()), "tinybert-publish-") as scratch:
         caches = {"HF_HUB_CACHE": f"{scratch}/hub", "HF_MODULES_CACHE": f"{scratch}/modules"}
-        # Python would also import from the folder of the script.
-        settings = {"HF_ENDPOINT": endpoint, "PYTHONSAFEPATH": "1"}
+        settings = {"HF_ENDPOINT": endpoint, "PYTHONSAFEPATH": "1"}  # else Python imports from the script's folder
         done = subprocess.run(
-            [sys.executable, STRANGER, *arguments],
+            [sys.executable, Path(__file__).with_name("stranger.py"), repo_id, revision, folder.resolve(), PASSAGES[0]],
             env=os.environ | caches | settings,
             cwd=scratch,
             stdin=subprocess.DEVNULL,
