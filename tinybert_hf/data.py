@@ -239,9 +239,9 @@ def select_columns(dataset: Dataset, columns: Names, source: str, flags: Names, 
     """
     for name, column in columns.items():
         if column not in dataset.column_names:
+            there = ", ".join(dataset.column_names)
             raise InputError(
-                f"{source} has no column {column!r}; it has {', '.join(dataset.column_names)}. "
-                f"Pass --{flags[name]} with one of these."
+                f"{source} has no column {column!r}; it has {there}. Pass --{flags[name]} with one of these."
             )
         if others := [other for other in columns if columns[other] == column and other != name]:
             raise InputError(

@@ -292,9 +292,8 @@ def as_text(value: Any, place: str) -> str | None:
     try:
         (text or "").encode()
     except UnicodeEncodeError as error:
-        raise InputError(
-            f"{place}: the character {error.start + 1} is half of one (a lone surrogate). Remove it."
-        ) from error
+        half = f"the character {error.start + 1} is half of one (a lone surrogate)"
+        raise InputError(f"{place}: {half}. Remove it.") from error
     return text
 
 
