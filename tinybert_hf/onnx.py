@@ -70,6 +70,7 @@ def export_onnx(
             input_names=["input_ids", "attention_mask"],
             output_names=["last_hidden_state", "pooler_output", "sentence_embedding"],
             dynamic_shapes=(axes, axes),
+            dynamo=True,
             verbose=False,
         )
     assert program is not None

@@ -40,14 +40,8 @@ def build_space(output_dir: Path, space_id: str, model: Path, pushed_model: tupl
         name, revision = model.name, "main"
         place = {"host": f"{above}/", "path": "{model}/", "link": f"{above}/{name}/"}
     prompts = read_prompts(str(model), None)
-    settings = {
-        "model": name,
-        "revision": revision,
-        **place,
-        "prompts": prompts,
-        "npm": NPM,
-        "version": TRANSFORMERS_JS,
-    }
+    libraries = {"npm": NPM, "version": TRANSFORMERS_JS}
+    settings = {"model": name, "revision": revision, **place, "prompts": prompts, **libraries}
     card = SpaceCardData(
         title=space_id.split("/")[-1],
         emoji="🔎",
