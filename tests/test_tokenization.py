@@ -139,7 +139,7 @@ def test_it_loads_as_the_same_tokenizer_everywhere(
 def test_columns_become_ids_and_numbers_of_their_texts(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text('{"query": "music", "answer": "play music from the command line"}\n' * 2)
-    dataset = load_data(str(path))
+    dataset = load_data(str(path), texts=["query", "answer"])
     tokens = tokenize_columns(dataset, tokenizer, max_length=5)
     assert tokens[0]["query"] == tokenizer("music")["input_ids"]
     assert len(tokens[0]["answer"]) == 5

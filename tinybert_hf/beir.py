@@ -43,11 +43,8 @@ def load_beir(data: str | Path, split: str = "test") -> RetrievalData:
     texts = {str(row["_id"]): row["text"] for row in queries}
     if missing := set(qrels) - set(texts):
         raise InputError(f"The split {split} of {data} judges {len(missing)} unknown queries, as {min(missing)}.")
-    return RetrievalData(
-        queries={query_id: texts[query_id] for query_id in qrels},
-        corpus={str(row["_id"]): f"{row.get('title') or ''} {row['text']}".strip() for row in corpus},
-        qrels=qrels,
-    )
+    documents = {str(row["_id"]): f"{row.get('title') or ''} {row['text']}".strip() for row in corpus}
+    return RetrievalData({query_id: texts[query_id] for query_id in qrels}, documents, qrels)
 
 
 def beir_folder(folder: Path, split: str) -> tuple[Iterable[Row], Iterable[Row], list[Row]]:
@@ -71,17 +68,13 @@ def beir_hub(data: str | Path, split: str) -> tuple[Dataset, Dataset, Dataset]:
     corpus, queries = (load_data(str(data), config, "all") for config in ("corpus", "queries"))
     configs = get_dataset_config_names(str(data))
     judging = next((config for config in ("qrels", "default") if config in configs), None)
-    judgements = load_data(str(data) if judging else f"{data}-qrels", judging, split)
-    return corpus, queries, judgements
+    return corpus, queries, load_data(str(data) if judging else f"{data}-qrels", judging, split)
 
 
 def load_pairs_file(
     file: str | Path, columns: tuple[str, str] = PAIR_COLUMNS, written: Written = PLAINLY
 ) -> RetrievalData:
-    """A file of pairs as a retrieval task; `columns` are those of the query and of the answer.
-
-    Raises: InputError: if it cannot be read or lacks a column.
-    """
+    """A file of pairs as a retrieval task. Raises: InputError: if it cannot be read or lacks a column."""
     names = dict(zip(PAIR_COLUMNS, columns, strict=True))
     rows = read_columns(file, names, {name: f"{name}_column" for name in names}, written=written)
     return pairs_as_retrieval(rows["query"][:], rows["answer"][:])
@@ -98,8 +91,4 @@ def pairs_as_retrieval(queries: Sequence[str], answers: Sequence[str], others: S
     qrels: Qrels = {}
     for query, answer in zip(queries, answers, strict=True):
         qrels.setdefault(questions[query], {})[documents[answer]] = 1
-    return RetrievalData(
-        queries={i: text for text, i in questions.items()},
-        corpus={i: text for text, i in documents.items()},
-        qrels=qrels,
-    )
+    return RetrievalData({i: text for text, i in questions.items()}, {i: text for text, i in documents.items()}, qrels)

@@ -43,8 +43,7 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # the unpickler fails in many ways
-        # Its own message advises to load it all the same.
+    except Exception as error:  # the unpickler fails in many ways, and advises to load it all the same
         found = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it holds {found[1]}, and loading that could run code" if found else "it is no file of tensors"
         raise InputError(
@@ -70,8 +69,6 @@ def is_plain(value: Any) -> bool:
 
 def convert_state_dict(state_dict: dict[str, Tensor], num_attention_heads: int = 12) -> TinyBertModel:
     """The original project's encoder as a `TinyBertModel` of the same arithmetic, in fp32.
-
-    The tensors tell all sizes but the number of heads.
 
     Raises: InputError: if a tensor is missing, unexpected or of the wrong shape, or the heads do not divide H.
     """
@@ -106,11 +103,10 @@ def convert_state_dict(state_dict: dict[str, Tensor], num_attention_heads: int =
 def as_bert(state_dict: dict[str, Tensor], hidden_size: int) -> dict[str, Tensor]:
     """The tensors under BERT's names, with what LayerNorm multiplies and adds for the norms."""
     # The original divides by the standard deviation over H - 1, LayerNorm by the one over H.
-    norm_scale = math.sqrt((hidden_size - 1) / hidden_size)
     weights = {}
     for name, tensor in state_dict.items():
         if name.endswith(".norm.alpha"):
-            tensor = tensor * norm_scale
+            tensor = tensor * math.sqrt((hidden_size - 1) / hidden_size)
         if ".norm." in name and tensor.numel() == 1:  # one number for all H
             tensor = tensor.flatten().expand(hidden_size)
         weights[rename(name, WEIGHTS)] = tensor
@@ -122,14 +118,8 @@ def convert_checkpoint(
 ) -> TinyBertModel:
     """Convert an original checkpoint and its tokenizer file; nothing is written unless both are sound.
 
-    Args:
-        checkpoint: the original `model.pt`.
-        tokenizer: the original `tokenizer-wiki.json`, a file of the `tokenizers` library; its casing stays.
-        output: the folder to make.
-
-    Raises:
-        OSError: if a file cannot be read, or `output` exists and is not an empty folder.
-        InputError: if a file is not of the original project, or the two do not fit together.
+    They are the original `model.pt` and `tokenizer-wiki.json`, whose casing stays. Raises: OSError: if a file cannot be read,
+    or `output` exists and is not an empty folder. InputError: if a file is of another kind, or the two do not fit together.
     """
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -144,8 +134,8 @@ def convert_checkpoint(
     wrapped = wrap_tokenizer(backend, config.max_position_embeddings)
     if (num_tokens := max(wrapped.get_vocab().values()) + 1) > config.vocab_size:
         raise InputError(
-            f"{tokenizer} has {num_tokens} tokens, but {checkpoint} has embeddings for {config.vocab_size}; "
-            "they are not of the same model."
+            f"{tokenizer} has {num_tokens} tokens, but {checkpoint} has embeddings for {config.vocab_size}; they are not of "
+            "the same model."
         )
     model.save_pretrained(output)
     save_tokenizer(wrapped, output)

@@ -13,18 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import datasets
+import numpy as np
 import pandas as pd
-from datasets import (
-    ClassLabel,
-    Dataset,
-    Features,
-    Value,
-    are_progress_bars_disabled,
-    concatenate_datasets,
-    disable_progress_bars,
-    enable_progress_bars,
-    load_dataset,
-)
+from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets, load_dataset
 from datasets.data_files import DataFilesDict, get_data_patterns
 from datasets.exceptions import DatasetGenerationError
 
@@ -36,7 +28,8 @@ logger = logging.getLogger(__name__)
 
 FILE_KINDS = (*READERS, ".parquet")
 READING = "1"  # to be raised where the same file gives other rows than before
-FEWEST_HELD_OUT, MOST_HELD_OUT = 10, 1_000
+MOST_HELD_OUT = 1_000
+Names = dict[str, str]  # of columns, or of the flags that set them
 
 
 class Split(NamedTuple):
@@ -49,13 +42,13 @@ class Split(NamedTuple):
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
     """Around what takes moments even for a million rows, and would draw a bar for each of them."""
-    enabled = not are_progress_bars_disabled()
-    disable_progress_bars()
+    enabled = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
     try:
         yield
     finally:
         if enabled:
-            enable_progress_bars()
+            datasets.enable_progress_bars()
 
 
 def load_data(
@@ -71,16 +64,14 @@ def load_data(
     """Read one split of a data set.
 
     Args:
-        data: a Hub id, a file (one of `FILE_KINDS`, also compressed), or a folder of such files. From Python also a
-            `Dataset`, a pandas frame, or mappings.
-        config: configuration name of a Hub data set, where it has several.
-        split: split of a Hub data set or a folder; a single file is one split whatever it is called.
-        revision: branch, tag or commit of a Hub data set.
+        data: a Hub id, a file (one of `FILE_KINDS`, also compressed), a folder of such files, a `Dataset`, a pandas
+            frame, or mappings.
+        config, revision: of a Hub data set.
+        split: of a Hub data set or a folder; a single file is one split whatever it is called.
         texts: columns that are read as texts. Where one is missing, the result has the names that there are, and no rows.
         values: further columns; without either, all that hold no lists. One becomes a number where all its values print
             back as the file has them. What `datasets` reads, parquet and the Hub, stays as it is.
         unfold: a column in which a list of texts makes a row of each.
-        written: how files are written.
 
     Raises:
         MissingFileError: if `data` names a file that does not exist, a folder without data, or no data set of the Hub.
@@ -195,10 +186,7 @@ def unfolded(row: Row, column: str | None) -> Iterator[Row]:
 
 
 def take_rows(data: Any) -> list[Row]:
-    """The rows of what a notebook holds: a pandas frame, or mappings.
-
-    Raises: InputError: if it is anything else, or empty.
-    """
+    """The rows of a pandas frame, or mappings. Raises: InputError: if it is anything else, or empty."""
     rows = data.to_dict("records") if isinstance(data, pd.DataFrame) else data
     rows = list(rows) if isinstance(rows, Iterable) and not isinstance(rows, Mapping) else []
     if not rows or not all(isinstance(row, Mapping) for row in rows):
@@ -228,17 +216,9 @@ def data_sources(data: Any) -> list[Any]:
 
 
 def read_columns(
-    data: Any,
-    columns: dict[str, str],
-    flags: dict[str, str],
-    split: str = "train",
-    unfold: str | None = None,
-    **reading: Any,
+    data: Any, columns: Names, flags: Names, split: str = "train", unfold: str | None = None, **reading: Any
 ) -> Dataset:
-    """`select_columns` of one data set or of several, one after the other.
-
-    `reading` holds `config`, `revision` and `written` of `load_data`.
-    """
+    """`select_columns` of one data set or of several, one after the other; `reading` is what else `load_data` takes."""
     parts = []
     for one in data_sources(data):
         rows = load_data(one, split=split, texts=list(columns.values()), unfold=unfold, **reading)
@@ -249,9 +229,7 @@ def read_columns(
 
 
 @without_progress_bars()
-def select_columns(
-    dataset: Dataset, columns: dict[str, str], source: str, flags: dict[str, str], unfold: str | None = None
-) -> Dataset:
+def select_columns(dataset: Dataset, columns: Names, source: str, flags: Names, unfold: str | None = None) -> Dataset:
     """Keep `columns` (new name -> name in the source), renamed, without the rows in which a value is blank.
 
     All but `label` become texts. What is dropped is counted in the log, more than a tenth of the rows as a warning.
@@ -261,9 +239,9 @@ def select_columns(
     """
     for name, column in columns.items():
         if column not in dataset.column_names:
+            there = ", ".join(dataset.column_names)
             raise InputError(
-                f"{source} has no column {column!r}; it has {', '.join(dataset.column_names)}. "
-                f"Pass --{flags[name]} with one of these."
+                f"{source} has no column {column!r}; it has {there}. Pass --{flags[name]} with one of these."
             )
         if others := [other for other in columns if columns[other] == column and other != name]:
             raise InputError(
@@ -273,16 +251,14 @@ def select_columns(
     dataset = with_texts(dataset.select_columns(list(columns.values())), texts, source, unfold)
     dataset = dataset.rename_columns({column: name for name, column in columns.items() if column != name})
 
-    def is_blank(row: Iterable[Any]) -> bool:
-        return any(value is None or not str(value).strip() for value in row)
+    def is_whole(*row: Any) -> bool:
+        return all(value is not None and str(value).strip() for value in row)
 
-    kept = dataset.filter(
-        lambda batch: [not is_blank(row) for row in zip(*(batch[name] for name in columns), strict=True)], batched=True
-    )
+    kept = dataset.filter(lambda *cells: [*map(is_whole, *cells)], batched=True, input_columns=dataset.column_names)
     if not kept:
         raise InputError(f"{source} has no row with text in {', '.join(columns.values())} (of {len(dataset)} rows).")
     if dropped := len(dataset) - len(kept):
-        first = next(number for number, row in enumerate(dataset, start=1) if is_blank(row.values()))
+        first = next(number for number, row in enumerate(dataset, start=1) if not is_whole(*row.values()))
         level = logging.WARNING if dropped > len(dataset) / 10 else logging.INFO
         message = "%s: dropped %d of %d rows with a blank value, as row %d."
         logger.log(level, message, source, dropped, len(dataset), first)
@@ -290,10 +266,7 @@ def select_columns(
 
 
 def with_texts(dataset: Dataset, texts: Collection[str], source: str, unfold: str | None = None) -> Dataset:
-    """The data set with the columns `texts` as texts.
-
-    Raises: InputError: if a value is neither a text nor a number, with its place.
-    """
+    """The data set with the columns `texts` as texts. Raises: InputError: as `as_text`, with the place of the value."""
     features = Features(dataset.features | dict.fromkeys(texts, Value("string")))
     if features == dataset.features:
         return dataset
@@ -358,7 +331,7 @@ def hold_out(dataset: Dataset, size: int | None, seed: int, by: Sequence[str]) -
 
     Raises: InputError: if fewer than `size` rows are left, or none without a text in common.
     """
-    size = size or min(MOST_HELD_OUT, max(FEWEST_HELD_OUT, len(dataset) // 10))
+    size = size or min(MOST_HELD_OUT, max(10, len(dataset) // 10))
     if len(dataset) < 2 * size:
         raise InputError(
             f"Cannot hold out {size} of {len(dataset)} rows. Pass --eval_data or --eval_split with rows to measure "
@@ -368,19 +341,10 @@ def hold_out(dataset: Dataset, size: int | None, seed: int, by: Sequence[str]) -
     evaluation = shuffled.select(range(size))
     held_out = {name: {text.strip() for text in evaluation[name]} for name in by}
     rest = shuffled.select(range(size, len(shuffled)))
-
-    def without(columns: Sequence[str]) -> Dataset:
-        return rest.filter(
-            lambda batch: [
-                not any(text.strip() in held_out[name] for name, text in zip(columns, row, strict=True))
-                for row in zip(*(batch[name] for name in columns), strict=True)
-            ],
-            batched=True,
-        )
-
-    train = without(by)
-    if 2 * len(train) < len(rest) and len(by) > 1:
-        train, by = without(by[:1]), by[:1]
+    shares = np.array([[text.strip() in held_out[name] for text in rest[name]] for name in by])  # (columns, rows)
+    if 2 * shares.any(axis=0).sum() > len(rest):
+        shares, by = shares[:1], by[:1]
+    train = rest.select(np.flatnonzero(~shares.any(axis=0)))
     if not len(train):
         raise InputError(
             f"All {len(rest)} rows share a text with the {size} held out. Pass --eval_data or --eval_split."
@@ -393,8 +357,7 @@ def hold_out(dataset: Dataset, size: int | None, seed: int, by: Sequence[str]) -
 def iterate_texts(dataset: Dataset) -> Iterator[str]:
     """Every text of every string column, row by row; what a tokenizer trains on."""
     kinds = (Value("string"), Value("large_string"))  # the second of csv files and pandas frames
-    columns = [name for name, feature in dataset.features.items() if feature in kinds]
-    for row in dataset.select_columns(columns):
+    for row in dataset.select_columns([name for name, feature in dataset.features.items() if feature in kinds]):
         yield from (text for text in row.values() if text)
 
 

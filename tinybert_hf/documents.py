@@ -44,18 +44,15 @@ def split_sections(text: str) -> Iterator[tuple[str, str]]:
     >>> list(split_sections("Intro.\\n# Install\\nRun pip.\\n## From source\\nRun make."))
     [('', 'Intro.'), ('Install', 'Run pip.'), ('From source', 'Run make.')]
     """
-    heading, in_code = "", False
-    lines: list[str] = []
+    sections: list[tuple[str, list[str]]] = [("", [])]
+    in_code = False
     for line in text.split("\n"):
         in_code ^= bool(FENCE.match(line))
         if not in_code and (match := HEADING.fullmatch(line)):
-            if body := "\n".join(lines).strip():
-                yield heading, body
-            heading, lines = match[1], []
+            sections.append((match[1], []))
         else:
-            lines.append(line)
-    if body := "\n".join(lines).strip():
-        yield heading, body
+            sections[-1][1].append(line)
+    return ((heading, body) for heading, lines in sections if (body := "\n".join(lines).strip()))
 
 
 def split_first_sentence(text: str) -> tuple[str, str]:
@@ -75,23 +72,18 @@ def read_documents(dataset: Dataset, columns: dict[str, str], source: str, flags
     """Documents as `head`, which says what each is about, and `body`, all that follows.
 
     The head is the title, the heading, or both; without either, the first sentence. Each section of a Markdown text is
-    a document of its own.
-
-    The arguments and what is raised are those of `select_columns`, for `text`, and `title` where there is one.
+    a document of its own. The arguments and errors are those of `select_columns`, for `text`, and perhaps `title`.
     """
     rows = select_columns(dataset, columns, source, flags)
 
     def split(batch: dict[str, list[str]]) -> dict[str, list[str]]:
         titles = batch.get("title", [""] * len(batch["text"]))
-        heads, bodies = [], []
+        parts = []
         for title, text in zip(titles, batch["text"], strict=True):
             for heading, body in split_sections(text):
-                head = ": ".join(part for part in (title.strip(), heading) if part)
-                if not head:
-                    head, body = split_first_sentence(body)
-                heads.append(head)
-                bodies.append(body)
-        return {"head": heads, "body": bodies}
+                head = ": ".join(filter(None, (title.strip(), heading)))
+                parts.append((head, body) if head else split_first_sentence(body))
+        return {"head": [head for head, _ in parts], "body": [body for _, body in parts]}
 
     return rows.map(split, batched=True, remove_columns=rows.column_names)
 
@@ -125,13 +117,9 @@ def tokenize_documents(documents: Dataset, tokenizer: PreTrainedTokenizerBase, m
         texts = [f"{head}\n{body}" for head, body in zip(batch["head"], bodies, strict=True)]
         tokens = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
         heads = tokenizer(batch["head"], truncation=True, max_length=max_length)["input_ids"]
-        rows = zip(texts, tokens, heads, strict=True)
-        kept = [row for row in rows if len(row[1]) - 2 >= MIN_TOKENS]
-        return {
-            "text": [ids for _, ids, _ in kept],
-            "head": [len(ids) - 2 for _, _, ids in kept],
-            "text_id": [text_id(text) for text, _, _ in kept],
-        }
+        rows = zip(tokens, (len(ids) - 2 for ids in heads), map(text_id, texts), strict=True)
+        kept = [row for row in rows if len(row[0]) - 2 >= MIN_TOKENS]
+        return {name: [row[i] for row in kept] for i, name in enumerate(("text", "head", "text_id"))}
 
     rows = map_tokens(documents, tokenize, tokenizer, f"{max_length} documents")
     if not len(rows):
@@ -148,11 +136,8 @@ def draw_pair(row: dict[str, Any], seed: int, epoch: int) -> Pair:
     """
     # A tuple of numbers is no seed for `random`, its text is.
     generator = random.Random(f"{seed} {epoch} {row['text_id']}")
-    first, *tokens, last = row["text"]
-    head = row["head"]
-    longest = min(head, len(tokens) // 2)  # the answer keeps half of a short document
-    length = min(generator.randint(*SPAN_TOKENS), longest)
+    (first, *tokens, last), head = row["text"], row["head"]
+    length = min(generator.randint(*SPAN_TOKENS), head, len(tokens) // 2)  # the answer keeps half of a short document
     start = generator.randint(0, head - length)
-    span = tokens[start : start + length]
     rest = tokens if generator.random() < KEPT else tokens[:start] + tokens[start + length :]
-    return Pair([first, *span, last], [first, *rest, last])
+    return Pair([first, *tokens[start : start + length], last], [first, *rest, last])

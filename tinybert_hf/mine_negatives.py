@@ -57,20 +57,16 @@ def mine_negatives(
     Memory: at most MOST_TOGETHER x D scores, and less for many candidates (`ranking.SCORES_TOGETHER`).
 
     Args:
-        score: rows -> (B, D) scores of their queries, on the device where the work is to be done. They are
-            written into.
-        query_ids: (N,) text ids (`data.text_id`); equal ones are the same query.
-        answer_ids: (N,) text ids of the answers; each must be among the candidates.
-        candidate_ids: (D,) text ids, all different.
+        score: rows -> (B, D) scores of their queries, on the device of the work. They are written into.
+        query_ids, answer_ids: (N,) text ids (`data.text_id`); equal ones are the same query or answer.
+        candidate_ids: (D,) text ids, all different; every answer's is among them.
         depth: choose at random among so many of the best; None takes the best.
         margin: a candidate whose score is above the answer's less `margin` times its absolute value is left out.
         lowest_score: a candidate that scores this or less was not found by the ranking (0 of BM25: no word in common).
-        seed: of all that is random; the same arguments give the same negatives.
 
     Raises: InputError: if a number is out of range, two candidates are one text, an answer is no candidate, or a query
         has fewer than `num_negatives` candidates that do not answer it.
     """
-    num_candidates = len(candidate_ids)
     if num_negatives < 1:
         raise InputError(f"num_negatives must be 1 or more, got {num_negatives}.")
     if depth is not None and depth < num_negatives:
@@ -78,7 +74,7 @@ def mine_negatives(
     if not 0 <= margin <= 1:
         raise InputError(f"margin must be from 0 to 1, got {margin}.")
     columns = {candidate: column for column, candidate in enumerate(candidate_ids.tolist())}
-    if len(columns) < num_candidates:
+    if len(columns) < len(candidate_ids):
         raise InputError("Two candidates have the same text id; pass each text once.")
     own = torch.tensor([columns.get(answer, -1) for answer in answer_ids.tolist()])  # (N,)
     if missing := int((own < 0).sum()):
@@ -88,22 +84,18 @@ def mine_negatives(
     for query, column in zip(queries, own.tolist(), strict=True):
         found[query].add(column)
     answers = {query: torch.tensor([*some]) for query, some in found.items()}  # one that is asked in many rows has many
-    if (left := num_candidates - max(map(len, answers.values()))) < num_negatives:
+    if (left := len(columns) - max(map(len, answers.values()))) < num_negatives:
         raise InputError(
-            f"A query has {left} candidates that do not answer it, and num_negatives is {num_negatives}. Ask for "
-            "fewer, or add a corpus."
+            f"A query has {left} candidates that do not answer it, and num_negatives is {num_negatives}. Ask for fewer, or "
+            "add a corpus."
         )
 
-    generator = torch.Generator().manual_seed(seed)
+    settings = (num_negatives, depth, margin, lowest_score, torch.Generator().manual_seed(seed))
     parts: list[Negatives] = []
     with progress_bar(total=len(queries), unit="query", desc="Mining", disable=not show_progress_bar) as bar:
-        for rows in query_blocks(len(queries), num_candidates, MOST_TOGETHER):
+        for rows in query_blocks(len(queries), len(columns), MOST_TOGETHER):
             right = [answers[query] for query in queries[rows]]
-            parts.append(
-                select_negatives(
-                    score(rows).float(), own[rows], right, num_negatives, depth, margin, lowest_score, generator
-                )
-            )
+            parts.append(select_negatives(score(rows).float(), own[rows], right, *settings))
             bar.update(len(right))
     return Negatives(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
@@ -152,16 +144,12 @@ def mine_by_embeddings(
 ) -> Negatives:
     """`mine_negatives` among the answers of the same rows, by cosine similarity; what training refreshes itself with.
 
-    Embeddings are (N, H), any scale, and the work is done on their device; row i answers query i. The other arguments
-    and what is raised are those of `mine_negatives`.
-
-    Returns: `columns` are row numbers of `answer_embeddings`. Of rows with one text, the first.
+    Embeddings are (N, H), any scale, and the work is done on their device; row i answers query i. Returned `columns` are row
+    numbers of `answer_embeddings`, of rows with one text the first.
     """
     distinct, first = map(torch.from_numpy, np.unique(answer_ids.cpu().numpy(), return_index=True))
-    queries = nn.functional.normalize(query_embeddings.float(), dim=-1)
-    candidates = nn.functional.normalize(answer_embeddings.float(), dim=-1)[first.to(answer_embeddings.device)]
-
-    score = by_dot_product(queries, candidates)
+    queries, answers = (nn.functional.normalize(rows.float(), dim=-1) for rows in (query_embeddings, answer_embeddings))
+    score = by_dot_product(queries, answers[first.to(answers.device)])
     mined = mine_negatives(score, query_ids, answer_ids, distinct, num_negatives, depth, margin, seed=seed)
     return mined._replace(columns=first[mined.columns])
 
@@ -187,10 +175,7 @@ def mine_data(
 ) -> tuple[Dataset, Negatives]:
     """The pairs as `query`, `answer`, `negative_0`, `negative_1`, ..., and what mining found.
 
-    The arguments are those of `data.load_data`, of `mine_negatives`, and: `corpus`, further texts to choose from; `model` or
-    `teacher`, an encoder to rank with in place of BM25.
-
-    Raises: InputError: if data or a model cannot be read, a column is missing, or there are too few candidates.
+    The arguments are those of the command. Raises: InputError: if data or a model cannot be read, a column is missing, or there are too few candidates.
     """
     if model and teacher:
         raise InputError("--model and --teacher are two rankings; pass one of them, or none for BM25.")
@@ -205,22 +190,15 @@ def mine_data(
     candidates: dict[int, str] = {}  # equal texts, white space around them apart, are one candidate
     for text in texts:
         candidates.setdefault(text_id(text), text)
-
     documents = list(candidates.values())
-    encoder = model or teacher
+    if encoder := model or teacher:
+        score = load_text_encoder(encoder, "model" if model else "teacher").score(queries, documents)
+    else:
+        score = Bm25(documents).score(queries)
+    lowest = -torch.inf if encoder else 0.0
+    query_ids, answer_ids, ids = (torch.tensor([*map(text_id, some)]) for some in (queries, answers, documents))
     mined = mine_negatives(
-        load_text_encoder(encoder, "model" if model else "teacher").score(queries, documents)
-        if encoder
-        else Bm25(documents).score(queries),
-        torch.tensor([text_id(text) for text in queries]),
-        torch.tensor([text_id(text) for text in answers]),
-        torch.tensor(list(candidates)),
-        num_negatives,
-        depth,
-        margin,
-        lowest_score=-torch.inf if encoder else 0.0,
-        seed=seed,
-        show_progress_bar=True,
+        score, query_ids, answer_ids, ids, num_negatives, depth, margin, lowest, seed, show_progress_bar=True
     )
     with without_progress_bars():
         for i, column in enumerate(mined.columns.T.tolist()):

@@ -33,7 +33,7 @@ LOWEST_COSINE = {FP32_FILE: 0.999, INT8_FILE: 0.99}
 
 
 class ExportedModel(nn.Module):
-    """What the ONNX graph computes: two inputs, three outputs, each by name."""
+    """What the ONNX graph computes."""
 
     def __init__(self, model: TinyBertModel) -> None:
         super().__init__()
@@ -92,21 +92,19 @@ def export_onnx(
     cosines = {}
     for file, lowest in LOWEST_COSINE.items():
         embeddings = encode(OnnxEncoder(folder, file), tokenizer, texts)
-        cosine, text = min(zip((embeddings * expected).sum(dim=-1).tolist(), texts, strict=True))
-        if not cosine >= lowest:
+        cosines[file], text = min(zip((embeddings * expected).sum(dim=-1).tolist(), texts, strict=True))
+        if not cosines[file] >= lowest:
             raise InputError(
-                f"{file} has a cosine of {cosine:.4f} to the PyTorch model on {text[:60]!r}, {lowest} is expected. "
+                f"{file} has a cosine of {cosines[file]:.4f} to the PyTorch model on {text[:60]!r}, {lowest} is expected. "
                 "The model cannot be published with ONNX; leave --onnx out."
             )
-        cosines[file] = cosine
     return cosines
 
 
 def feed_forward_outputs(path: Path, config: TinyBertConfig) -> list[str]:
-    """The nodes that multiply by the second matrix of a feed-forward layer.
+    """The nodes that multiply by the second matrix of a feed-forward layer; in BERT they stay in fp32.
 
-    What enters them in BERT has outliers (Bondarenko et al. 2021, arXiv:2109.12948), which leave 8 bits too little for the
-    rest: there they stay in fp32.
+    What enters them has outliers (Bondarenko et al. 2021, arXiv:2109.12948), which leave 8 bits too little for the rest.
     """
     graph = onnx.load(path).graph
     shape = [config.intermediate_size, config.hidden_size]
@@ -115,11 +113,7 @@ def feed_forward_outputs(path: Path, config: TinyBertConfig) -> list[str]:
 
 
 class OnnxEncoder(nn.Module):
-    """A folder's ONNX model in place of a `TinyBertModel`, for `encode` on a CPU: without gradients, embeddings only.
-
-    model = OnnxEncoder("outputs/published")
-    embeddings = encode(model, AutoTokenizer.from_pretrained("outputs/published"), ["a query", "a passage"])
-    """
+    """A folder's ONNX model in place of a `TinyBertModel`, for `encode` on a CPU: without gradients, embeddings only."""
 
     device = torch.device("cpu")
 

@@ -58,11 +58,8 @@ def read_rows(
 ) -> Iterator[Row]:
     """The rows of a file, column -> value as the file has it. A column that a row lacks may be missing from it.
 
-    Args:
-        path: of a kind in `READERS`, perhaps compressed; `-` is standard input.
-        columns: those that are asked for. Nested JSON is searched for them.
-        written: how the file is written.
-        suffix: its kind, one of `READERS`; None takes that of its name.
+    `path` may be compressed; `-` is standard input. Nested JSON is searched for `columns`. `suffix` is the kind of the file,
+    one of `READERS`; None takes that of its name.
 
     Raises: UnreadableError: if it cannot be read; with the line, the cause and what to do.
     """
@@ -80,14 +77,10 @@ def read_rows(
         raise UnreadableError(f"Could not read {path}: {error or type(error).__name__}. Is the file whole?") from error
 
 
-# ---- Text ----
-
-
-def open_zst(path: Path) -> Any:
-    return import_extra("backports.zstd", purpose="reading .zst").open(path, "rb")
-
-
-OPENERS: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": open_zst}
+OPENERS: dict[str, Callable[[Path], Any]] = {
+    **{".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open},
+    ".zst": lambda path: import_extra("backports.zstd", purpose="reading .zst").open(path, "rb"),
+}
 
 
 def open_bytes(path: Path) -> io.BufferedReader:
@@ -117,7 +110,7 @@ def open_text(path: Path, encoding: str | None, newline: str | None = None) -> T
 
 
 def propose_encoding(path: Path, wrong: UnicodeDecodeError) -> str:
-    """What to say of a file that is not in the encoding that was tried: the line, and what its bytes look like."""
+    """The line that is not in the encoding that was tried, and the one that its bytes look like."""
     from charset_normalizer import from_bytes
 
     tried = wrong.encoding.upper()
@@ -144,9 +137,6 @@ def txt_rows(path: Path, columns: Collection[str], written: Written) -> Iterator
             yield {"text": line.rstrip("\n")}
 
 
-# ---- Tables ----
-
-
 def csv_rows(path: Path, columns: Collection[str], written: Written) -> Iterator[Row]:
     """Rows of a csv or tsv file; empty cells are None. A line `sep=;` before the header is obeyed."""
     csv.field_size_limit(2**31 - 1)  # by itself, a long text is refused
@@ -166,7 +156,7 @@ def csv_rows(path: Path, columns: Collection[str], written: Written) -> Iterator
         raise InputError(f"{path} has {header.count(twice[0])} columns called {twice[0]!r}. Rename one of them.")
 
     def parse(quoting: Any) -> Iterator[tuple[int, list[str]]]:
-        """Rows, the header first, with the numbers of their first lines."""
+        """The numbers of first lines, and rows, the header first."""
         with open_text(path, written.encoding, newline="") as lines:
             rows = csv.reader(islice(lines, skip, None), delimiter=separator, quoting=quoting, strict=True)
             number = skip + 1
@@ -224,9 +214,6 @@ def xlsx_rows(path: Path, columns: Collection[str], written: Written) -> Iterato
     yield from table.rename(columns=lambda name: str(name).strip()).to_dict("records")
 
 
-# ---- JSON ----
-
-
 def json_rows(path: Path, columns: Collection[str], written: Written) -> Iterator[Row]:
     """Objects, one a line, or all in one list or object."""
     with open_text(path, written.encoding) as lines:
@@ -274,14 +261,10 @@ def unnest(value: Any, columns: set[str], path: Path, above: Row | None = None) 
         yield row
 
 
-Reader = Callable[[Path, Collection[str], Written], Iterator[Row]]
-READERS: dict[str, Reader] = {
+READERS: dict[str, Callable[[Path, Collection[str], Written], Iterator[Row]]] = {
     **{".csv": csv_rows, ".tsv": csv_rows, ".xlsx": xlsx_rows, ".txt": txt_rows},
     **{".json": json_rows, ".jsonl": json_rows, ".ndjson": json_rows},
 }
-
-
-# ---- Values ----
 
 
 def plain(value: Any) -> Any:
@@ -309,21 +292,16 @@ def as_text(value: Any, place: str) -> str | None:
     try:
         (text or "").encode()
     except UnicodeEncodeError as error:
-        raise InputError(
-            f"{place}: the character {error.start + 1} is half of one (a lone surrogate). Remove it."
-        ) from error
+        half = f"the character {error.start + 1} is half of one (a lone surrogate)"
+        raise InputError(f"{place}: {half}. Remove it.") from error
     return text
 
 
 def as_column(values: Iterable[Any], written_out: bool, place: str) -> list[Any]:
     """Values of a column as they are stored: numbers where all of them are, and texts otherwise.
 
-    Args:
-        values: texts, numbers, truth values, and what is missing.
-        written_out: the file has texts only, as csv has. Those are numbers where each prints back the same.
-        place: what messages begin with.
-
-    Raises: InputError: if a value is none of these.
+    Where a file has texts only (`written_out`), as csv has, they are numbers if each prints back the same. Raises:
+    InputError: as `as_text`; messages begin with `place`.
 
     >>> as_column(["3", None, "12"], True, "size"), as_column(["03", "12"], True, "size")
     ([3, None, 12], ['03', '12'])

@@ -41,23 +41,15 @@ def train_tokenizer(
     The same texts give the same tokenizer. By itself the trainer breaks ties between equally frequent pairs by the
     order of a hash table, which differs from run to run; here every character has its id before training starts.
 
-    Args:
-        texts: the training texts, read once and held in memory.
-        vocab_size: at most this many tokens, the four special ones included; few texts give fewer.
-        model_max_length: tokens after which `truncation=True` cuts.
+    The texts are read once and held in memory. `vocab_size` counts the four special tokens; few texts give fewer.
 
     Raises: InputError: if the texts hold no word.
     """
     # Queries are typed in lower case and without accents, answers are not. The marks of other scripts than Latin, Greek
     # and Cyrillic, which have a block of their own, tell words apart.
-    normalizer = normalizers.Sequence(
-        [
-            normalizers.BertNormalizer(lowercase=True, strip_accents=False),
-            normalizers.NFD(),
-            normalizers.Replace(Regex("[\u0300-\u036f]"), ""),
-            normalizers.NFC(),
-        ]
-    )
+    lower_case = normalizers.BertNormalizer(lowercase=True, strip_accents=False)
+    without_marks = normalizers.Replace(Regex("[\u0300-\u036f]"), "")
+    normalizer = normalizers.Sequence([lower_case, normalizers.NFD(), without_marks, normalizers.NFC()])
     unspaced = pre_tokenizers.Split(Regex(f"[{UNSPACED}]{{1,{UNSPACED_PIECE}}}"), "isolated")
     pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), unspaced])
     normalized = [normalizer.normalize_str(text) for text in texts]
@@ -75,11 +67,8 @@ def train_tokenizer(
     # The trainer takes the square of a word's length in time.
     without_long = pre_tokenizers.Split(Regex(f".{{{LONGEST_WORD + 1},}}"), "removed")
     trainee.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizer, without_long])
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[*SPECIAL_TOKENS, *alphabet, *(f"##{character}" for character in alphabet)],
-        show_progress=False,
-    )
+    first = [*SPECIAL_TOKENS, *alphabet, *(f"##{character}" for character in alphabet)]
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=first, show_progress=False)
     trainee.train_from_iterator((text.translate(rare) for text in normalized), trainer)
 
     tokenizer = Tokenizer(models.WordPiece(trainee.get_vocab(), unk_token="[UNK]"))
@@ -101,14 +90,10 @@ def wrap_tokenizer(tokenizer: Tokenizer, model_max_length: int) -> PreTrainedTok
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
     )
+    special = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
+    names = ["input_ids", "token_type_ids", "attention_mask"]
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        pad_token="[PAD]",
-        model_max_length=model_max_length,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        tokenizer_object=tokenizer, model_max_length=model_max_length, model_input_names=names, **special
     )
 
 
@@ -146,10 +131,7 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Mapping[str, str]
 
 
 def report_tokens(rows: Dataset, columns: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-    """Tell the share of unknown tokens and of texts that are cut off, in up to 10,000 rows; warn where it is large.
-
-    `rows` are those of `tokenize_columns`.
-    """
+    """Tell which share of tokens is unknown and of texts is cut off, in 10,000 rows at most of `tokenize_columns`."""
     texts = [ids for column in rows.select_columns(list(columns))[:10_000].values() for ids in column]
     marks = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     tokens = [number for ids in texts for number in ids if number not in marks]
@@ -158,38 +140,27 @@ def report_tokens(rows: Dataset, columns: Sequence[str], tokenizer: PreTrainedTo
     logger.info("%.2g%% of the tokens are unknown; %.2g%% of the texts are cut off.", 100 * unknown, 100 * cut)
     if unknown > MOST_UNKNOWN:
         logger.warning(
-            "The tokenizer does not know %.0f%% of the tokens in these texts, so the model cannot learn them. Start from an "
-            "encoder for their language, as --model intfloat/multilingual-e5-small, or leave --model out.",
-            100 * unknown,
+            f"The tokenizer does not know {unknown:.0%} of the tokens in these texts, so the model cannot learn them. Start "
+            "from an encoder for their language, as --model intfloat/multilingual-e5-small, or leave --model out."
         )
     if cut > MOST_CUT:
         logger.warning(
-            "%.0f%% of the texts have more than %d tokens, and only these are read. Cut them into passages, or raise "
-            "max_position_embeddings in --config_overrides.",
-            100 * cut,
-            max_length,
+            f"{cut:.0%} of the texts have more than {max_length} tokens, and only these are read. Cut them into passages, "
+            "or raise max_position_embeddings in --config_overrides."
         )
 
 
 def map_tokens(
-    dataset: Dataset,
-    tokenize: Callable[[dict[str, list[str]]], dict[str, list]],
-    tokenizer: PreTrainedTokenizerBase,
-    settings: str,
+    dataset: Dataset, tokenize: Callable[..., dict[str, list]], tokenizer: PreTrainedTokenizerBase, settings: str
 ) -> Dataset:
     """Replace all columns by what `tokenize` makes of them; `datasets` keeps it by data, tokenizer and `settings`.
 
     By itself `datasets` would hash the tokenizer object, whose state changes with its first use.
     """
     state = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
-    source = f"{dataset._fingerprint} {state} {settings}"
-    return dataset.map(
-        tokenize,
-        batched=True,
-        remove_columns=dataset.column_names,
-        desc="Tokenizing",
-        new_fingerprint=f"{text_id(source):016x}",
-    )
+    fingerprint = f"{text_id(f'{dataset._fingerprint} {state} {settings}'):016x}"
+    old = dataset.column_names
+    return dataset.map(tokenize, batched=True, remove_columns=old, desc="Tokenizing", new_fingerprint=fingerprint)
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:

@@ -21,12 +21,9 @@ BROWSER_MODEL = "onnx/model_quantized.onnx"  # onnx.INT8_FILE, which only its ex
 def build_space(output_dir: Path, space_id: str, model: Path, pushed_model: tuple[str, str] | None) -> Path:
     """Write the page that a static Space shows: visitors search their own passages with the model.
 
-    Args:
-        output_dir: as in `build_folder`.
-        space_id: OWNER/NAME; the NAME becomes the title.
-        model: the model's folder, from `build_folder`, with ONNX models.
-        pushed_model: Hub id and commit that the page loads. None for a page to try here, which loads `model` and must be
-            served from a folder above both.
+    The NAME of `space_id`, OWNER/NAME, becomes the title. `model` is a folder from `build_folder`. `pushed_model` is the Hub
+    id and the commit that the page loads. None makes a page to try here, which loads `model`, a folder with ONNX models, and
+    must be served from a folder above both.
 
     Returns: `output_dir`, absolute.
     """

@@ -19,13 +19,12 @@ def load_pairs(arguments: RetrievalArguments) -> Split:
     Of documents, the rows to train on have `head` and `body` (`documents.read_documents`). Raises: InputError: if the data
     cannot be read, lacks a column, or has too few rows.
     """
-    columns = {"query": arguments.query_column, "answer": arguments.answer_column}
-    flags = {"query": "query_column", "answer": "answer_column"}
-    for i, column in enumerate(arguments.negative_columns or []):
-        columns[f"negative_{i}"], flags[f"negative_{i}"] = column, "negative_columns"
+    negatives = {f"negative_{i}": column for i, column in enumerate(arguments.negative_columns or [])}
+    columns = {"query": arguments.query_column, "answer": arguments.answer_column, **negatives}
+    flags = {"query": "query_column", "answer": "answer_column", **dict.fromkeys(negatives, "negative_columns")}
+    unfold = arguments.answer_column if arguments.unfold_answers else None
 
     def read(data: Any, split: str) -> Dataset:
-        unfold = arguments.answer_column if arguments.unfold_answers else None
         return read_columns(data, columns, flags, split, unfold, **arguments.reading)
 
     if arguments.documents is not None:
