@@ -59,7 +59,9 @@ class TrainingState:
 
     step: int = 0
     best_step: int = 0
-    best_value: float = float("-inf")
+    best: dict[str, float] = field(default_factory=dict)  # measures of the best step
+    start: dict[str, float] = field(default_factory=dict)  # and of step 0
+    num_worse: int = 0  # evaluations since the best
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     run: dict[str, Any] = field(default_factory=dict)
@@ -87,8 +89,6 @@ class Trainer:
         accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
         self.state = TrainingState(run=self._identity())
         set_seed(arguments.seed, device_specific=True)  # every process draws its own dropout masks
-
-    # ---- The loop ----
 
     def train(self) -> dict[str, Any]:
         """Run, or go on after `resume`, to the last step; returns the run's summary."""
@@ -119,7 +119,8 @@ class Trainer:
         """Every step from the current one to the last."""
         losses: list[Tensor] = []
         window = time.perf_counter()
-        while (step := self.state.step) < self.max_steps and not self._stopped_early():
+        patience = self.arguments.early_stopping_patience or sys.maxsize
+        while (step := self.state.step) < self.max_steps and self.state.num_worse < patience:
             self.stage.prepare(self.stage.model, step)
             losses += [self._micro_step(self.stage.batch(rows, step)) for rows in self.sampler.micro_batches(step)]
             self.state.step += 1
@@ -155,21 +156,6 @@ class Trainer:
                     self.schedule.step()
         return loss
 
-    def _stopped_early(self) -> bool:
-        """Whether as many evaluations as `early_stopping_patience` have brought nothing better."""
-        patience = self.arguments.early_stopping_patience
-        if patience is None:
-            return False
-        steps = [entry["step"] for entry in self.evaluations]
-        return len(steps) - 1 - steps.index(self.state.best_step) >= patience
-
-    # ---- What is measured and told ----
-
-    @property
-    def evaluations(self) -> list[dict[str, float]]:
-        """The entries of the history that hold measures on the held-out data."""
-        return [entry for entry in self.state.history if any(name.startswith("eval_") for name in entry)]
-
     def _report(self, bar: std.tqdm, losses: list[Tensor], seconds: float) -> None:
         loss = self.accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
         if loss != loss:
@@ -189,14 +175,13 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """Measure on the held-out data, and remember whether this is the best step so far."""
-        measures = self.stage.evaluate(self.stage.model)
+        measures, state, key = self.stage.evaluate(self.stage.model), self.state, self.stage.best_measure
         self._record({f"eval_{name}": value for name, value in measures.items()})
-        told = ", ".join(f"{name} {value:.4f}" for name, value in measures.items())
-        logger.info("step %d: %s", self.state.step, told)
-        if measures[self.stage.best_measure] > self.state.best_value:
-            self.state.best_step, self.state.best_value = self.state.step, measures[self.stage.best_measure]
-
-    # ---- Checkpoints ----
+        logger.info("step %d: %s", state.step, ", ".join(f"{name} {value:.4f}" for name, value in measures.items()))
+        state.start = state.start or measures
+        state.num_worse += 1
+        if not state.best or measures[key] > state.best[key]:
+            state.best, state.best_step, state.num_worse = measures, state.step, 0
 
     def _save_checkpoint(self) -> None:
         """Write `checkpoint-<step>` whole or not at all, then drop all but it and the best."""
@@ -287,8 +272,6 @@ class Trainer:
         self.accelerator.end_training()
         sys.exit(128 + (stop.number or signal.SIGTERM))
 
-    # ---- The end ----
-
     def _finish(self) -> dict[str, Any]:
         """Put the best checkpoint's model into `output_dir`, write the summary, and tell the result."""
         summary = self._summary()
@@ -332,11 +315,6 @@ class Trainer:
         }
 
     def _summary(self) -> dict[str, Any]:
-        best = next(e for e in reversed(self.evaluations) if e["step"] == self.state.best_step)
-        start, results = (
-            {name.removeprefix("eval_"): value for name, value in entry.items() if name != "step"}
-            for entry in (self.evaluations[0], best)
-        )
         return {
             "stage": self.stage.name,
             "data": self.stage.facts() | {"texts_per_row": self.stage.texts_per_row},
@@ -347,8 +325,8 @@ class Trainer:
             "rows_per_step": self.sampler.rows_per_step,
             "seconds": round(self.state.seconds, 1),
             "best_step": self.state.best_step,
-            "start": start,
-            "results": results,
+            "start": self.state.start,
+            "results": self.state.best,
             "baselines": self.stage.baselines(),
             "history": self.state.history,
             "hardware": report.describe_hardware(self.accelerator),
