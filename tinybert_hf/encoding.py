@@ -46,7 +46,7 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 
 
 class KernelEncoder:
-    """A `TinyBertModel` for `encode`, run with the CPU kernels. It computes `pooler_output` only; all else is the model's."""
+    """A `TinyBertModel` whose `pooler_output` the CPU kernels compute; all else is the model's."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -63,7 +63,6 @@ class KernelEncoder:
 
 
 def with_kernels(model: Encoder) -> Encoder:
-    """The model as it encodes fastest here."""
     return cast(Encoder, KernelEncoder(model)) if isinstance(model, TinyBertModel) else model
 
 
@@ -99,7 +98,6 @@ def load_search_pipeline(
 
     Args:
         model: a model folder or a Hub id: one of ours, or an encoder of `convert_bert.ENCODERS`.
-        revision: a branch, tag or commit of the Hub repository.
         dtype: of the weights; None takes bf16 where the hardware has it and fp32 elsewhere.
 
     Returns: the pipeline, on the accelerator if there is one; under `accelerate launch`, on this process's own.

@@ -80,8 +80,7 @@ def put_in_place(folder: Path, target: Path) -> None:
 
 @contextmanager
 def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """A folder to build in, removed afterwards; with it those that killed processes left under the same prefix."""
-    # The system frees the lock of a killed process.
+    """A folder to build in, removed afterwards; with it those that killed processes left, whose locks the system freed."""
     with TemporaryDirectory(dir=parent, prefix=prefix) as scratch, FileLock(Path(scratch, LOCK)):
         yield Path(scratch)
         remove_folders(Path(scratch))

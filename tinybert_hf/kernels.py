@@ -3,7 +3,7 @@
 `CpuKernels` replaces three functions of torch while it is entered: linear layers, dropout and attention. Outputs and
 gradients stay those of plain torch, up to rounding; dropout draws other masks. Each replacement is tried once on a tiny
 case. Where it is missing or computes something else, plain torch does the work, and the log says so. On other devices
-nothing is replaced. This file imports nothing of the package: it knows torch, not the model.
+nothing is replaced.
 """
 
 import logging
@@ -39,8 +39,7 @@ class CpuKernels(TorchFunctionMode):
 
     def __init__(self, training: bool, num_tokens: int | None = None) -> None:
         super().__init__()
-        self.training = training
-        self.num_tokens = num_tokens
+        self.training, self.num_tokens = training, num_tokens
         self.num_seen: dict[nn.Parameter, int] = {}
         self.packed: dict[tuple[nn.Parameter, torch.dtype, bool], tuple[int, Tensor]] = {}
 
@@ -61,8 +60,7 @@ class CpuKernels(TorchFunctionMode):
             return functional.linear(input, weight, bias)
         autocast = torch.is_autocast_enabled("cpu")
         dtype = torch.get_autocast_dtype("cpu") if autocast else weight.dtype
-        # An input of another type than the weights meets torch's own error.
-        fits = autocast or input.dtype == dtype
+        fits = autocast or input.dtype == dtype  # else it meets torch's own error
         if not fits or not self._pays_to_pack(weight, input) or not can_pack(dtype):
             return functional.linear(input, weight, bias)
         return PackedLinear.apply(input.to(dtype), weight, bias, self)
@@ -86,9 +84,6 @@ class CpuKernels(TorchFunctionMode):
         return multiply_packed(states, self.packed[key][1], bias)
 
 
-# ---- Linear layers by packed weights ----
-
-
 def multiply_packed(states: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     """oneDNN's product with a weight in its own layout; the operator that torch.compile uses on CPUs."""
     return torch.ops.mkldnn._linear_pointwise(states, packed, bias, "none", [], "")
@@ -97,8 +92,7 @@ def multiply_packed(states: Tensor, packed: Tensor, bias: Tensor | None) -> Tens
 class PackedLinear(torch.autograd.Function):
     """`torch.nn.functional.linear` by packed weights.
 
-    Plain torch lays the weights out anew for every product, and multiplies in fp32 through MKL, which is slower on AMD
-    processors. The product that gives the weight's gradient has nothing to pack.
+    Plain torch lays the weights out anew for every product. That of the weight's gradient has nothing to pack.
     """
 
     @staticmethod
@@ -127,10 +121,8 @@ def can_pack(dtype: torch.dtype) -> bool:
 
     The two operators are private to torch, so that any release may drop or change them.
     """
-    if "AVX" not in torch.backends.cpu.get_cpu_capability():
-        return False  # nobody has measured other processors
-    if dtype not in (torch.float32, torch.bfloat16):
-        return False
+    if "AVX" not in torch.backends.cpu.get_cpu_capability() or dtype not in (torch.float32, torch.bfloat16):
+        return False  # nobody has measured others
     generator = torch.Generator().manual_seed(0)
     states, weight, bias = (torch.randn(shape, generator=generator).to(dtype) for shape in ((3, 5, 8), (6, 8), (6,)))
     try:
@@ -148,9 +140,6 @@ def can_pack(dtype: torch.dtype) -> bool:
         return True
     logger.info("Packed weights of this torch (%s) compute something else. They are not used.", torch.__version__)
     return False
-
-
-# ---- Dropout ----
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -181,9 +170,6 @@ def dropout_mask(shape: torch.Size, probability: float, dtype: torch.dtype) -> T
     return mask.view(dtype)
 
 
-# ---- Attention ----
-
-
 def attention(
     query: Tensor,
     key: Tensor,
@@ -197,32 +183,24 @@ def attention(
     """`torch.nn.functional.scaled_dot_product_attention` written out where that trains faster on a CPU.
 
     No fused kernel of a CPU has dropout, and in bf16 the backward pass of the one without takes three times as long.
-    `query`, `key`, `value` and the result are (B, A, T, H / A).
     """
     slow = query.device.type == "cpu" and (dropout_p or query.dtype == torch.bfloat16)
     if not slow or is_causal or scale is None or options:
         return functional.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **options
         )
-    scores = torch.matmul(query * scale, key.transpose(2, 3))  # (B, A, T, T)
+    scores = torch.matmul(query * scale, key.transpose(2, 3))  # (B, A, T, H / A) each -> (B, A, T, T)
     if attn_mask is not None:
-        if attn_mask.dtype == torch.bool:
-            attn_mask = torch.zeros_like(attn_mask, dtype=scores.dtype).masked_fill_(
-                ~attn_mask, torch.finfo(scores.dtype).min
-            )
-        scores = scores + attn_mask
+        least = torch.finfo(scores.dtype).min
+        scores = scores.masked_fill(~attn_mask, least) if attn_mask.dtype == torch.bool else scores + attn_mask
     weights = functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     return torch.matmul(dropout(weights, dropout_p), value)
-
-
-# ---- The token embedding ----
 
 
 def mean_of_words(embedding: nn.Embedding, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """(B, T) ids, padded on the right -> (B, H): the mean of each text's rows of the table.
 
-    Rows are added up while they are looked up, in a tenth of the time of looking them up first. A text without tokens
-    is zero.
+    It takes a tenth of the time of looking the rows up first. A text without tokens is zero.
     """
     lengths = attention_mask.sum(dim=1)
     return functional.embedding_bag(
@@ -233,8 +211,7 @@ def mean_of_words(embedding: nn.Embedding, input_ids: Tensor, attention_mask: Te
 class SparseEmbeddingGradient:
     """The gradient of a token embedding on a CPU, added up row by row.
 
-    By default every backward pass makes and adds a zero-filled gradient of the whole table (92 MB at full size) for the
-    few hundred rows that a micro-batch looks up. An accelerator does that in no time.
+    torch would make and add a zero-filled gradient of the whole table (92 MB at full size) in every backward pass.
     """
 
     def __init__(self, embedding: nn.Embedding) -> None:

@@ -3,7 +3,8 @@
 Shapes: B queries of this process, W processes, D candidates = W x B x (1 + negatives), H hidden size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,8 +23,7 @@ def ranking_loss(
     Softmax cross-entropy over cosine similarities (Henderson et al. 2017, arXiv:1705.00652, equation 4).
 
     Args:
-        query_embeddings: (B, H), any scale; normalised here.
-        candidate_embeddings: (D, H), likewise.
+        query_embeddings, candidate_embeddings: (B, H) and (D, H), any scale; normalised here.
         answers: (B,) row of each query's answer among the candidates.
         ignored: (2, N) rows and columns in (B, D) where a candidate must not count as a negative of a query.
         temperature: > 0; logits are similarities divided by it.
@@ -81,10 +81,7 @@ def gather(tensor: Tensor) -> Tensor:
 
 
 class GatherWithGradients(torch.autograd.Function):
-    """`gather` whose backward sums each row's gradients over all processes into the process that made it.
-
-    torch.distributed.nn.functional.all_gather did the same; torch 2.13 deprecates it in favour of private functions.
-    """
+    """`gather` whose backward sums each row's gradients over all processes into the process that made it."""
 
     @staticmethod
     def forward(context: Any, tensor: Tensor) -> Tensor:
@@ -104,8 +101,7 @@ class MultipleNegativesRankingLoss(nn.Module):
 
     The mean of two cross-entropies: each query has to find its answer among all answers and explicit negatives, and
     each answer its query among all queries. The mean over processes of this loss, and of its gradients, equals that of
-    one process with the joint batch. Plain gradient accumulation does not enlarge the set of negatives: each
-    micro-batch is ranked on its own.
+    one process with the joint batch.
 
     Args:
         temperature: > 0; sentence-transformers calls 1 / temperature `scale`.
@@ -136,26 +132,22 @@ class MultipleNegativesRankingLoss(nn.Module):
     ) -> Tensor:
         """Cross-entropy of this process's rows over everybody's candidates; the arguments are those of `forward`."""
         batch_size = len(query_embeddings)
-        candidates = GatherWithGradients.apply(answer_embeddings)  # (D, H)
+        candidates, candidate_ids = GatherWithGradients.apply(answer_embeddings), gather(answer_ids)  # (D, H), (D,)
         all_query_ids, all_answer_ids = gather(query_ids), gather(answer_ids[:batch_size])
-        candidate_ids = gather(answer_ids)
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         own = torch.arange(batch_size, device=candidates.device) + rank * len(answer_embeddings)
 
-        ignored = false_negatives(query_ids, all_query_ids, all_answer_ids, candidate_ids, own)
-
         def block_loss(queries: Tensor, candidates: Tensor, rows: slice) -> Tensor:
-            here = ignored[:, (rows.start <= ignored[0]) & (ignored[0] < rows.stop)]
-            here = torch.stack((here[0] - rows.start, here[1]))
+            ignored = false_negatives(query_ids[rows], all_query_ids, all_answer_ids, candidate_ids, own[rows])
             losses = [
-                ranking_loss(queries[rows, :dim], candidates[:, :dim], own[rows], here, self.temperature)
+                ranking_loss(queries[rows, :dim], candidates[:, :dim], own[rows], ignored, self.temperature)
                 for dim in self.dims
             ]
             return torch.stack(losses).mean() * (len(own[rows]) / batch_size)
 
         # Of a large batch the similarities alone would not fit: they are computed again for the backward pass.
         blocks = [slice(start, start + QUERY_BLOCK) for start in range(0, batch_size, QUERY_BLOCK)]
-        if len(blocks) == 1:
-            return block_loss(query_embeddings, candidates, blocks[0])
-        losses = [checkpoint(block_loss, query_embeddings, candidates, rows, use_reentrant=False) for rows in blocks]
-        return torch.stack(losses).sum()
+        compute: Callable[..., Tensor] = (
+            partial(checkpoint, block_loss, use_reentrant=False) if len(blocks) > 1 else block_loss
+        )
+        return torch.stack([compute(query_embeddings, candidates, rows) for rows in blocks]).sum()

@@ -15,11 +15,10 @@ class LineBar(std.tqdm):
     """A `tqdm` that writes a whole line every 30 seconds."""
 
     def __init__(self, **options: Any) -> None:
-        seconds = SECONDS_BETWEEN_LINES
         self.written = time.monotonic()
         line = "{desc}: {n_fmt} of {total_fmt} {unit}s, {elapsed} gone, {remaining} left{postfix}"
-        options |= {"mininterval": seconds, "maxinterval": seconds, "miniters": 1, "delay": seconds}
-        super().__init__(**options | {"bar_format": line, "dynamic_ncols": False, "leave": False})
+        options |= dict.fromkeys(("mininterval", "maxinterval", "delay"), SECONDS_BETWEEN_LINES)
+        super().__init__(**options | {"miniters": 1, "bar_format": line, "dynamic_ncols": False, "leave": False})
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Write a line if it is time. tqdm also asks for one around every line of the log."""

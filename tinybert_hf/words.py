@@ -4,7 +4,7 @@ It ranks thousands of texts a second on one core. A pre-norm encoder whose new l
 same, so its words can be trained alone before the layers.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -45,16 +45,14 @@ def start_from_tokens(model: TinyBertModel, token_embeddings: Tensor) -> None:
 
 
 @torch.no_grad()
-def weigh_by_rarity(model: TinyBertModel, texts: Iterable[list[int]]) -> None:
+def weigh_by_rarity(model: TinyBertModel, texts: Sequence[list[int]]) -> None:
     """Scale each token embedding by its inverse document frequency, as BM25 has it.
 
     Training then starts from a rare-word search, and rare words that few batches contain still count.
     """
     embeddings = model.get_input_embeddings().weight
-    counts = torch.zeros(len(embeddings))
-    num_texts = 0
+    counts = torch.zeros(len(embeddings))  # of texts
     for tokens in texts:
         counts[list(set(tokens))] += 1
-        num_texts += 1
-    rarity = torch.log1p((num_texts - counts + 0.5) / (counts + 0.5))
+    rarity = torch.log1p((len(texts) - counts + 0.5) / (counts + 0.5))
     embeddings.mul_((rarity / rarity[counts > 0].mean())[:, None].to(embeddings))

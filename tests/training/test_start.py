@@ -113,8 +113,6 @@ def test_an_encoder_of_another_kind_is_named(tmp_path: Path) -> None:
 
 def test_random_weights_are_those_of_the_seed(config: TinyBertConfig, tokenizer: PreTrainedTokenizerBase) -> None:
     start = Start(config, tokenizer)
-    assert start.random and not Start(config, tokenizer, source="a").random
-    assert not Start(config, tokenizer, weights={}).random
     torch.manual_seed(0)
     first = start.load(TinyBertModel).state_dict()
     torch.manual_seed(0)
@@ -163,7 +161,7 @@ def test_a_new_models_tokenizer_learns_from_the_data_or_from_what_is_named(
         tokenizer_data=[str(tmp_path / "pairs.csv")] if own else None,
     )
     start = load_start(arguments, accelerator, None, Dataset.from_dict({"query": TEXTS, "answer": TEXTS[::-1]}))
-    assert start.random and start.config.max_position_embeddings == 24
+    assert start.source is None and start.config.max_position_embeddings == 24
     assert start.config.vocab_size == len(start.tokenizer) < 300
     assert start.tokenizer.model_max_length == 24
     known = "network" if own else "compiler"  # a word of the one and not of the other

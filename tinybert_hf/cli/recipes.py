@@ -40,14 +40,12 @@ def find_recipe(stage: str, recipe: str) -> Path:
         if not path.is_file():
             raise MissingFileError(f"The recipe {recipe} does not exist (looked in {Path.cwd()}).")
         return path
-    names = [path.stem for path in list_recipes(stage)]
+    names = {path.stem: path for path in list_recipes(stage)}
     if recipe not in names:
         guess = "".join(f" Did you mean {name}?" for name in difflib.get_close_matches(recipe, names, n=1))
-        raise MissingFileError(
-            f"There is no recipe {recipe!r}.{guess} Those for {stage} are {', '.join(names)}; a file of your own ends in "
-            ".yaml."
-        )
-    return FOLDER / stage / f"{recipe}.yaml"
+        own = "a file of your own ends in .yaml."
+        raise MissingFileError(f"There is no recipe {recipe!r}.{guess} Those for {stage} are {', '.join(names)}; {own}")
+    return names[recipe]
 
 
 def read_recipe(path: Path) -> Any:

@@ -31,15 +31,11 @@ class HelpFormatter(DefaultFormatter):
 
     def render_description(self, console: Console, options: ConsoleOptions, description: Any) -> None:
         """Print the docstring as it is written: its examples are to be copied."""
+        source = getattr(description, "primary_renderable", description)
+        text = getattr(source, "markup", None) or getattr(source, "plain", None) or ""
         # docstring_parser takes the indentation away from the line after the summary.
-        text = plain(description).rstrip().replace("\n\ntinybert ", "\n\n    tinybert ", 1)
+        text = text.rstrip().replace("\n\ntinybert ", "\n\n    tinybert ", 1)
         console.print(f"{text}\n", markup=False, highlight=False, soft_wrap=True)
-
-
-def plain(text: Any) -> str:
-    """The source of a text that cyclopts would render as Markdown."""
-    source = getattr(text, "primary_renderable", text)
-    return getattr(source, "markup", None) or getattr(source, "plain", None) or ""
 
 
 def last_one_counts(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:

@@ -25,6 +25,10 @@ Schedule = Literal[
 ]
 
 Auto = Literal["auto"]  # chosen by the number of rows (`sampler`)
+ABOVE_ZERO = (
+    *("eval_size", "per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps", "save_steps"),
+    *("num_train_epochs", "learning_rate", "max_grad_norm", "early_stopping_patience", "temperature"),
+)
 
 # In Python, data may also be a `datasets.Dataset`, a pandas frame, or mappings.
 Data = list[str] | Any
@@ -51,8 +55,7 @@ class TrainingArguments:
     eval_split: Annotated[str | None, DATA] = None
     """Split of a Hub data set or a folder to measure on. With none, or with a single file, rows are held out."""
     eval_size: Annotated[int | None, DATA] = None
-    """Rows to hold out where there is neither --eval_data nor --eval_split. Without it, a tenth of them: 10 at least, 1,000
-    at most."""
+    """Rows to hold out where there is neither --eval_data nor --eval_split. Without it, a tenth: from 10 to 1,000."""
 
     model: Annotated[str | None, MODEL] = None
     """Model folder or Hub id to start from: one of ours, or a BERT, RoBERTa, XLM-RoBERTa,
@@ -61,8 +64,7 @@ class TrainingArguments:
     """What differs from the default configuration, as name=value,name=value (in a recipe, a mapping). With such an
     encoder as --model: fewer num_hidden_layers or max_position_embeddings, or other dropout."""
     tokenizer_data: Annotated[list[str] | None, MODEL] = None
-    """Data whose texts a new model's tokenizer learns from. Without it, --data is used. In stage one, name stage two's data
-    here too, so that its words are known."""
+    """Data whose words a new model's tokenizer learns. Without it, --data is used. In stage one, add stage two's data."""
 
     num_train_epochs: Annotated[float | Auto, SCHEDULE] = 3.0
     """Passes over the training data. auto: one, and more where that would be fewer than 30 steps."""
@@ -85,8 +87,7 @@ class TrainingArguments:
     max_grad_norm: Annotated[float, SCHEDULE] = 1.0
     """Gradients above this norm are scaled down to it."""
     save_steps: Annotated[float, SCHEDULE] = 500
-    """Steps between two evaluations; below 1, a share of all steps. Each saves a checkpoint; the best and the last one are
-    kept."""
+    """Steps between two evaluations; below 1, a share of all steps. Each saves a checkpoint; best and last are kept."""
     early_stopping_patience: Annotated[int | None, SCHEDULE] = None
     """Stop after so many evaluations in a row without a better result. Without it, all steps are made."""
     seed: Annotated[int, SCHEDULE] = 0
@@ -107,14 +108,11 @@ class TrainingArguments:
                 setattr(self, name, str(value))
             if name in ("data", "documents", "eval_data") and isinstance(value, list) and len(value) == 1:
                 setattr(self, name, value[0] if isinstance(value[0], str) else value)
-        counts = ("eval_size", "per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps")
-        others = ("save_steps", "num_train_epochs", "learning_rate", "max_grad_norm", "early_stopping_patience")
-        for name in counts + others:
-            if (value := getattr(self, name)) not in (None, "auto") and value <= 0:
+        for name in ABOVE_ZERO:
+            if (value := getattr(self, name, None)) not in (None, "auto") and value <= 0:
                 raise InputError(f"--{name} must be above 0, got {value}.")
-        if self.lr_scheduler_type not in get_args(Schedule):
-            known = ", ".join(get_args(Schedule))
-            raise InputError(f"--lr_scheduler_type must be one of {known}, got {self.lr_scheduler_type!r}.")
+        if self.lr_scheduler_type not in (known := get_args(Schedule)):
+            raise InputError(f"--lr_scheduler_type must be one of {', '.join(known)}, got {self.lr_scheduler_type!r}.")
         if not 0 <= self.warmup_ratio <= 1:
             raise InputError(f"--warmup_ratio must be between 0 and 1, got {self.warmup_ratio}.")
         if self.model and self.tokenizer_data:
@@ -173,8 +171,7 @@ class RetrievalArguments(TrainingArguments):
     unfold_answers: Annotated[bool, DATA] = False
     """A list of answers makes one pair with each of them."""
     documents: Annotated[Data | None, DATA] = None
-    """Texts without queries, in place of --data. Queries are cut from their titles, headings or first sentences, anew in
-    every epoch."""
+    """Texts in place of --data. In every epoch, queries are cut from their titles, headings or first sentences."""
     text_column: Annotated[str, DATA] = "text"
     """With --documents: the column of the text."""
     title_column: Annotated[str | None, DATA] = None
@@ -185,8 +182,7 @@ class RetrievalArguments(TrainingArguments):
     negative_columns: Annotated[list[str] | None, NEGATIVES] = None
     """Columns of texts that look like the answer and are not."""
     mined_negatives: Annotated[int, NEGATIVES] = 0
-    """Negatives for each query that the model finds itself: the wrong answers that it ranks highest. They are found anew
-    in every epoch."""
+    """Negatives for each query that the model finds anew in every epoch: the wrong answers that it ranks highest."""
     matryoshka_dims: Annotated[list[int] | None, NEGATIVES] = None
     """Numbers of first dimensions, as 64 128 256, that learn to rank on their own too, so that users may cut the
     embeddings (Kusupati et al. 2022)."""
@@ -196,19 +192,16 @@ class RetrievalArguments(TrainingArguments):
     document_prompt: Annotated[str | None, MODEL] = None
     """What every other text begins with, as 'passage: '. Without it, what --model says, or nothing."""
     teacher: Annotated[str | None, MODEL] = None
-    """A folder or Hub id of an encoder (any SentenceTransformer or AutoModel). The token embedding of a new model starts
-    from its embeddings of the tokens."""
+    """Folder or Hub id of any SentenceTransformer or AutoModel. A new model starts from its embeddings of the tokens."""
 
     activation_budget_tokens: Annotated[int, MEMORY] = 16_384
-    """Activation budget in tokens (about 0.3 MB a token at full size). Texts beyond it are encoded twice (gradient
-    caching). It changes memory and speed, not the gradient."""
+    """Activation budget in tokens (about 0.3 MB each at full size). Texts beyond it are encoded twice (gradient caching),
+    which takes less memory and more time for the same gradient."""
 
     output_dir: Annotated[str, OUTPUT] = "outputs/retrieval"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.temperature <= 0:
-            raise InputError(f"--temperature must be above 0, got {self.temperature}.")
         if self.documents is not None and (self.negative_columns or self.mined_negatives):
             raise InputError(
                 "--documents makes new queries in every epoch, and --negative_columns and --mined_negatives need fixed "

@@ -28,10 +28,8 @@ def find_checkpoint(arguments: TrainingArguments) -> Path | None:
     wanted = arguments.resume_from_checkpoint
     if wanted is None:
         if checkpoints or list(output_dir.glob("*_summary.json")):
-            raise InputError(
-                f"{output_dir} holds a run already. Pass --resume_from_checkpoint auto to continue it, or another "
-                "--output_dir to start a new one."
-            )
+            remedy = "Pass --resume_from_checkpoint auto to continue it, or another --output_dir to start a new one."
+            raise InputError(f"{output_dir} holds a run already. {remedy}")
         return None
     if wanted == "auto":
         if not checkpoints:
@@ -56,9 +54,8 @@ def find_checkpoint(arguments: TrainingArguments) -> Path | None:
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
     """The checkpoints of a run, oldest first; `find_damage` tells which are whole."""
-    names = [path for path in output_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    steps = [path for path in names if path.is_dir() and any(path.iterdir())]
-    return sorted(steps, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+    steps = {path.name.removeprefix("checkpoint-"): path for path in output_dir.glob("checkpoint-*") if path.is_dir()}
+    return [steps[step] for step in sorted(filter(str.isdigit, steps), key=int) if any(steps[step].iterdir())]
 
 
 @contextmanager

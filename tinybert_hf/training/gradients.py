@@ -12,6 +12,7 @@ So the gradient is that of the plain backward pass, dropout included.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -35,12 +36,8 @@ def cached_backward(
 ) -> Tensor:
     """Add the gradient of a loss over all texts of a batch to the parameters'; returns the loss, without graph.
 
-    Args:
-        accelerator: scales for mixed precision and accumulation, as `accelerator.backward` does.
-        micro_batches: each with `input_ids`, (texts, tokens).
-        compute_loss: (all texts, H) fp32 -> mean loss. It may gather over processes.
-        activation_budget: in tokens, padding included: what may be kept from step 1 to step 3, counted in the memory that
-            the activations of a token take. `share_budget` says which micro-batch keeps what.
+    `compute_loss` takes (all texts, H) fp32, and may gather over processes. `activation_budget` is in tokens, padding
+    included: of so many the activations may be kept from step 1 to step 3 (`share_budget`).
     """
     sizes = [batch["input_ids"].numel() for batch in micro_batches]
     num_forgotten, num_replayed = share_budget(sizes, activation_budget)
@@ -72,9 +69,7 @@ def cached_backward(
 def embed_twice(embed: Embed, batch: MicroBatch, remember_outputs: bool) -> Tensor:
     """(texts, H), computed now and once more in the backward pass, instead of keeping its activations."""
     contexts = partial(create_selective_checkpoint_contexts, linear_layers()) if remember_outputs else noop_context_fn
-    embeddings = checkpoint(embed, batch, use_reentrant=False, context_fn=contexts)
-    assert isinstance(embeddings, Tensor)
-    return embeddings
+    return cast(Tensor, checkpoint(embed, batch, use_reentrant=False, context_fn=contexts))
 
 
 def share_budget(sizes: Sequence[int], activation_budget: int) -> tuple[int, int]:
@@ -104,13 +99,12 @@ def linear_layers() -> list[OpOverload]:
 def average_gradients(accelerator: Accelerator, model: nn.Module) -> None:
     """Replace every gradient by its mean over the processes, in one collective call a step.
 
-    DistributedDataParallel's hooks would synchronise in every backward pass, of which the processes need not have
-    equally many.
+    DistributedDataParallel would synchronise in every backward pass, of which processes need not have equally many.
     """
     if accelerator.num_processes == 1:
         return
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    flat = accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), reduction="mean")
+    gradients = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
+    flat = accelerator.reduce(torch.cat(gradients), reduction="mean")
     for parameter, mean in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
         parameter.grad = mean.view_as(parameter)

@@ -1,8 +1,7 @@
 """What `accelerate launch` leaves undone on a machine without an accelerator.
 
 There (accelerate 1.15) it starts one process whatever `--num_processes` says, gives it one thread unless `--cpu` is
-passed, and does not hand on the SIGTERM it receives. A user who writes `accelerate launch --num_processes 2 script.py`
-means two processes on any machine, so the script makes up for it here. Nor does it set how memory is allocated.
+passed, does not hand on the SIGTERM it receives, and does not set how memory is allocated.
 """
 
 import ctypes
@@ -40,11 +39,8 @@ def find_launcher() -> psutil.Process | None:
 @cache
 def launch_options() -> Namespace | None:
     """What the user passed to the `accelerate launch` that started this process, if one did."""
-    launcher = find_launcher()
-    if launcher is None:
-        return None
-    command = launcher.cmdline()
-    return launch_command_parser().parse_args(command[command.index("launch") + 1 :])
+    command = launcher.cmdline() if (launcher := find_launcher()) else None
+    return launch_command_parser().parse_args(command[command.index("launch") + 1 :]) if command else None
 
 
 def precision_was_chosen() -> bool:
@@ -76,11 +72,7 @@ def use_all_cores(num_local_processes: int) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what this process frees, for its next training step, instead of handing it back to the system.
-
-    A step that keeps its activations frees gigabytes at its end; asking for them again took a tenth to a quarter of
-    the next step.
-    """
+    """Have glibc keep the memory that a step frees: asking for it again took a tenth to a quarter of the next step."""
     if platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
         libc = ctypes.CDLL(None)
@@ -89,9 +81,9 @@ def keep_freed_memory() -> None:
 
 
 class StopSignal:
-    """Remembers that the run was asked to leave (SIGTERM, Ctrl-C, or the death of its launcher).
+    """A context that remembers that the run was asked to leave: by SIGTERM, Ctrl-C, or the death of its launcher.
 
-    A context: signals are handled as before once it is left. Outside the main thread only the launcher is watched.
+    Outside the main thread only the launcher is watched.
     """
 
     def __init__(self) -> None:
@@ -116,7 +108,7 @@ class StopSignal:
 
     def received(self, accelerator: Accelerator) -> bool:
         """True on every process as soon as one of them was asked."""
-        if self.launcher and not self.launcher.is_running():  # it does not hand signals on: its death is the signal
+        if self.launcher and not self.launcher.is_running():
             self.number = self.number or signal.SIGTERM
         if self.number:
             accelerator.set_trigger()

@@ -34,19 +34,16 @@ def result_table(systems: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def next_commands(stage: str, folder: Path) -> str:
-    """What to do with the model of a stage."""
-    publish = {"Publish it": f"tinybert publish --model {folder} --repo_id OWNER/NAME"}
-    if stage == "retrieval":
-        commands = {"Try it": f'tinybert search --model {folder} --query "a question" --chunks passages.txt'} | publish
-        commands["Index texts"] = f"tinybert index build --index my.index --model {folder} --data passages.jsonl"
-    else:
-        commands = {"Train search with it": f"tinybert train retrieval --model {folder} --data pairs.csv"} | publish
-    width = max(map(len, commands)) + 1
-    return "\n".join(f"{f'{purpose}:':{width}} {command}" for purpose, command in commands.items())
+    publish = f"Publish it:           tinybert publish --model {folder} --repo_id OWNER/NAME"
+    if stage == "sentiment":
+        return f"Train search with it: tinybert train retrieval --model {folder} --data pairs.csv\n{publish}"
+    return (
+        f'Try it:               tinybert search --model {folder} --query "a question" --chunks passages.txt\n{publish}\n'
+        f"Index texts:          tinybert index build --index my.index --model {folder} --data passages.jsonl"
+    )
 
 
 def describe_hardware(accelerator: Accelerator) -> dict[str, Any]:
-    """Device, processes, threads and precision of a run."""
     device = accelerator.device
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

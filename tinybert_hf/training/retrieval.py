@@ -41,9 +41,7 @@ from .teacher import embed_tokens
 logger = logging.getLogger(__name__)
 
 MINING_DEPTH = 30  # mined negatives are drawn among the best of this number
-# Tokens of a micro-batch, padding included.
-MICRO_BATCH_TOKENS_ON_CPU = 2_048
-MICRO_BATCH_TOKENS = 16_384
+MICRO_BATCH_TOKENS, MICRO_BATCH_TOKENS_ON_CPU = 16_384, 2_048  # padding included
 
 
 class RetrievalBatch(NamedTuple):
@@ -69,7 +67,6 @@ class RetrievalStage(Stage):
         asked = {"query": arguments.query_prompt, "document": arguments.document_prompt}
         start.config.prompts |= {kind: prompt for kind, prompt in asked.items() if prompt is not None}
         self.tokenizer, self.max_length = start.tokenizer, start.config.max_position_embeddings
-        # Token ids before every query and before every other text.
         self.prompts = prompt_tokens(self.tokenizer, start.config.prompts, self.max_length)
         self.loss = MultipleNegativesRankingLoss(arguments.temperature, embedding_dims(arguments, start.config))
         set_seed(arguments.seed)
@@ -78,24 +75,20 @@ class RetrievalStage(Stage):
         with accelerator.main_process_first():
             self.rows = self.tokenize()
             report_tokens(self.rows, self.told_columns, self.tokenizer, self.max_length)
-            if arguments.teacher and start.random:
+            if arguments.teacher and start.source is None:
                 start_from_tokens(self.model, embed_tokens(arguments.teacher, self.tokenizer))
-        if start.random and is_words_alone(self.config):
+        if start.source is None and is_words_alone(self.config):
             weigh_by_rarity(self.model, self.rows[self.told_columns[-1]])
         self.sampler = build_sampler(arguments, accelerator, len(self.rows))
-        on_cpu = accelerator.device.type == "cpu"
-        self.micro_batch_tokens = MICRO_BATCH_TOKENS_ON_CPU if on_cpu else MICRO_BATCH_TOKENS
-        negatives = [f"negative_{i}" for i in range(len(arguments.negative_columns or []))]
-        self.columns = ["query", "answer", *negatives]
+        self.micro_batch_tokens = MICRO_BATCH_TOKENS_ON_CPU if accelerator.device.type == "cpu" else MICRO_BATCH_TOKENS
+        self.columns = ["query", "answer", *(f"negative_{i}" for i in range(len(arguments.negative_columns or [])))]
         self.texts_per_row = len(self.columns) + arguments.mined_negatives
         if (size := len(self.data.evaluation)) < LOSS_BATCH:
             logger.info("The held-out loss ranks %d pairs against each other: %.2f is chance.", size, math.log(size))
-        # Rows of the answers that each query takes wrongly, as of an epoch.
-        self.mined_epoch = -1
+        self.mined_epoch = -1  # in which `mined_rows` were the answers that each query takes wrongly
         self.mined_rows = torch.empty(0, arguments.mined_negatives, dtype=torch.long)
 
     def tokenize(self) -> Dataset:
-        """The tokens of the rows to train on."""
         return tokenize_columns(self.data.train, self.tokenizer, self.max_length, self.config.prompts)
 
     def prepare(self, model: PreTrainedModel, step: int) -> None:
@@ -122,9 +115,8 @@ class RetrievalStage(Stage):
             groups = length_batches([len(text) for text in texts], self.micro_batch_tokens)
         else:  # one pass over the token embedding for the whole batch is the fastest
             groups = [list(range(len(texts)))]
-        pad = self.config.pad_token_id
         return RetrievalBatch(
-            micro_batches=[pad_batch([texts[i] for i in group], pad) for group in groups],
+            micro_batches=[pad_batch([texts[i] for i in group], self.config.pad_token_id) for group in groups],
             order=torch.tensor([i for group in groups for i in group]).argsort(),
             query_ids=ids[: len(rows)],
             answer_ids=ids[len(rows) :],
@@ -160,7 +152,6 @@ class RetrievalStage(Stage):
         return cached_backward(self.accelerator, embed, batch.micro_batches, compute_loss, budget)
 
     def prompted(self, pairs: Dataset) -> tuple[list[str], list[str]]:
-        """Queries and answers behind their prompts."""
         queries, answers = pairs["query"][:], pairs["answer"][:]
         return with_prompt(self.config, "query", queries), with_prompt(self.config, "document", answers)
 
@@ -215,13 +206,12 @@ class DocumentStage(RetrievalStage):
 
 
 def build_stage(arguments: RetrievalArguments, accelerator: Accelerator, checkpoint: Path | None) -> RetrievalStage:
-    """The stage of pairs, or of documents."""
     stage = RetrievalStage if arguments.documents is None else DocumentStage
     return stage(arguments, accelerator, checkpoint)
 
 
 def embedding_dims(arguments: RetrievalArguments, config: TinyBertConfig) -> list[int]:
-    """The numbers of first dimensions that are trained: all, and `--matryoshka_dims`."""
+    """The numbers of first dimensions that are trained."""
     dims = [config.hidden_size, *(arguments.matryoshka_dims or [])]
     if wrong := [dim for dim in dims if not 1 <= dim <= config.hidden_size]:
         raise InputError(

@@ -4,6 +4,8 @@ So batches are the same for any number of processes, and a run can go on at any 
 """
 
 import logging
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from accelerate import Accelerator
@@ -17,6 +19,7 @@ LARGEST_BATCH, SMALLEST_BATCH = 256, 32  # of `auto`
 STEPS_OF_AN_EPOCH, FEWEST_STEPS = 4, 30  # of `auto`
 
 
+@dataclass
 class StepSampler:
     """The rows of each step, for one process.
 
@@ -31,47 +34,40 @@ class StepSampler:
     [[4, 0]]
     """
 
-    def __init__(
-        self,
-        num_rows: int,
-        batch_size: int,
-        gradient_accumulation_steps: int = 1,
-        seed: int = 0,
-        process_index: int = 0,
-        num_processes: int = 1,
-    ) -> None:
-        self.num_rows, self.batch_size, self.accumulation = num_rows, batch_size, gradient_accumulation_steps
-        self.seed, self.process_index, self.num_processes = seed, process_index, num_processes
-        self.rows_per_step = batch_size * gradient_accumulation_steps * num_processes
-        self.steps_per_epoch = num_rows // self.rows_per_step
-        self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
+    num_rows: int
+    batch_size: int
+    gradient_accumulation_steps: int = 1
+    seed: int = 0
+    process_index: int = 0
+    num_processes: int = 1
+
+    def __post_init__(self) -> None:
+        self.rows_per_step = self.batch_size * self.gradient_accumulation_steps * self.num_processes
+        self.steps_per_epoch = self.num_rows // self.rows_per_step
         if not self.steps_per_epoch:
             raise InputError(
-                f"The training data has {num_rows} rows, one optimizer step takes {self.rows_per_step} "
-                f"({batch_size} x {gradient_accumulation_steps} accumulated x {num_processes} processes). "
+                f"The training data has {self.num_rows} rows, one optimizer step takes {self.rows_per_step} ("
+                f"{self.batch_size} x {self.gradient_accumulation_steps} accumulated x {self.num_processes} processes). "
                 "Lower --per_device_train_batch_size."
             )
 
     def micro_batches(self, step: int) -> list[list[int]]:
         """Row numbers of this process: `gradient_accumulation_steps` lists of `batch_size`."""
         first = (step % self.steps_per_epoch) * self.rows_per_step
-        rows = self._permutation(step // self.steps_per_epoch)[first : first + self.rows_per_step]
-        shares = rows.view(self.accumulation, self.num_processes, self.batch_size)
+        rows = permutation(self.num_rows, self.seed + step // self.steps_per_epoch)[first : first + self.rows_per_step]
+        shares = rows.view(self.gradient_accumulation_steps, self.num_processes, self.batch_size)
         return shares[:, self.process_index].tolist()
 
-    def _permutation(self, epoch: int) -> torch.Tensor:
-        if epoch != self._epoch:  # kept: every step of an epoch asks for it
-            generator = torch.Generator().manual_seed(self.seed + epoch)
-            self._epoch, self._order = epoch, torch.randperm(self.num_rows, generator=generator)
-        return self._order
+
+@lru_cache(maxsize=1)  # every step of an epoch asks for it
+def permutation(num_rows: int, seed: int) -> torch.Tensor:
+    return torch.randperm(num_rows, generator=torch.Generator().manual_seed(seed))
 
 
 def build_sampler(arguments: TrainingArguments, accelerator: Accelerator, num_rows: int) -> StepSampler:
-    """The sampler of this process."""
-    batches = arguments.gradient_accumulation_steps * accelerator.num_processes
-    size = choose_batch_size(arguments.per_device_train_batch_size, num_rows, batches)
-    process = accelerator.process_index, accelerator.num_processes
-    return StepSampler(num_rows, size, arguments.gradient_accumulation_steps, arguments.seed, *process)
+    accumulated, num_processes = arguments.gradient_accumulation_steps, accelerator.num_processes
+    size = choose_batch_size(arguments.per_device_train_batch_size, num_rows, accumulated * num_processes)
+    return StepSampler(num_rows, size, accumulated, arguments.seed, accelerator.process_index, num_processes)
 
 
 def choose_batch_size(asked: int | str, num_rows: int, batches: int = 1) -> int:

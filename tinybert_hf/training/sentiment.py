@@ -38,7 +38,6 @@ class SentimentStage(Stage):
         start.config.label2id = {name: i for i, name in enumerate(self.names)}
         self.tokenizer, self.max_length = start.tokenizer, start.config.max_position_embeddings
         set_seed(arguments.seed)
-        # A classifier of other labels gives its encoder only.
         self.model = start.load(TinyBertForSequenceClassification)
         self.sampler = build_sampler(arguments, accelerator, len(self.data.train))
 

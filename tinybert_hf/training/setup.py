@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -23,12 +23,7 @@ from .launch import keep_freed_memory, precision_was_chosen, start_processes, us
 from .stage import Stage
 from .trainer import Trainer
 
-logger = logging.getLogger(__name__)
-
-CHATTY = ("accelerate", "bm25s", "httpx")
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
-
-Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
 class TrainingResult(NamedTuple):
@@ -38,7 +33,7 @@ class TrainingResult(NamedTuple):
     folder: Path  # the model
 
 
-def run_stage(arguments: Arguments, build: Callable[[Arguments, Accelerator, Path | None], Stage]) -> TrainingResult:
+def run_stage(arguments: TrainingArguments, build: Callable[[Any, Accelerator, Path | None], Stage]) -> TrainingResult:
     """Set up, go on from a checkpoint where asked, and train."""
     start_processes()
     output_dir = Path(arguments.output_dir)
@@ -58,25 +53,23 @@ def prepared_process(arguments: TrainingArguments) -> Iterator[Accelerator]:
 
     - accelerate's state, so that a second training in a notebook starts afresh;
     - the levels of the loggers of accelerate, bm25s and httpx, which write a line for each file, index and request;
-    - the progress bars of transformers, which would cut the training bar in two at every checkpoint;
-    - the progress bars of datasets, off without a terminal, and off on all processes but the main one, as is our log.
+    - the progress bars of transformers, which would cut the training bar in two, and of datasets without a terminal.
 
     What stays changed, on a CPU: the number of torch's threads, and that glibc keeps freed memory.
     """
+    ours, *others = [logging.getLogger(name) for name in ("tinybert_hf", "accelerate", "bm25s", "httpx")]
     with ExitStack() as afterwards:
-        for name in (*CHATTY, "tinybert_hf"):
-            afterwards.callback(logging.getLogger(name).setLevel, logging.getLogger(name).level)
+        for one in (ours, *others):
+            afterwards.callback(one.setLevel, one.level)
         if transformers_logging.is_progress_bar_enabled():
             afterwards.callback(transformers_logging.enable_progress_bar)
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:  # several processes keep their connections
             afterwards.callback(AcceleratorState._reset_state, reset_partial_state=True)
             afterwards.callback(GradientState._reset_state)
         accelerator = build_accelerator(arguments)
-        for name in CHATTY:
-            logging.getLogger(name).setLevel(logging.WARNING)
+        for one in others if accelerator.is_main_process else [ours, *others]:
+            one.setLevel(logging.WARNING)
         transformers_logging.disable_progress_bar()
-        if not accelerator.is_main_process:
-            logging.getLogger("tinybert_hf").setLevel(logging.WARNING)
         if not accelerator.is_main_process or not sys.stderr.isatty():
             afterwards.enter_context(without_progress_bars())
         yield accelerator

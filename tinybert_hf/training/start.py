@@ -36,29 +36,21 @@ class Start:
 
     config: TinyBertConfig
     tokenizer: PreTrainedTokenizerBase
-    origin: str = ""  # the folder or Hub id, where it is not random
-    source: str | None = None  # the same, where the weights are read from there
-    weights: dict[str, Tensor] | None = None
-
-    @property
-    def random(self) -> bool:
-        return self.source is None and self.weights is None
+    source: str | None = None  # the folder or Hub id; None where the weights are random
+    weights: dict[str, Tensor] | None = None  # where they are not those of the files
 
     def load(self, model_class: type[TinyBertPreTrainedModel]) -> TinyBertPreTrainedModel:
         """The model. A classifier that the weights have not, or for other labels, is random."""
-        if self.random:
+        if self.source is None:
             return model_class(self.config)
         options = {"config": self.config, "state_dict": self.weights}
-        return load_model(model_class, self.origin, self.source, ("classifier.",), **options)
+        return load_model(model_class, self.source, None if self.weights else self.source, ("classifier.",), **options)
 
 
 def load_start(
     arguments: TrainingArguments, accelerator: Accelerator, checkpoint: Path | None, dataset: Dataset
 ) -> Start:
-    """The checkpoint, or `--model`, or a new model with random weights.
-
-    A new model's tokenizer learns from `tokenizer_data`, by default from the training texts in `dataset`.
-    """
+    """The checkpoint, or `--model`, or a new model, whose tokenizer learns from `--tokenizer_data` or from `dataset`."""
     if checkpoint:
         return load_encoder(str(checkpoint))
     if arguments.model:
@@ -94,7 +86,7 @@ def load_encoder(source: str, overrides: str | None = None) -> Start:
             f"--config_overrides {overrides}: --model {source} is a tinybert model, which brings its own configuration "
             f"({', '.join(other)}). Leave one of them out."
         )
-    return Start(config, load_tokenizer(source, config.vocab_size), source, source)
+    return Start(config, load_tokenizer(source, config.vocab_size), source)
 
 
 def load_bert(source: str, bert_config: Any, overrides: str | None) -> Start:

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from ..evaluation import load_text_encoder
@@ -14,17 +15,11 @@ def embed_tokens(teacher: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     the first dimensions vary the most (principal components, as in Model2Vec: Tulkens and van Dongen 2024,
     https://github.com/MinishLab/model2vec), which leaves the similarities of the centred embeddings as they are.
 
-    Args:
-        teacher: a folder or a Hub id: a model of ours, or what SentenceTransformer loads.
-        tokenizer: of the new model.
-
     Raises: UnreadableError: if the teacher cannot be loaded.
     """
     tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     encode = load_text_encoder(teacher, "teacher").encode_documents
-    embeddings = torch.nn.functional.normalize(
-        encode([token.removeprefix("##") for token in tokens]).float().cpu(), dim=-1
-    )
+    embeddings = functional.normalize(encode([token.removeprefix("##") for token in tokens]).float().cpu(), dim=-1)
     embeddings -= embeddings.mean(dim=0)
     embeddings[tokenizer.all_special_ids] = 0
     _, directions = torch.linalg.eigh(embeddings.T @ embeddings)  # the least telling direction first

@@ -7,9 +7,8 @@ A run's folder:
       <model files>          the best checkpoint's, when the run is over
       <stage>_summary.json   data, settings, versions, hardware, time and results; written last
 
-A checkpoint is written under another name, flushed and renamed when it is complete, so a killed run leaves only whole
-ones. Its manifest tells whether it still is what was written. A run that goes on from one ends with the very bytes of an
-uninterrupted run: a step's rows follow from the seed and the step, and a checkpoint has every process's random states.
+A checkpoint is renamed when it is complete, so a killed run leaves only whole ones. Its manifest tells whether it still is
+what was written. docs/architecture.md tells why a run that goes on ends with the very bytes of an uninterrupted one.
 """
 
 import json
@@ -59,10 +58,12 @@ class TrainingState:
 
     step: int = 0
     best_step: int = 0
-    best_value: float = float("-inf")
+    best: dict[str, float] = field(default_factory=dict)  # measures of the best step
+    start: dict[str, float] = field(default_factory=dict)  # and of step 0
+    num_worse: int = 0  # evaluations since the best
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
-    run: dict[str, Any] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)  # what must be the same in a continuation
     schedule: dict[str, Any] = field(default_factory=dict)
 
 
@@ -76,7 +77,7 @@ class Trainer:
         num_steps = max(1, round(num_epochs * self.sampler.steps_per_epoch))
         self.max_steps = arguments.max_steps if arguments.max_steps > 0 else num_steps
         self.save_steps = int(arguments.save_steps) or max(1, round(arguments.save_steps * self.max_steps))
-        # Not for evaluation only: this leaves out DistributedDataParallel, whose part `average_gradients` has.
+        # This leaves out DistributedDataParallel, whose part `average_gradients` has.
         self.model = accelerator.prepare_model(stage.model, evaluation_mode=True)
         self.optimizer = accelerator.prepare_optimizer(build_optimizer(stage.model, arguments))
         self.embedding_gradient = SparseEmbeddingGradient(self.stage.model.get_input_embeddings())
@@ -85,10 +86,10 @@ class Trainer:
         # accelerate keeps all but the model: that is saved as a model folder, and loaded when it is built.
         accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
         accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
-        self.state = TrainingState(run=self._identity())
+        identity = {k: v for k, v in self._arguments().items() if k not in MAY_CHANGE_ON_RESUME}
+        identity |= {"num_rows": self.sampler.num_rows, "num_processes": accelerator.num_processes}
+        self.state = TrainingState(run=identity | {"mixed_precision": accelerator.mixed_precision})
         set_seed(arguments.seed, device_specific=True)  # every process draws its own dropout masks
-
-    # ---- The loop ----
 
     def train(self) -> dict[str, Any]:
         """Run, or go on after `resume`, to the last step; returns the run's summary."""
@@ -100,26 +101,17 @@ class Trainer:
         if not self.state.history:
             self._evaluate()
             self._save_checkpoint()  # what training starts from may stay the best
-        with (
-            StopSignal() as stop,
-            logging_redirect_tqdm(),
-            progress_bar(
-                total=self.max_steps,
-                initial=self.state.step,
-                desc=f"Training ({self.stage.name})",
-                unit="step",
-                dynamic_ncols=True,
-                disable=not self.accelerator.is_main_process,
-            ) as bar,
-        ):
+        options = {"initial": self.state.step, "unit": "step", "disable": not self.accelerator.is_main_process}
+        bar = progress_bar(total=self.max_steps, desc=f"Training ({self.stage.name})", dynamic_ncols=True, **options)
+        with StopSignal() as stop, logging_redirect_tqdm(), bar:
             self._loop(bar, stop, started)
         return self._finish()
 
     def _loop(self, bar: std.tqdm, stop: StopSignal, started: float) -> None:
-        """Every step from the current one to the last."""
         losses: list[Tensor] = []
         window = time.perf_counter()
-        while (step := self.state.step) < self.max_steps and not self._stopped_early():
+        patience = self.arguments.early_stopping_patience or sys.maxsize
+        while (step := self.state.step) < self.max_steps and self.state.num_worse < patience:
             self.stage.prepare(self.stage.model, step)
             losses += [self._micro_step(self.stage.batch(rows, step)) for rows in self.sampler.micro_batches(step)]
             self.state.step += 1
@@ -155,28 +147,11 @@ class Trainer:
                     self.schedule.step()
         return loss
 
-    def _stopped_early(self) -> bool:
-        """Whether as many evaluations as `early_stopping_patience` have brought nothing better."""
-        patience = self.arguments.early_stopping_patience
-        if patience is None:
-            return False
-        steps = [entry["step"] for entry in self.evaluations]
-        return len(steps) - 1 - steps.index(self.state.best_step) >= patience
-
-    # ---- What is measured and told ----
-
-    @property
-    def evaluations(self) -> list[dict[str, float]]:
-        """The entries of the history that hold measures on the held-out data."""
-        return [entry for entry in self.state.history if any(name.startswith("eval_") for name in entry)]
-
     def _report(self, bar: std.tqdm, losses: list[Tensor], seconds: float) -> None:
         loss = self.accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
         if loss != loss:
-            raise FloatingPointError(
-                f"The loss is not a number at step {self.state.step}. Lower --learning_rate; the last checkpoint in "
-                f"{self.output_dir} is intact."
-            )
+            remedy = f"Lower --learning_rate; the last checkpoint in {self.output_dir} is intact."
+            raise FloatingPointError(f"The loss is not a number at step {self.state.step}. {remedy}")
         texts = self.sampler.batch_size * self.accelerator.num_processes * self.stage.texts_per_row
         rate, speed = float(self.schedule.get_last_lr()[-1]), len(losses) * texts / seconds
         bar.set_postfix_str(f"loss {loss:.3f}, lr {rate:.1e}, {speed:.0f} texts/s", refresh=False)
@@ -189,14 +164,13 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """Measure on the held-out data, and remember whether this is the best step so far."""
-        measures = self.stage.evaluate(self.stage.model)
+        measures, state, key = self.stage.evaluate(self.stage.model), self.state, self.stage.best_measure
         self._record({f"eval_{name}": value for name, value in measures.items()})
-        told = ", ".join(f"{name} {value:.4f}" for name, value in measures.items())
-        logger.info("step %d: %s", self.state.step, told)
-        if measures[self.stage.best_measure] > self.state.best_value:
-            self.state.best_step, self.state.best_value = self.state.step, measures[self.stage.best_measure]
-
-    # ---- Checkpoints ----
+        logger.info("step %d: %s", state.step, ", ".join(f"{name} {value:.4f}" for name, value in measures.items()))
+        state.start = state.start or measures
+        state.num_worse += 1
+        if not state.best or measures[key] > state.best[key]:
+            state.best, state.best_step, state.num_worse = measures, state.step, 0
 
     def _save_checkpoint(self) -> None:
         """Write `checkpoint-<step>` whole or not at all, then drop all but it and the best."""
@@ -265,8 +239,7 @@ class Trainer:
             )
         kept = self.output_dir / best.name
         if self.accelerator.is_main_process and not kept.exists():  # resumed into another folder
-            shutil.copytree(best, unfinished := self.output_dir / f"unfinished-{best.name}", dirs_exist_ok=True)
-            put_in_place(unfinished, kept)
+            put_in_place(shutil.copytree(best, kept.with_name(f"unfinished-{best.name}"), dirs_exist_ok=True), kept)
 
     def _load_states(self, checkpoint: Path) -> None:
         """The optimizer and the random states. accelerate runs no code of theirs, but would go on with other states."""
@@ -278,16 +251,11 @@ class Trainer:
             raise ValueError("its random states do not fit the devices of this machine.")
 
     def _leave(self, stop: StopSignal) -> None:
-        """Save and exit with the signal's conventional status."""
         self._save_checkpoint()
-        logger.warning(
-            f"Stopped by a signal; step {self.state.step} of {self.max_steps} is saved in {self.output_dir}. "
-            "Continue with --resume_from_checkpoint auto."
-        )
+        saved = f"step {self.state.step} of {self.max_steps} is saved in {self.output_dir}"
+        logger.warning("Stopped by a signal; %s. Continue with --resume_from_checkpoint auto.", saved)
         self.accelerator.end_training()
         sys.exit(128 + (stop.number or signal.SIGTERM))
-
-    # ---- The end ----
 
     def _finish(self) -> dict[str, Any]:
         """Put the best checkpoint's model into `output_dir`, write the summary, and tell the result."""
@@ -296,8 +264,7 @@ class Trainer:
             best = self.output_dir / f"checkpoint-{self.state.best_step}"
             for path in best.iterdir():
                 if path.suffix in MODEL_FILES and path.name not in (STATE_FILE, STAGE_FILE, MANIFEST):
-                    shutil.copyfile(path, self.output_dir / path.name)
-                    flush(self.output_dir / path.name)
+                    flush(Path(shutil.copyfile(path, self.output_dir / path.name)))
             start = self.arguments.model  # how it was trained is told too
             for path in Path(start).glob("*_summary.json") if start else ():
                 shutil.copyfile(path, self.output_dir / path.name)
@@ -322,21 +289,7 @@ class Trainer:
         data = ("data", "eval_data", "documents")
         return {k: describe_data(v) if k in data and v is not None else v for k, v in vars(self.arguments).items()}
 
-    def _identity(self) -> dict[str, Any]:
-        """What must be the same for a continuation to be the same run."""
-        arguments = {k: v for k, v in self._arguments().items() if k not in MAY_CHANGE_ON_RESUME}
-        return arguments | {
-            "num_rows": self.sampler.num_rows,
-            "num_processes": self.accelerator.num_processes,
-            "mixed_precision": self.accelerator.mixed_precision,
-        }
-
     def _summary(self) -> dict[str, Any]:
-        best = next(e for e in reversed(self.evaluations) if e["step"] == self.state.best_step)
-        start, results = (
-            {name.removeprefix("eval_"): value for name, value in entry.items() if name != "step"}
-            for entry in (self.evaluations[0], best)
-        )
         return {
             "stage": self.stage.name,
             "data": self.stage.facts() | {"texts_per_row": self.stage.texts_per_row},
@@ -347,8 +300,8 @@ class Trainer:
             "rows_per_step": self.sampler.rows_per_step,
             "seconds": round(self.state.seconds, 1),
             "best_step": self.state.best_step,
-            "start": start,
-            "results": results,
+            "start": self.state.start,
+            "results": self.state.best,
             "baselines": self.stage.baselines(),
             "history": self.state.history,
             "hardware": report.describe_hardware(self.accelerator),
