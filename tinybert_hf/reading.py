@@ -207,10 +207,10 @@ def choose_quoting(path: Path, separator: str, parse: Callable[[Any], Iterator[t
 def xlsx_rows(path: Path, columns: Collection[str], written: Written) -> Iterator[Row]:
     """Rows of the first sheet, whose first row is the header."""
     import_extra("openpyxl", purpose="reading an Excel file")
-    book = import_extra("pandas", purpose="reading an Excel file").ExcelFile(path)
-    if len(book.sheet_names) > 1:
-        logger.info("%s: only its first sheet is read, %s.", path, book.sheet_names[0])
-    table = book.parse(dtype=object, keep_default_na=False, na_values=[""])
+    pandas = import_extra("pandas", purpose="reading an Excel file")
+    if len(sheets := pandas.ExcelFile(path).sheet_names) > 1:
+        logger.info("%s: only its first sheet is read, %s.", path, sheets[0])
+    table = pandas.read_excel(path, dtype=object, keep_default_na=False, na_values=[""])
     yield from table.rename(columns=lambda name: str(name).strip()).to_dict("records")
 
 

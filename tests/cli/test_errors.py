@@ -49,7 +49,7 @@ SEARCH = ["search", "--model", "m", "--query", "q", "--chunks", "-"]
             ["train", "retrieval", "--matryoshka_dims"],
             'Command "train retrieval" parameter --matryoshka_dims requires at least',
         ),
-        ([*SEARCH, "more"], "Unused Tokens: ['more']. See: tinybert search --help"),
+        ([*SEARCH, "more"], "Nothing is expected at 'more'. See: tinybert search --help"),
         ([*SEARCH, "--top_k", "many"], 'Invalid value for --top_k: unable to convert "many" into int. See:'),
         (
             ["index", "search", "--index", "i", "--query", "q", "--mode", "hybird"],

@@ -110,7 +110,7 @@ def test_a_wrong_recipe_is_named(
             "There is no recipe 'minilmm'. Did you mean minilm? Those for retrieval are full, minilm, small, words",
         ),
         (["pairs.csv"], "There is no recipe 'pairs.csv'. Those for retrieval are"),
-        (["minilm", "small"], "Unused Tokens: ['small']."),
+        (["minilm", "small"], "Nothing is expected at 'small'."),
     ],
 )
 def test_a_recipe_that_is_not_there_is_a_message(

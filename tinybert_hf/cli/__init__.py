@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter
+from cyclopts.exceptions import UnusedCliTokensError
 from rich.console import Console
 
 from .. import __version__
@@ -59,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         app(sys.argv[1:] if argv is None else argv, console=Console(), **options)
         sys.stdout.flush()
     except CycloptsError as error:
-        fail(f"{error} See: {' '.join(['tinybert', *(error.command_chain or ())])} --help", 2)
+        surplus = error.unused_tokens if isinstance(error, UnusedCliTokensError) else None
+        problem = f"Nothing is expected at {surplus[0]!r}." if surplus else error
+        fail(f"{problem} See: {' '.join(['tinybert', *(error.command_chain or ())])} --help", 2)
     except InputError as error:
         fail(str(error), 1)
     except KeyboardInterrupt:

@@ -164,9 +164,10 @@ class MilvusStore:
 
     def bm25(self, queries: Sequence[str], top_k: int, conditions: Filter) -> list[list[Hit]]:
         if not self._has_bm25:
-            why = f"Milvus has it since 2.5, and this one was made on an older server (it is {self.version} now)"
+            made = f"this one was made on an older server (it is {self.version} now)"
             remedy = "Search with mode dense, or build the index on a newer server, or in a folder."
-            raise InputError(f"The index {self.uri}/{self.collection} has no BM25: {why}. {remedy}")
+            place = f"The index {self.uri}/{self.collection}"
+            raise InputError(f"{place} has no BM25: Milvus has it since 2.5, and {made}. {remedy}")
         search = {"anns_field": "bm25", "search_params": {"metric_type": "BM25"}}
         found = self._search(list(queries), top_k, conditions, **search)
         # Milvus' own server gives BM25 as a similarity, milvus-lite as a distance below 0.
