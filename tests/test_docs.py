@@ -149,7 +149,10 @@ def anchors(path: Path) -> set[str]:
 
 
 # Messages of other programs that the page of troubles names.
-FOREIGN_MESSAGES = {"tinybert: command not found", "Unknown task semantic-search", "out of memory", "make interop"}
+FOREIGN_MESSAGES = {
+    *("tinybert: command not found", "Unknown task semantic-search", "out of memory", "make interop"),
+    'Unknown option: "[NAME]" from FILE',
+}
 
 
 def messages() -> str:
