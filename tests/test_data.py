@@ -21,6 +21,7 @@ from tinybert_hf.data import (
     iterate_texts,
     label_names,
     load_data,
+    report_labels,
     select_columns,
     take_rows,
     text_id,
@@ -278,6 +279,17 @@ def test_one_class_is_an_error() -> None:
     dataset = labelled(["good", "good"], Value("string"))
     with pytest.raises(InputError, match="rows has the label good only"):
         encode_labels(dataset, label_names(dataset), "rows")
+
+
+def test_labels_that_look_like_slips_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    dataset = labelled(["Billing", "billing ", "billing ", "Returns", "Returns", "Billing"], Value("string"))
+    report_labels(dataset, "rows.csv")
+    assert caplog.messages == [
+        "rows.csv: ['Billing', 'billing '] are classes of their own. If they mean the same, write them alike."
+    ]
+    caplog.clear()
+    report_labels(labelled(["a", "a", "b"], Value("string")), "rows.csv")
+    assert caplog.messages == ["rows.csv: only one row has the label b. More rows are needed to learn it."]
 
 
 # ---- Holding out ----

@@ -7,6 +7,7 @@ A data set leaves this module with the columns that training knows, whatever the
 import glob
 import hashlib
 import logging
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -300,6 +301,19 @@ def label_names(dataset: Dataset) -> list[str]:
     if isinstance(feature, ClassLabel):
         return list(feature.names)
     return [str(name) for name in sorted(set(as_column(label_texts(dataset), True, "label")))]
+
+
+def report_labels(dataset: Dataset, source: str) -> None:
+    """Warn of classes that look like slips: names that differ by case or blanks only, and those of a single row."""
+    counts = Counter(label_texts(dataset))
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in counts:
+        alike[" ".join(name.split()).casefold()].append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            logger.warning("%s: %s are classes of their own. If they mean the same, write them alike.", source, names)
+    if rare := [name for name, count in counts.items() if count == 1]:
+        logger.warning("%s: only one row has the label %s. More rows are needed to learn it.", source, ", ".join(rare))
 
 
 @without_progress_bars()

@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data import Split, describe_data, encode_labels, hold_out, label_names, read_columns
+from ..data import Split, describe_data, encode_labels, hold_out, label_names, read_columns, report_labels
 from ..kernels import CpuKernels
 from ..measures import classification_measures
 from ..modeling_tinybert import TinyBertForSequenceClassification
@@ -82,6 +82,7 @@ def load_examples(arguments: SentimentArguments) -> tuple[Split, list[str]]:
         return read_columns(data, columns, flags, split, **arguments.reading)
 
     train = read(arguments.data, arguments.data_split)
+    report_labels(train, describe_data(arguments.data))
     names = label_names(train)
     train = encode_labels(train, names, describe_data(arguments.data))
     if source := arguments.evaluation_source:
