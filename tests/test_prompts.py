@@ -110,7 +110,7 @@ def test_an_index_of_other_prompts_is_one_of_another_model(prompted: Path, tmp_p
     config = TinyBertConfig.from_pretrained(prompted)
     config.prompts["query"] = "mail: "
     config.save_pretrained(prompted)
-    with pytest.raises(InputError, match="Embeddings of two models cannot be compared"):
+    with pytest.raises(InputError, match="Two models' embeddings differ"):
         SearchIndex(tmp_path / "corpus").search("music")
 
 
