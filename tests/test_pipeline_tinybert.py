@@ -326,8 +326,17 @@ COLUMNS: dict[str, Callable[[list[str]], Any]] = {
 @pytest.mark.parametrize("kind", COLUMNS)
 def test_texts_may_come_in_any_column(kind: str, search: SemanticSearchPipeline) -> None:
     assert torch.equal(search.encode(COLUMNS[kind](TEXTS)), search.encode(TEXTS))
+    assert torch.equal(search.encode_query(COLUMNS[kind](TEXTS)), search.encode_query(TEXTS))
     assert search("music", COLUMNS[kind](TEXTS)) == search("music", TEXTS)
     assert search(COLUMNS[kind](TEXTS[:2]), TEXTS) == search(TEXTS[:2], TEXTS)
+
+
+@pytest.mark.parametrize("texts", [{"text": "music"}, {"music"}, b"music", None, pd.DataFrame({"text": ["music"]})])
+def test_a_stream_of_what_is_no_list_of_strings_is_refused(
+    texts: Any, model: TinyBertModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    with pytest.raises(TypeError, match="texts must be a list of strings, got"):
+        next(encode_stream(model, tokenizer, texts))
 
 
 def test_half_a_character_is_named_with_its_place(search: SemanticSearchPipeline) -> None:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .data import select_columns, text_id, without_progress_bars
 from .errors import InputError
-from .pipeline_tinybert import LONGEST_WORD
+from .pipeline_tinybert import cut_texts
 from .tokenization import map_tokens
 
 logger = logging.getLogger(__name__)
@@ -112,11 +112,10 @@ def tokenize_documents(documents: Dataset, tokenizer: PreTrainedTokenizerBase, m
         raise InputError("--documents needs a tokenizer that puts one special token at either end of a text.")
 
     def tokenize(batch: dict[str, list[str]]) -> dict[str, list]:
-        # Of what is far beyond the length, a tokenizer would read all before it cuts.
-        bodies = (body[: LONGEST_WORD * max_length] for body in batch["body"])
+        bodies = cut_texts(batch["body"], max_length)
         texts = [f"{head}\n{body}" for head, body in zip(batch["head"], bodies, strict=True)]
         tokens = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
-        heads = tokenizer(batch["head"], truncation=True, max_length=max_length)["input_ids"]
+        heads = tokenizer(cut_texts(batch["head"], max_length), truncation=True, max_length=max_length)["input_ids"]
         rows = zip(tokens, (len(ids) - 2 for ids in heads), map(text_id, texts), strict=True)
         kept = [row for row in rows if len(row[0]) - 2 >= MIN_TOKENS]
         return {name: [row[i] for row in kept] for i, name in enumerate(("text", "head", "text_id"))}

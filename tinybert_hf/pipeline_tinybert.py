@@ -36,11 +36,15 @@ class Encoder(Protocol):
     def train(self, mode: bool) -> Any: ...
 
 
-def check_texts(texts: Any, name: str, first: int = 0) -> list[str]:
-    """The strings of a list, an array, a column or a generator. Raise where one is none; counted from `first`."""
-    # A mapping and a frame would give their keys.
+def check_iterable(texts: Any, name: str) -> None:
+    """Raise TypeError for what gives no texts one by one: a string gives its letters, a mapping and a frame their keys."""
     if isinstance(texts, str | bytes | Mapping | Set) or hasattr(texts, "columns") or not isinstance(texts, Iterable):
         raise TypeError(f"{name} must be a list of strings, got {type(texts).__name__}. For one text pass [text].")
+
+
+def check_texts(texts: Any, name: str, first: int = 0) -> list[str]:
+    """The strings of a list, an array, a column or a generator. Raise where one is none; counted from `first`."""
+    check_iterable(texts, name)
     checked = list(texts)
     for position, text in enumerate(checked, start=first):
         if not isinstance(text, str):
@@ -112,8 +116,12 @@ def pad_batch(input_ids: Sequence[Sequence[int]], pad_token_id: int) -> dict[str
 
 def with_prompt(config: Any, kind: str, texts: Sequence[str]) -> list[str]:
     """Texts of a kind, `query` or `document`, behind the model's prompt for it, where there is one."""
-    check_texts(texts, "texts")
-    return [config.prompts.get(kind, "") + text for text in texts]
+    return [config.prompts.get(kind, "") + text for text in check_texts(texts, "texts")]
+
+
+def cut_texts(texts: Iterable[str], max_length: int) -> list[str]:
+    """Texts without what is far beyond `max_length` tokens: a tokenizer would read all of a book before it cuts."""
+    return [text[: LONGEST_WORD * max_length] for text in texts]
 
 
 def encode(
@@ -165,8 +173,7 @@ def encode_stream(
     for name, value in (("batch_tokens", batch_tokens), ("window", window)):
         if value < 1:
             raise ValueError(f"{name} must be 1 or more, got {value}.")
-    if isinstance(texts, str) or hasattr(texts, "columns"):  # it would be read letter by letter, or name by name
-        check_texts(texts, "texts")
+    check_iterable(texts, "texts")
     total = len(texts) if isinstance(texts, Sized) else None
     remaining, first = iter(texts), 0
     seconds = 0.1 if sys.stderr.isatty() else 30.0  # between two updates; a log would fill up with them
@@ -204,7 +211,7 @@ def run_batches(
     """Run the model on batches of texts of like length: their positions, the tokens of all texts, and the output."""
     max_length = min(tokenizer.model_max_length, model.config.max_position_embeddings)
     tokens = tokenizer(
-        [text[: LONGEST_WORD * max_length] for text in texts],  # it would read all of a book, and then cut
+        cut_texts(texts, max_length),
         truncation=True,
         max_length=max_length,
         return_token_type_ids=False,

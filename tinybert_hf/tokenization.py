@@ -15,7 +15,7 @@ from .data import text_id
 from .errors import InputError
 from .files import read_json, write_json
 from .languages import UNSPACED
-from .pipeline_tinybert import LONGEST_WORD
+from .pipeline_tinybert import LONGEST_WORD, cut_texts
 
 logger = logging.getLogger(__name__)
 
@@ -109,8 +109,7 @@ def tokenize_columns(
     before = {name: prompts.get("query" if name == "query" else "document", "") for name in columns}
 
     def tokenize(batch: dict[str, list[str]]) -> dict[str, list]:
-        longest = LONGEST_WORD * max_length  # of what is far beyond, a tokenizer would read all before it cuts
-        texts = {name: [(before[name] + text)[:longest] for text in batch[name]] for name in columns}
+        texts = {name: cut_texts((before[name] + text for text in batch[name]), max_length) for name in columns}
         tokens = {name: tokenizer(texts[name], truncation=True, max_length=max_length) for name in columns}
         ids = {f"{name}_id": [text_id(text) for text in batch[name]] for name in columns}
         return {name: tokens[name]["input_ids"] for name in columns} | ids

@@ -241,7 +241,7 @@ class SearchIndex:
             model, tokenizer = with_kernels(self.pipeline.model), self.pipeline.tokenizer
             texts = pipeline_tinybert.with_prompt(model.config, "document", texts)
             limit = min(tokenizer.model_max_length, model.config.max_position_embeddings)
-            if long := [text[: pipeline_tinybert.LONGEST_WORD * limit] for text in texts if len(text) > limit]:
+            if long := pipeline_tinybert.cut_texts((text for text in texts if len(text) > limit), limit):
                 tokens = tokenizer(long, truncation=True, max_length=limit + 1)["input_ids"]
                 self.cut_off += sum(len(ids) > limit for ids in tokens)
             batch_tokens = pipeline_tinybert.default_batch_tokens(model)

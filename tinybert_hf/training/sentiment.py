@@ -15,6 +15,7 @@ from ..data import Split, describe_data, encode_labels, hold_out, label_names, r
 from ..kernels import CpuKernels
 from ..measures import classification_measures
 from ..modeling_tinybert import TinyBertForSequenceClassification
+from ..pipeline_tinybert import cut_texts
 from .arguments import SentimentArguments
 from .sampler import build_sampler
 from .stage import Stage
@@ -92,6 +93,6 @@ def load_examples(arguments: SentimentArguments) -> tuple[Split, list[str]]:
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]], max_length: int) -> dict[str, Tensor]:
     """Rows to one padded batch; a pair that is too long loses the end of its longer text."""
-    texts = [row["text"] for row in rows]
-    pairs = [row["text_pair"] for row in rows] if "text_pair" in rows[0] else None
+    texts = cut_texts((row["text"] for row in rows), max_length)
+    pairs = cut_texts((row["text_pair"] for row in rows), max_length) if "text_pair" in rows[0] else None
     return dict(tokenizer(texts, pairs, truncation=True, max_length=max_length, padding=True, return_tensors="pt"))
