@@ -29,6 +29,7 @@ from tinybert_hf.evaluation import (
     run_model,
 )
 from tinybert_hf.measures import MEASURES
+from tinybert_hf.reading import Written
 
 
 @pytest.fixture
@@ -80,9 +81,9 @@ def test_what_ranking_anew_brings_and_takes_is_measured(beir: Path, model_folder
 
 def test_a_run_is_ranked_anew_as_the_search_does_it(beir: Path, model_folder: Path) -> None:
     data, search = load_beir(beir), load_search_pipeline(model_folder)
-    runs = run_model(str(model_folder), data, [])
+    runs = run_model(load_search_pipeline(model_folder), data, [])
     runs["BM25 + model"] = runs["model"]
-    evaluation.rank_anew(str(model_folder), data, runs, 2)
+    evaluation.rank_anew(search, data, runs, 2)
     for query_id, text in data.queries.items():
         hits = search(text, list(DOCUMENTS.values()), rerank=2)
         expected = {list(DOCUMENTS)[hit["index"]]: hit["score"] for hit in hits}
@@ -91,21 +92,30 @@ def test_a_run_is_ranked_anew_as_the_search_does_it(beir: Path, model_folder: Pa
 
 
 def test_the_command_of_a_result_is_one_for_a_shell() -> None:
-    command = evaluation.evaluation_command("my model", "faq", "dev", ["a/b"], [8, 16], ("q", "a"))
+    flags = {"model": "my model", "data": "faq", "split": "dev", "query_column": "q", "answer_column": "a"}
+    command = evaluation.evaluation_command({**flags, "truncate_dims": [8, 16], "baselines": ["a/b"]})
     expected = ["tinybert", "evaluate", "--model", "my model", "--data", "faq", "--split", "dev"]
     expected += ["--query_column", "q", "--answer_column", "a"]
     assert shlex.split(command) == [*expected, "--truncate_dims", "8", "16", "--baselines", "a/b"]
 
 
+def test_the_command_of_a_result_says_how_its_file_is_written(model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("query;answer\nmusic;Spielt Stücke.\nphotos;Ordnet Bilder.", encoding="cp1252")
+    data, folder = str(tmp_path / "a.csv"), str(model_folder)
+    result = evaluate_model(folder, data, written=Written("cp1252", ";"), rerank=2)
+    expected = ["tinybert", "evaluate", "--model", folder, "--data", data]
+    assert shlex.split(result["command"]) == [*expected, "--encoding", "cp1252", "--separator", ";", "--rerank", "2"]
+
+
 def test_truncated_embeddings_rank_as_encode_with_truncate_dim_does(beir: Path, model_folder: Path) -> None:
     data = load_beir(beir)
-    runs = run_model(str(model_folder), data, [8])
+    runs = run_model(load_search_pipeline(model_folder), data, [8])
     search = load_search_pipeline(model_folder)
     scores = search.encode(["photos"], truncate_dim=8) @ search.encode(list(DOCUMENTS.values()), truncate_dim=8).T
     run, _ = runs["model, 8 dimensions"]
     assert run["q2"] == pytest.approx(dict(zip(DOCUMENTS, scores[0].tolist(), strict=True)), abs=1e-5)
     with pytest.raises(ValueError, match=r"--truncate_dims must be from 1 to 32, .* got 33"):
-        run_model(str(model_folder), data, [33])
+        run_model(load_search_pipeline(model_folder), data, [33])
 
 
 def test_a_baseline_ranks_as_its_own_library_does(beir: Path, baseline_folder: Path) -> None:
@@ -118,7 +128,7 @@ def test_a_baseline_ranks_as_its_own_library_does(beir: Path, baseline_folder: P
 def test_a_baseline_of_ours_ranks_as_the_model_does(beir: Path, model_folder: Path) -> None:
     data = load_beir(beir)
     run, _ = run_baseline(str(model_folder), data)
-    expected, _ = run_model(str(model_folder), data, [])["model"]
+    expected, _ = run_model(load_search_pipeline(model_folder), data, [])["model"]
     assert run.keys() == expected.keys()
     for query, results in expected.items():
         assert run[query] == pytest.approx(results, abs=1e-6)
@@ -163,7 +173,7 @@ def test_scores_of_all_queries_are_never_in_memory_together(
             answers = list(documents.values())
             return evaluate_pairs((list(queries.values()) * 2)[: len(answers)], answers, search.encode, 0.05)
         if caller == "model":
-            return run_model(str(model_folder), data, [8])["model, 8 dimensions"][0]
+            return run_model(load_search_pipeline(model_folder), data, [8])["model, 8 dimensions"][0]
         return run_baseline(str(baseline_folder), data)[0]
 
     with Shapes() as whole:

@@ -124,7 +124,7 @@ def test_an_encoder_that_is_compared_or_mines_uses_them(prompted: Path, scores: 
 
 def test_an_evaluation_uses_them(prompted: Path, twin: SearchPipeline, tmp_path: Path) -> None:
     data = load_beir(str(write_beir(tmp_path / "beir")))
-    run, _ = run_model(str(prompted), data, [])["model"]
+    run, _ = run_model(load_search_pipeline(prompted), data, [])["model"]
     for name, query in data.queries.items():
         (expected,) = (
             twin.encode([PROMPTS["query"] + query])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .beir import PAIR_COLUMNS, RetrievalData, load_beir, load_pairs_file, pairs_as_retrieval
 from .configuration_tinybert import TinyBertConfig
-from .encoding import load_search_pipeline
+from .encoding import SearchPipeline, load_search_pipeline
 from .errors import InputError, UnreadableError
 from .extras import import_extra
 from .losses import false_negatives, ranking_loss
@@ -22,6 +22,8 @@ from .ranking import TOP_K, Bm25, Run, Score, by_dot_product, fuse_runs, rank
 from .reading import PLAINLY, Written
 
 MODEL, BM25 = "model", "BM25"  # what results call these two
+DEFAULTS = {"split": "test", "query_column": PAIR_COLUMNS[0], "answer_column": PAIR_COLUMNS[1]}  # of the command
+Runs = dict[str, tuple[Run, float]]  # system -> how it ranks, and the seconds
 LOSS_BATCH = 32  # pairs that the held-out loss ranks against each other
 
 
@@ -135,25 +137,33 @@ def evaluate_model(
 
     Raises: InputError: if the data or a model cannot be read, or two systems would have one name.
     """
+    flags: dict[str, Any] = {
+        "model": model,
+        "data": data,
+        "split": split,
+        "query_column": columns[0],
+        "answer_column": columns[1],
+    }
+    flags |= {**written._asdict(), "rerank": rerank, "truncate_dims": truncate_dims, "baselines": baselines}
     names = name_baselines(baselines)
     loaded = load_pairs_file(data, columns, written) if Path(data).is_file() else load_beir(data, split)
     started = time.perf_counter()
     bm25 = Bm25(list(loaded.corpus.values())).rank(loaded.queries, list(loaded.corpus))
     bm25_seconds = time.perf_counter() - started
-    runs = run_model(model, loaded, truncate_dims)
+    pipeline = load_search_pipeline(model)
+    runs = run_model(pipeline, loaded, truncate_dims)
     runs[BM25] = bm25, bm25_seconds
     runs |= {name: run_baseline(baseline, loaded) for name, baseline in names.items()}
     for name in (MODEL, *names):
         run, seconds = runs[name]
         runs[f"{BM25} + {name}"] = fuse_runs(bm25, run), bm25_seconds + seconds
-    milliseconds = rank_anew(model, loaded, runs, rerank) if rerank > 0 else {}
+    milliseconds = rank_anew(pipeline, loaded, runs, rerank) if rerank > 0 else {}
     values = np.stack([measures_by_query(loaded.qrels, run, list(MEASURES)) for run, _ in runs.values()], axis=1)
     means = resampled_means(values)  # (RESAMPLES, systems, measures)
     systems = list(runs)
     texts = len(loaded.queries) + len(loaded.corpus)
     return {
-        "command": evaluation_command(model, data, split, baselines, truncate_dims, columns)
-        + (f" --rerank {rerank}" if rerank else ""),
+        "command": evaluation_command(flags),
         "data": data,
         "split": split,
         "queries": len(loaded.queries),
@@ -180,12 +190,11 @@ def name_baselines(baselines: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def run_model(model: str, data: RetrievalData, truncate_dims: Sequence[int]) -> dict[str, tuple[Run, float]]:
-    """Rank with a model of ours, and with the first dimensions of its embeddings; also the seconds, without loading."""
-    pipeline = load_search_pipeline(model)
+def run_model(pipeline: SearchPipeline, data: RetrievalData, truncate_dims: Sequence[int]) -> Runs:
+    """Rank with a model of ours, and with the first dimensions of its embeddings; also the seconds."""
     width = pipeline.model.config.hidden_size
     if wrong := [dim for dim in truncate_dims if not 1 <= dim <= width]:
-        raise InputError(f"--truncate_dims must be from 1 to {width}, the width of {model}, got {wrong[0]}.")
+        raise InputError(f"--truncate_dims must be from 1 to {width}, the width of the embeddings, got {wrong[0]}.")
     started = time.perf_counter()
     documents = pipeline.encode_document(list(data.corpus.values()), show_progress_bar=True)
     queries = pipeline.encode_query(list(data.queries.values()))
@@ -199,9 +208,8 @@ def run_model(model: str, data: RetrievalData, truncate_dims: Sequence[int]) -> 
     return runs
 
 
-def rank_anew(model: str, data: RetrievalData, runs: dict[str, tuple[Run, float]], depth: int) -> dict[str, float]:
+def rank_anew(pipeline: SearchPipeline, data: RetrievalData, runs: Runs, depth: int) -> dict[str, float]:
     """Add those ranked anew by MaxSim to the runs. Returns milliseconds from a query to its embedding, and to its ranking."""
-    pipeline = load_search_pipeline(model)
     queries = list(data.queries.values())
     for name in (MODEL, f"{BM25} + {MODEL}"):
         run, before = runs[name]
@@ -231,15 +239,12 @@ def run_baseline(model: str, data: RetrievalData) -> tuple[Run, float]:
     return rank(list(data.queries), list(data.corpus), score), time.perf_counter() - started
 
 
-def evaluation_command(
-    model: str, data: str, split: str, baselines: Sequence[str], truncate_dims: Sequence[int], columns: tuple[str, str]
-) -> str:
-    """The command that measures this again."""
-    command = ["tinybert", "evaluate", "--model", model, "--data", data]
-    command += ["--split", split] if split != "test" else []
-    command += ["--query_column", columns[0], "--answer_column", columns[1]] if columns != PAIR_COLUMNS else []
-    command += ["--truncate_dims", *map(str, truncate_dims)] if truncate_dims else []
-    command += ["--baselines", *baselines] if baselines else []
+def evaluation_command(flags: dict[str, Any]) -> str:
+    """The command that measures this again: name of a flag -> value or values, without those that are left at the default."""
+    command = ["tinybert", "evaluate"]
+    for name, value in flags.items():
+        if value and value != DEFAULTS.get(name):
+            command += [f"--{name}", *map(str, [value] if isinstance(value, str | int) else value)]
     return shlex.join(command)
 
 
