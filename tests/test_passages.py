@@ -268,6 +268,13 @@ def test_what_cannot_be_read_is_named_with_its_cause_and_left_out(
     assert "1,001 bytes, and 1,000 are read" in causes["large.md"]
 
 
+def test_a_library_that_is_missing_is_no_fault_of_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pypdfium2", None)
+    write(tmp_path / "a.pdf", "no PDF")
+    with pytest.raises(MissingExtraError, match="documents"):
+        list(read_files(find_files([tmp_path]), MarkdownSplitter(100)))
+
+
 @pytest.mark.parametrize("share", [1.0, 0.5])
 def test_no_passage_is_longer_than_the_model_reads(tokenizer: PreTrainedTokenizerBase, share: float) -> None:
     config = SimpleNamespace(prompts={"document": "passage: "}, max_position_embeddings=24)

@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError, MissingFileError, UnreadableError
+from .errors import InputError, MissingExtraError, MissingFileError, UnreadableError
 from .extras import import_extra
 
 logger = logging.getLogger(__name__)
@@ -50,10 +50,12 @@ def find_files(paths: Sequence[str | Path]) -> dict[str, Path]:
 
 
 def read_files(files: Mapping[str, Path], splitter: Any) -> Iterator[list[dict[str, Any]]]:
-    """The passages of each file that can be read; the others are named in the log."""
+    """The passages of each file that can be read; the others are named in the log. Raises: MissingExtraError."""
     for file, path in files.items():
         try:
             yield read_passages(file, path, splitter)
+        except MissingExtraError:
+            raise
         except Exception as error:  # the readers raise whatever their libraries raise
             logger.warning("%s was skipped: %s: %s", file, type(error).__name__, error)
 

@@ -193,6 +193,18 @@ def test_a_folder_of_documents_is_read_as_passages_with_titles(tmp_path: Path) -
     assert {"Tar: Use", "Guide 3: Guide 3"} <= heads
 
 
+def test_a_folder_of_documents_and_a_file_of_rows_are_read_together(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    for number in range(20):
+        (tmp_path / "docs" / f"{number}.md").write_text(f"# Guide {number}\n\nRead {number} first. Then go on.")
+    rows = [json.dumps({"text": f"Row {number} reads. It writes {number} too."}) for number in range(20)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    documents = [str(tmp_path / "docs"), str(tmp_path / "rows.jsonl")]
+    data = load_pairs(RetrievalArguments(documents=documents, eval_size=10))
+    heads = {*data.train["head"], *data.evaluation["query"]}
+    assert {"Guide 3: Guide 3", "Row 7 reads."} <= heads
+
+
 def test_a_folder_with_data_files_is_data(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("# No document")
     rows = [json.dumps({"text": f"Reads {number}. Writes {number} too."}) for number in range(40)]

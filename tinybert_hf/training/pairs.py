@@ -42,13 +42,14 @@ def load_documents(arguments: RetrievalArguments, read: Callable[[Any, str], Dat
         columns["title"], flags["title"] = arguments.title_column, "title_column"
     parts = []
     for one in data_sources(arguments.documents):
+        found = columns
         if is_folder_of_documents(one):
             splitter = import_library("semantic_text_splitter").MarkdownSplitter(1_000)  # characters, some 250 tokens
             passages = [passage for passages in read_files(find_files([one]), splitter) for passage in passages]
-            rows, columns = Dataset.from_list(passages), {"text": "text", "title": "title"}
+            rows, found = Dataset.from_list(passages), {"text": "text", "title": "title"}
         else:
             rows = load_data(one, split=arguments.data_split, texts=list(columns.values()), **arguments.reading)
-        parts.append(read_documents(rows, columns, describe_data(one), flags))
+        parts.append(read_documents(rows, found, describe_data(one), flags))
     documents = concatenate_datasets(parts) if len(parts) > 1 else parts[0]
     if arguments.eval_data is not None and (source := arguments.evaluation_source):
         return Split(documents, read(*source))
@@ -60,4 +61,5 @@ def is_folder_of_documents(data: Any) -> bool:
     """Whether it is a folder, and no file in it holds rows."""
     if not isinstance(data, str | Path) or not Path(data).is_dir():
         return False
-    return not any(file_suffix(path) in {*FILE_KINDS} - {".txt"} for path in Path(data).rglob("*"))
+    kinds = {*FILE_KINDS} - {".txt"}
+    return not any(file_suffix(path) in kinds for path in Path(data).rglob("*"))
