@@ -86,9 +86,9 @@ class SearchPipeline(SemanticSearchPipeline):
     def encode(self, texts: Sequence[str], **options: Any) -> Tensor:
         return encode(self.model, self.tokenizer, texts, **{**self._forward_params, **options})
 
-    def maxsim(self, queries: Sequence[str], passages: Sequence[Sequence[str]]) -> list[list[float]]:
+    def refine(self, *arguments: Any, **options: Any) -> list[list]:
         with CpuKernels(training=False):
-            return super().maxsim(queries, passages)
+            return super().refine(*arguments, **options)
 
 
 def load_search_pipeline(

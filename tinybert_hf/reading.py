@@ -208,9 +208,10 @@ def xlsx_rows(path: Path, columns: Collection[str], written: Written) -> Iterato
     """Rows of the first sheet, whose first row is the header."""
     import_extra("openpyxl", purpose="reading an Excel file")
     pandas = import_extra("pandas", purpose="reading an Excel file")
-    if len(sheets := pandas.ExcelFile(path).sheet_names) > 1:
-        logger.info("%s: only its first sheet is read, %s.", path, sheets[0])
-    table = pandas.read_excel(path, dtype=object, keep_default_na=False, na_values=[""])
+    with pandas.ExcelFile(path) as book:
+        if len(book.sheet_names) > 1:
+            logger.info("%s: only its first sheet is read, %s.", path, book.sheet_names[0])
+        table = pandas.read_excel(book, dtype=object, keep_default_na=False, na_values=[""])
     yield from table.rename(columns=lambda name: str(name).strip()).to_dict("records")
 
 

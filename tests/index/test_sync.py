@@ -11,39 +11,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from conftest import TEXTS
 from milvus_server import milvus_server
 from training_run import context
-from transformers import PreTrainedTokenizerBase
 
-from tinybert_hf import TinyBertConfig, TinyBertModel
 from tinybert_hf import index as module
 from tinybert_hf.errors import InputError
 from tinybert_hf.index import SearchIndex
 from tinybert_hf.index.folder import FolderStore
 from tinybert_hf.index.sync import sync
-from tinybert_hf.tokenization import save_tokenizer
 
 FIELDS = ("text", "file", "file_sha256", "file_passages", "title", "heading", "line")
 
 
-@pytest.fixture(scope="session")
-def encoder(tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("encoder")
-    torch.manual_seed(0)
-    config = TinyBertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-        pooling="mean",
-    )
-    TinyBertModel(config).save_pretrained(folder)
-    save_tokenizer(tokenizer, folder)
-    return folder
+@pytest.fixture
+def encoder(model_folder: Path) -> Path:
+    return model_folder
 
 
 @pytest.fixture
