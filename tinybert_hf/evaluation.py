@@ -137,14 +137,9 @@ def evaluate_model(
 
     Raises: InputError: if the data or a model cannot be read, or two systems would have one name.
     """
-    flags: dict[str, Any] = {
-        "model": model,
-        "data": data,
-        "split": split,
-        "query_column": columns[0],
-        "answer_column": columns[1],
-    }
-    flags |= {**written._asdict(), "rerank": rerank, "truncate_dims": truncate_dims, "baselines": baselines}
+    flags: dict[str, Any] = {"model": model, "data": data, "split": split}
+    flags |= {"query_column": columns[0], "answer_column": columns[1], **written._asdict(), "rerank": rerank}
+    flags |= {"truncate_dims": truncate_dims, "baselines": baselines}
     names = name_baselines(baselines)
     loaded = load_pairs_file(data, columns, written) if Path(data).is_file() else load_beir(data, split)
     started = time.perf_counter()
