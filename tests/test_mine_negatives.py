@@ -1,9 +1,11 @@
 """Mined negatives: the hardest that are safe to call wrong."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from retrieval_setup import save_sentence_transformer
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
@@ -11,9 +13,16 @@ from transformers import PreTrainedTokenizerBase
 
 from tinybert_hf import mine_negatives as module
 from tinybert_hf import ranking
-from tinybert_hf.data import load_data
+from tinybert_hf.data import load_data, read_columns
 from tinybert_hf.encoding import load_search_pipeline
-from tinybert_hf.mine_negatives import Negatives, mine_by_embeddings, mine_data, mine_negatives, write_pairs
+from tinybert_hf.mine_negatives import (
+    Negatives,
+    check_output_file,
+    mine_by_embeddings,
+    mine_data,
+    mine_negatives,
+    write_pairs,
+)
 from tinybert_hf.training.arguments import RetrievalArguments
 from tinybert_hf.training.retrieval import load_pairs
 
@@ -168,8 +177,13 @@ def pairs(tmp_path: Path) -> Path:
     return path
 
 
+def mine_file(path: Path, corpus: list[str] | None = None, **options: Any) -> tuple[Dataset, Negatives]:
+    columns = {"query": "query", "answer": "answer"}
+    return mine_data(read_columns(str(path), columns, columns), corpus or [], **options)
+
+
 def test_bm25_finds_the_answer_with_the_same_word_and_draws_the_rest(pairs: Path) -> None:
-    rows, mined = mine_data(str(pairs), num_negatives=2)
+    rows, mined = mine_file(pairs, num_negatives=2)
     assert rows.column_names == ["query", "answer", "negative_0", "negative_1"]
     by_query = {row["query"]: row for row in rows}
     assert by_query["music library"]["negative_0"] != by_query["music library"]["negative_1"]
@@ -178,27 +192,24 @@ def test_bm25_finds_the_answer_with_the_same_word_and_draws_the_rest(pairs: Path
         assert row["answer"] not in (row["negative_0"], row["negative_1"])
 
 
-def test_texts_of_the_corpus_are_candidates_and_equal_ones_are_not(pairs: Path, tmp_path: Path) -> None:
+def test_texts_of_the_corpus_are_candidates_and_equal_ones_are_not(pairs: Path) -> None:
     music = "a festival of music in summer, with pictures and a long command of every single line"
-    (tmp_path / "corpus.jsonl").write_text(
-        "".join(f'{{"text": "{text}"}}\n' for text in [music, f" {PAIRS[0][1]} ", music])
-    )
-    rows, _ = mine_data(str(pairs), corpus=str(tmp_path / "corpus.jsonl"), num_negatives=1, margin=0.0)
+    rows, _ = mine_file(pairs, [music, f" {PAIRS[0][1]} ", music], num_negatives=1, margin=0.0)
     row = next(row for row in rows if row["query"] == "music player")
     assert row["negative_0"] == music
 
 
 @pytest.fixture
-def teacher_folder(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
-    return save_sentence_transformer(tmp_path / "teacher", tokenizer)
+def sentence_transformer(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
+    return save_sentence_transformer(tmp_path / "other", tokenizer)
 
 
-@pytest.mark.parametrize("kind", ["model", "teacher"])
+@pytest.mark.parametrize("kind", ["ours", "SentenceTransformer"])
 def test_a_model_mines_what_its_own_scores_say(
-    kind: str, pairs: Path, model_folder: Path, teacher_folder: Path
+    kind: str, pairs: Path, model_folder: Path, sentence_transformer: Path
 ) -> None:
-    folder = model_folder if kind == "model" else teacher_folder
-    rows, mined = mine_data(str(pairs), num_negatives=1, margin=0.0, **{kind: str(folder)})
+    folder = model_folder if kind == "ours" else sentence_transformer
+    rows, mined = mine_file(pairs, model=str(folder), num_negatives=1, margin=0.0)
     texts = [answer for _, answer in PAIRS]
     scores = encode_alone(kind, folder, [query for query, _ in PAIRS]) @ encode_alone(kind, folder, texts).T
     checked = 0
@@ -212,20 +223,15 @@ def test_a_model_mines_what_its_own_scores_say(
 
 
 def encode_alone(kind: str, folder: Path, texts: list[str]) -> Tensor:
-    if kind == "teacher":
+    if kind != "ours":
         return SentenceTransformer(str(folder)).encode(texts, convert_to_tensor=True, normalize_embeddings=True)
     return load_search_pipeline(str(folder)).encode(texts)
-
-
-def test_two_rankings_are_refused(pairs: Path) -> None:
-    with pytest.raises(ValueError, match="pass one of them"):
-        mine_data(str(pairs), model="m", teacher="t")
 
 
 @pytest.mark.parametrize("name", ["mined.jsonl", "mined.jsonl.gz", "mined.parquet"])
 def test_what_is_written_is_what_training_reads(name: str, pairs: Path) -> None:
     out = pairs.parent / "new" / name
-    rows, _ = mine_data(str(pairs), num_negatives=2)
+    rows, _ = mine_file(pairs, num_negatives=2)
     write_pairs(rows, out)
     columns = ["negative_0", "negative_1"]
     data = load_pairs(RetrievalArguments(data=str(out), eval_size=1, negative_columns=columns))
@@ -233,8 +239,6 @@ def test_what_is_written_is_what_training_reads(name: str, pairs: Path) -> None:
     assert load_data(str(out)).to_list() == rows.to_list()
 
 
-def test_a_file_of_another_kind_is_not_written(pairs: Path) -> None:
-    rows, _ = mine_data(str(pairs), num_negatives=1)
+def test_a_file_of_another_kind_is_refused() -> None:
     with pytest.raises(ValueError, match=r"--output_file must end in .*, got .*mined\.txt"):
-        write_pairs(rows, pairs.parent / "new" / "mined.txt")
-    assert not (pairs.parent / "new").exists()
+        check_output_file("new/mined.txt")

@@ -8,20 +8,20 @@ Shapes: N rows, B of them in a block, D candidates.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
-from .data import read_columns, text_id, without_progress_bars
+from .data import text_id, without_progress_bars
 from .errors import InputError
 from .evaluation import load_text_encoder
 from .progress import progress_bar
 from .ranking import Bm25, Score, by_dot_product, query_blocks
-from .reading import Written
 
 MOST_TOGETHER = 256  # rows of a block: what is drawn at random depends on it
 OUTPUT_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
@@ -155,51 +155,30 @@ def mine_by_embeddings(
 
 
 def mine_data(
-    data: str,
-    *,
-    data_config: str | None = None,
-    data_split: str = "train",
-    data_revision: str | None = None,
-    query_column: str = "query",
-    answer_column: str = "answer",
-    encoding: str | None = None,
-    separator: str | None = None,
-    corpus: str | None = None,
-    corpus_column: str = "text",
-    model: str | None = None,
-    teacher: str | None = None,
-    num_negatives: int = 5,
-    depth: int | None = None,
-    margin: float = 0.05,
-    seed: int = 0,
+    pairs: Dataset, corpus: Sequence[str] = (), model: str | None = None, **settings: Any
 ) -> tuple[Dataset, Negatives]:
-    """The pairs as `query`, `answer`, `negative_0`, `negative_1`, ..., and what mining found.
+    """Pairs as `query`, `answer`, `negative_0`, `negative_1`, ..., and what mining found.
 
-    The arguments are those of the command. Raises: InputError: if data or a model cannot be read, a column is missing, or there are too few candidates.
+    Args:
+        pairs: its columns `query` and `answer` are used. The answers are candidates.
+        corpus: further candidates.
+        model: ranks them: one of ours or a SentenceTransformer, a folder or a Hub id; None takes BM25.
+        settings: of `mine_negatives`.
+
+    Raises: InputError: if the model cannot be loaded, or as `mine_negatives`.
     """
-    if model and teacher:
-        raise InputError("--model and --teacher are two rankings; pass one of them, or none for BM25.")
-    columns = {"query": query_column, "answer": answer_column}
-    flags = {"query": "query_column", "answer": "answer_column"}
-    written = Written(encoding, separator)
-    pairs = read_columns(data, columns, flags, data_split, config=data_config, revision=data_revision, written=written)
     queries, answers = pairs["query"][:], pairs["answer"][:]
-    texts = list(answers)
-    if corpus:
-        texts += read_columns(corpus, {"text": corpus_column}, {"text": "corpus_column"}, written=written)["text"][:]
     candidates: dict[int, str] = {}  # equal texts, white space around them apart, are one candidate
-    for text in texts:
+    for text in [*answers, *corpus]:
         candidates.setdefault(text_id(text), text)
     documents = list(candidates.values())
-    if encoder := model or teacher:
-        score = load_text_encoder(encoder, "model" if model else "teacher").score(queries, documents)
+    if model:
+        score, lowest = load_text_encoder(model, "model").score(queries, documents), -torch.inf
     else:
-        score = Bm25(documents).score(queries)
-    lowest = -torch.inf if encoder else 0.0
+        score, lowest = Bm25(documents).score(queries), 0.0
     query_ids, answer_ids, ids = (torch.tensor([*map(text_id, some)]) for some in (queries, answers, documents))
-    mined = mine_negatives(
-        score, query_ids, answer_ids, ids, num_negatives, depth, margin, lowest, seed, show_progress_bar=True
-    )
+    settings |= {"lowest_score": lowest, "show_progress_bar": True}
+    mined = mine_negatives(score, query_ids, answer_ids, ids, **settings)
     with without_progress_bars():
         for i, column in enumerate(mined.columns.T.tolist()):
             pairs = pairs.add_column(f"negative_{i}", [documents[number] for number in column])
@@ -213,12 +192,10 @@ def check_output_file(path: str | Path) -> None:
 
 
 @without_progress_bars()
-def write_pairs(pairs: Dataset, path: str | Path) -> None:
-    """Write a file that `load_data` reads. Raises: InputError: if its name ends in none of OUTPUT_SUFFIXES."""
-    check_output_file(path)
-    path = Path(path)
+def write_pairs(pairs: Dataset, path: Path) -> None:
+    """Write a file that `load_data` reads: one of OUTPUT_SUFFIXES."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         pairs.to_parquet(path)
     else:
-        pairs.to_json(path, compression="gzip" if path.suffix == ".gz" else None, force_ascii=False)
+        pairs.to_json(path, force_ascii=False)

@@ -44,8 +44,7 @@ def test_the_command_writes_what_it_says(name: str, pairs: Path) -> None:
     ("flags", "message"),
     [
         (["--output_file", "mined.txt"], "--output_file must end in"),
-        (["--output_file", "mined.jsonl", "--model", "m", "--teacher", "t"], "pass one of them"),
-        (["--output_file", "mined.jsonl", "--teacher", "/no/where"], "Could not load the teacher /no/where"),
+        (["--output_file", "mined.jsonl", "--model", "/no/where"], "Could not load the model /no/where"),
         (["--output_file", "mined.jsonl", "--query_column", "q"], "no column 'q'; it has query, answer"),
         (["--output_file", "mined.jsonl", "--depth", "1"], "depth must be num_negatives (5) or more, got 1"),
     ],

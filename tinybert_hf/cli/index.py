@@ -2,10 +2,11 @@
 
 import json as json_
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
+from ..data_arguments import DATA, DataArguments
 from ..errors import InputError
 from .terminal import AnyText, hide_loading, log_progress, print_hits
 
@@ -43,20 +44,12 @@ class Address:
 
 @Parameter(name="*")
 @dataclass(kw_only=True)
-class Records:
+class Records(DataArguments):
     """What to put into the index."""
 
-    data: str
+    data: Annotated[str, DATA]
     """A csv, tsv, json, jsonl, parquet or xlsx file, a txt file with one text a line, a folder of such files, or the id of
     a data set of the Hub."""
-    data_config: str | None = None
-    """Configuration name of a Hub data set."""
-    data_split: str = "train"
-    """Split of a Hub data set or a folder."""
-    encoding: str | None = None
-    """Encoding of the files, as cp1252. Without it, UTF-8, or what a byte order mark says."""
-    separator: str | None = None
-    """What separates the columns of csv files. Without it, what the header shows."""
     text_column: str = "text"
     """Column with the texts; blank ones are left out."""
     id_column: str | None = None
@@ -68,11 +61,9 @@ class Records:
 
     def read(self, index: "SearchIndex") -> Any:
         from ..index.records import cut_records, read_records
-        from ..reading import Written
 
         columns = self.text_column, self.id_column, self.metadata_columns or ()
-        written = Written(self.encoding, self.separator)
-        rows = read_records(self.data, *columns, self.data_config, self.data_split, written)
+        rows = read_records(self.data, *columns, split=self.data_split, **self.reading)
         return cut_records(rows, index.pipeline) if self.chunk else rows
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..data_arguments import DataArguments
 from ..extras import import_extra
 from .terminal import log_progress
 
@@ -12,19 +13,13 @@ if TYPE_CHECKING:
 
 def mine(
     *,
-    data: str,
+    source: DataArguments,
     output_file: Path,
-    data_config: str | None = None,
-    data_split: str = "train",
-    data_revision: str | None = None,
     query_column: str = "query",
     answer_column: str = "answer",
-    encoding: str | None = None,
-    separator: str | None = None,
     corpus: str | None = None,
     corpus_column: str = "text",
     model: str | None = None,
-    teacher: str | None = None,
     num_negatives: int = 5,
     depth: int | None = None,
     margin: float = 0.05,
@@ -37,33 +32,34 @@ def mine(
         tinybert train retrieval minilm --data mined.jsonl.gz --negative_columns negative_0 negative_1 negative_2
 
     Args:
-        data: Pairs: a Hub id, a file or a folder.
         output_file: Where the pairs go with their negatives: a .jsonl, .jsonl.gz or .parquet file.
-        data_config: Configuration name of a Hub data set.
-        data_split: Split to read.
-        data_revision: Commit, tag or branch of a Hub data set.
         query_column: The column of the query.
         answer_column: The column of the text that answers it.
-        encoding: Encoding of the files, as cp1252. Without it, UTF-8, or what a byte order mark says.
-        separator: What separates the columns of csv files. Without it, what the header shows.
         corpus: Further texts to choose from: a Hub id, a file or a folder. Not those of a test.
         corpus_column: The column of --corpus.
-        model: Rank with this model, a folder or a Hub id. Without it, BM25 ranks.
-        teacher: Rank with this SentenceTransformer, a folder or a Hub id.
+        model: Rank with this model, a folder or a Hub id: one of ours, or a SentenceTransformer. Without it, BM25 ranks.
         num_negatives: Negatives for each row.
         depth: Choose at random among so many of the best. Without it, the best are taken.
         margin: Only texts that score up to (1 - margin) times what the row's own answer does.
         seed: Seed of what is chosen at random.
     """
-    arguments = {name: value for name, value in locals().items() if name != "output_file"}  # those of `mine_data`
     log_progress()
     import_extra("datasets", purpose="mining")
+    from ..data import read_columns
     from ..mine_negatives import check_output_file, mine_data, write_pairs
 
     check_output_file(output_file)
-    pairs, mined = mine_data(**arguments)
+    columns = {"query": query_column, "answer": answer_column}
+    flags = {"query": "query_column", "answer": "answer_column"}
+    pairs = read_columns(source.data, columns, flags, source.data_split, **source.reading)
+    texts: list[str] = []
+    if corpus:
+        written = source.reading["written"]
+        texts = read_columns(corpus, {"text": corpus_column}, {"text": "corpus_column"}, written=written)["text"][:]
+    settings = {"num_negatives": num_negatives, "depth": depth, "margin": margin, "seed": seed}
+    pairs, mined = mine_data(pairs, texts, model, **settings)
     write_pairs(pairs, output_file)
-    print(summary(mined, model or teacher or "BM25", output_file))
+    print(summary(mined, model or "BM25", output_file))
 
 
 def summary(mined: "Negatives", ranking: str, output_file: Path) -> str:

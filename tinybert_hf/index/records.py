@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import InputError
 from ..extras import import_extra
 from ..passages import passage_splitter
-from ..reading import PLAINLY, Written, as_text, plain
+from ..reading import as_text, plain
 
 logger = logging.getLogger(__name__)
 
@@ -46,17 +46,15 @@ def read_records(
     text_column: str = "text",
     id_column: str | None = None,
     metadata_columns: Sequence[str] = (),
-    config: str | None = None,
-    split: str = "train",
-    written: Written = PLAINLY,
+    **reading: Any,
 ) -> Iterable[Mapping[str, Any]]:
-    """The records of a data set, without those whose text is blank. All else, errors too, is as for `load_data`."""
+    """The records of a data set, without those whose text is blank. `reading`, and errors, are those of `load_data`."""
     import_extra("datasets", "index", "an index")  # searching does without
     from ..data import load_data, with_texts, without_progress_bars
 
     texts = {"text": text_column} | ({"id": id_column} if id_column else {})
     columns = texts | {name: name for name in metadata_columns}
-    rows = load_data(data, config, split, texts=[*texts.values()], values=metadata_columns, written=written)
+    rows = load_data(data, texts=[*texts.values()], values=metadata_columns, **reading)
     if missing := set(columns.values()) - set(rows.column_names):
         known, flags = ", ".join(rows.column_names), "--text_column, --id_column and --metadata_columns"
         raise InputError(f"{data} has no column {min(missing)!r}; it has {known}. See {flags}.")

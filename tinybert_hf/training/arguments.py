@@ -5,14 +5,13 @@ Importing this file imports neither torch nor transformers, so that `--help` ans
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from cyclopts import Group, Parameter
 
+from ..data_arguments import DATA, Data, DataArguments
 from ..errors import InputError
-from ..reading import Written
 
-DATA = Parameter(group=Group("Data", sort_key=1))
 MODEL = Parameter(group=Group("Model", sort_key=2))
 SCHEDULE = Parameter(group=Group("Schedule", sort_key=3))
 NEGATIVES = Parameter(group=Group("Loss and negatives", sort_key=4))
@@ -30,26 +29,13 @@ ABOVE_ZERO = (
     *("num_train_epochs", "learning_rate", "max_grad_norm", "early_stopping_patience", "temperature"),
 )
 
-# In Python, data may also be a `datasets.Dataset`, a pandas frame, or mappings.
-Data = list[str] | Any
-
 
 @dataclass(kw_only=True)
-class TrainingArguments:
+class TrainingArguments(DataArguments):
     """What both stages share. Each stage adds its columns and its defaults."""
 
     data: Annotated[Data, DATA] = ""
     """Training data: Hub ids, files or folders, one or several."""
-    data_config: Annotated[str | None, DATA] = None
-    """Configuration name of a Hub data set."""
-    data_split: Annotated[str, DATA] = "train"
-    """Split to train on."""
-    data_revision: Annotated[str | None, DATA] = None
-    """Commit, tag or branch of a Hub data set."""
-    encoding: Annotated[str | None, DATA] = None
-    """Encoding of the files, as cp1252. Without it, UTF-8, or what a byte order mark says."""
-    separator: Annotated[str | None, DATA] = None
-    """What separates the columns of csv files. Without it, what the header shows: a comma, semicolon, tab or |."""
     eval_data: Annotated[Data | None, DATA] = None
     """Data to measure on. Without it, --data is used."""
     eval_split: Annotated[str | None, DATA] = None
@@ -120,12 +106,6 @@ class TrainingArguments:
                 f"--tokenizer_data is for the tokenizer of a new model, and --model {self.model} brings its own. "
                 "Leave one of them out."
             )
-
-    @property
-    def reading(self) -> dict[str, Any]:
-        """How `load_data` is to read all data."""
-        written = Written(self.encoding, self.separator)
-        return {"config": self.data_config, "revision": self.data_revision, "written": written}
 
     @property
     def evaluation_source(self) -> tuple[Data, str] | None:
