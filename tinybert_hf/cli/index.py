@@ -1,7 +1,7 @@
 """tinybert index: corpora that stay, grow and are searched."""
 
 import json as json_
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import App, Parameter
@@ -25,20 +25,23 @@ A build that was interrupted goes on when it is run again.""",
 
 
 @Parameter(name="*")
-@dataclass(kw_only=True)
+@dataclass
 class Address:
     """Where the index is."""
 
     index: str
     """A folder, or http://HOST:PORT/COLLECTION of a Milvus server."""
-    token: str | None = None
+    token: str | None = field(default=None, kw_only=True)
     """For the server: user:password or an API key."""
 
     def open(self, model: str | None = None, revision: str | None = None, dim: int | None = None) -> "SearchIndex":
         hide_loading()
         from ..index import SearchIndex
 
-        return SearchIndex(self.index, model, revision, self.token, dim)
+        index = SearchIndex(self.index, model, revision, self.token, dim)
+        if index.identity is None:
+            raise InputError(f"There is no index at {self.index}. Make it with: tinybert index build --model ...")
+        return index
 
 
 @Parameter(name="*")
@@ -94,10 +97,7 @@ def add(*, address: Address, records: Records, upsert: bool = False) -> None:
         upsert: Replace what is stored under the same ids.
     """
     log_progress()
-    index = address.open()
-    if index.identity is None:
-        raise InputError(f"There is no index at {address.index}. Make it with: tinybert index build --model ...")
-    fill(index, records, upsert)
+    fill(address.open(), records, upsert)
 
 
 def fill(index: "SearchIndex", records: Records, upsert: bool) -> None:

@@ -136,7 +136,8 @@ class SearchIndex:
         stored = self.store.description()
         self.identity = given if stored is None else Identity(**stored)
         if stored is not None and given is not None:
-            self._check_model(given)
+            self._check_model(given if truncate_dim else given._replace(dimension=stored["dimension"]))
+            self.identity = given._replace(dimension=stored["dimension"])  # the model may lie elsewhere now
 
     def _check_model(self, given: Identity) -> None:
         assert self.identity is not None
