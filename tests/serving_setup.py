@@ -26,9 +26,7 @@ RECORDS = [
 def save_model(folder: Path, tokenizer: PreTrainedTokenizerBase, **settings: object) -> Path:
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    config = TinyBertConfig(
-        vocab_size=len(tokenizer), max_position_embeddings=32, pooling="mean", **(sizes | settings)
-    )
+    config = TinyBertConfig(vocab_size=len(tokenizer), max_position_embeddings=32, pooling="mean", **(sizes | settings))
     TinyBertModel(config).save_pretrained(folder)
     save_tokenizer(tokenizer, folder)
     return folder

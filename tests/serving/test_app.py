@@ -73,9 +73,9 @@ def test_a_prompt_is_put_before_a_query(tokenizer: PreTrainedTokenizerBase, tmp_
         ({"q": "x", "top_k": 101}, ["top_k", "less than or equal to 100", "101"]),
         ({"q": "x", "top_k": 0}, ["top_k", "greater than or equal to 1"]),
         ({"q": "x", "mode": "fuzzy"}, ["mode", "'dense', 'bm25' or 'hybrid'", "fuzzy"]),
-        ({"q": "x", "filter": "{'a'"}, ["filter", "Invalid JSON"]),
-        ({"q": "x", "filter": "[1]"}, ["filter", "valid dictionary"]),
-        ({"q": "x", "filter": "[" * 9_000}, ["filter", "Invalid JSON"]),
+        ({"q": "x", "filter": "{'a'"}, ["filter", "key must be a string"]),
+        ({"q": "x", "filter": "[1]"}, ["A filter is a mapping", "[1]"]),
+        ({"q": "x", "filter": "[" * 9_000}, ["filter", "recursion limit"]),
         ({"q": "x", "filter": '{"colour": "red"}'}, ["no field 'colour'", "section, year"]),
         ({"q": "x", "filter": '{"year": "red"}'}, ["filter['year'] must be of the field's type int", "'red'"]),
     ],
@@ -206,7 +206,13 @@ def test_page_and_health_need_no_key(locked: httpx.Client) -> None:
 
 @pytest.mark.parametrize(
     ("host", "status"),
-    [("localhost:1", 200), ("127.0.0.1", 200), ("[::1]:80", 200), ("evil.example", 400), ("127.0.0.1.evil.example", 400)],
+    [
+        ("localhost:1", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:80", 200),
+        ("evil.example", 400),
+        ("127.0.0.1.evil.example", 400),
+    ],
 )
 @pytest.mark.parametrize("path", ["/", "/search?q=x"])
 def test_the_name_of_another_site_is_refused(client: httpx.Client, path: str, host: str, status: int) -> None:

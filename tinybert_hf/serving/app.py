@@ -15,7 +15,8 @@ from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
-from pydantic import BaseModel, Field, Json
+from pydantic import BaseModel, BeforeValidator, Field
+from pydantic_core import from_json
 
 from ..errors import InputError
 from ..index import Mode, SearchIndex
@@ -26,6 +27,7 @@ MOST_BYTES = 4 * 2**20  # of a body
 PART = 64  # texts of one request that are encoded at once; then others have their turn
 Question = Annotated[str, Field(min_length=1, max_length=2_000)]
 TopK = Annotated[int, Field(ge=1, le=100)]
+Filter = Annotated[Any, BeforeValidator(from_json)]
 Text = Annotated[str, Field(min_length=1, max_length=32_768)]
 HEADERS = {  # the page runs its own files and asks this server, no more
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
@@ -95,9 +97,7 @@ class Service:
         rows = self.pipeline.encode(texts, truncate_dim=self.index.identity.dimension).numpy()
         return list(zip(rows, map(len, self.pipeline.tokenizer(texts, verbose=False)["input_ids"]), strict=True))
 
-    async def search(
-        self, q: Question, top_k: TopK = 3, filter: Json[dict[str, Any]] | None = None, mode: Mode = "dense"
-    ) -> JSONResponse:
+    async def search(self, q: Question, top_k: TopK = 3, filter: Filter = None, mode: Mode = "dense") -> JSONResponse:
         [(row, _)] = await self.encode(with_prompt(self.pipeline.model.config, "query", [q]))
         return JSONResponse(await run_in_threadpool(self.index.search, q, top_k, filter, mode, row[None]))
 
