@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
-from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
@@ -65,6 +65,7 @@ class Service:
         app.get("/healthz")(lambda: {"status": "ok"})
         app.mount("/", StaticFiles(directory=Path(__file__).with_name("page"), html=True))
         app.exception_handler(InputError)(self.explain)
+        app.exception_handler(RequestValidationError)(self.explain)
         if not api_key:  # pages of other sites may point their own name here (DNS rebinding)
             app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
 
@@ -99,7 +100,7 @@ class Service:
 
     async def search(self, q: Question, top_k: TopK = 3, filter: Filter = None, mode: Mode = "dense") -> JSONResponse:
         [(row, _)] = await self.encode(with_prompt(self.pipeline.model.config, "query", [q]))
-        return JSONResponse(await run_in_threadpool(self.index.search, q, top_k, filter, mode, row[None]))
+        return JSONResponse(await asyncio.to_thread(self.index.search, q, top_k, filter, mode, row[None]))
 
     async def embeddings(self, asked: EmbeddingsRequest) -> JSONResponse:
         texts = [asked.input] if isinstance(asked.input, str) else asked.input

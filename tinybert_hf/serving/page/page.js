@@ -50,7 +50,7 @@ async function search(question) {
   }
   ranking.classList.remove("old");
   ranking.replaceChildren(...hits.map(show));
-  ranking.querySelectorAll("li").forEach(fold);
+  [...ranking.children].forEach(fold);
   more.hidden = hits.length < count || count >= MOST;
 }
 
