@@ -74,7 +74,7 @@ def main() -> None:
         server = psutil.Process(process.pid)
         rows = [measure(found[1], server, queries, clients, arguments.requests) for clients in rounds]
         process.terminate()
-    print(table(list(rows[0]), [row.values() for row in rows]))
+    print(table(list(rows[0]), [list(row.values()) for row in rows]))
     if arguments.output_file:
         threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
         result = {"machine": describe_machine(threads), "requests": arguments.requests, "rows": rows}
