@@ -49,6 +49,8 @@ def test_the_wheel_trains_both_stages_publishes_and_searches(environment: Path, 
     where = [environment / "bin" / "python", "-c", "import tinybert_hf; print(tinybert_hf.__file__)"]
     file = subprocess.run(where, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
     assert str(environment) in file, "this test would be vacuous: it ran the checkout"
+    page = Path(file.strip()).parent / "serving" / "page"
+    assert {path.name for path in page.iterdir()} == {"index.html", "page.js", "style.css"}
 
     write_pairs(tmp_path / "pairs.csv", 200, seed=0)
     reviews = [f"{word} is good,1\n{word} is bad,0\n" for word in WORDS for _ in range(4)]

@@ -86,7 +86,7 @@ def load_data(
     if path.is_file() and file_suffix(path) not in FILE_KINDS:
         raise InputError(f"{name} is none of {', '.join(FILE_KINDS)}; convert it to one of these.")
     if not path.exists():
-        if file_suffix(path) in FILE_KINDS or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        if file_suffix(path) in FILE_KINDS:
             raise MissingFileError(f"{name} does not exist (looked in {Path.cwd()}).")
         check_hub_id(name, "data set")
     try:

@@ -18,7 +18,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from . import auto, pipeline_tinybert  # noqa: F401 - auto registers the models
 from .configuration_tinybert import TinyBertConfig
 from .convert_bert import load_bert_tokenizer, load_config, load_weights, read_config
-from .errors import check_hub_id
 from .kernels import CpuKernels
 from .loading import load_model, load_tokenizer, loading
 from .modeling_tinybert import TinyBertModel
@@ -104,8 +103,6 @@ def load_search_pipeline(
 
     Raises: InputError: if there is no such model, it is damaged, or it is neither of ours nor a BERT.
     """
-    if not Path(model).exists():
-        check_hub_id(str(model), "model")
     device = process_state().device
     dtype = dtype or fast_dtype(device)
     logger.info("Encoding with %s in %s.", device, dtype)

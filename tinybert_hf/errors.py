@@ -20,7 +20,7 @@ class MissingExtraError(InputError, ModuleNotFoundError):
 
 
 def check_hub_id(name: str, kind: str) -> None:
-    """Say at once that a name without an owner can be no Hub id, instead of after many requests."""
-    if "/" not in name:
+    """Say at once that a name which is not like OWNER/NAME can be no Hub id, instead of after many requests."""
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
         where = f"no such file or folder here (in {Path.cwd()})"
         raise MissingFileError(f"There is no {kind} {name!r}: {where}, and an id on the Hub is OWNER/NAME.")

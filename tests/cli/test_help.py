@@ -28,6 +28,8 @@ COMMANDS = [
     ["index", "add"],
     ["index", "search"],
     ["index", "info"],
+    ["serve"],
+    ["mcp"],
     ["convert"],
     ["recipes"],
 ]
@@ -113,6 +115,7 @@ def test_examples_are_printed_as_they_are_written(monkeypatch: pytest.MonkeyPatc
         ["train", "retrieval", "--seed", "many"],
         ["publish", "--model", "m"],
         ["index", "search", "--index", "i", "--query", "q", "--filter", "["],
+        ["serve", "i", "--host", "0.0.0.0"],
     ],
     ids=" ".join,
 )

@@ -17,7 +17,7 @@ class Index:
     """Stands in for a SearchIndex; remembers how it was opened and searched."""
 
     def __init__(self, *opened: Any) -> None:
-        self.opened = opened
+        self.opened, self.identity = opened, "a model"
         made.append(self)
 
     def search(self, *searched: Any) -> list[dict[str, Any]]:

@@ -148,6 +148,26 @@ def test_the_ranking_is_that_of_the_pipeline(built: tuple[str, str], encoder: Pa
     assert SearchIndex(built[1]).search(queries[0], top_k=1)[0]["id"] == found[0][0]["id"]
 
 
+def test_threads_find_at_once_what_they_find_one_after_the_other(built: tuple[str, str]) -> None:
+    index = SearchIndex(built[1])
+    mode = "hybrid" if built[0] == "folder" else "dense"
+    queries = [text * (1 + number % 3) for number in range(8) for text in TEXTS]
+    expected = [SearchIndex(built[1]).search(query, 3, {"year": {">": 0}}, mode) for query in queries]
+    with ThreadPoolExecutor(8) as pool:  # the first ones load the model, too
+        found = list(pool.map(lambda query: index.search(query, 3, {"year": {">": 0}}, mode), queries))
+    assert found == expected
+
+
+def test_a_model_that_moved_is_found_where_it_is_now(encoder: Path, address: str, tmp_path: Path) -> None:
+    before = Path(shutil.copytree(encoder, tmp_path / "before"))
+    SearchIndex(address, before, truncate_dim=16).add(TEXTS)
+    expected = SearchIndex(address).search("play music")
+    moved = before.rename(tmp_path / "after")
+    assert SearchIndex(address, moved).search("play music") == expected
+    with pytest.raises(InputError, match="has 16 dimensions, not 8"):
+        SearchIndex(address, moved, truncate_dim=8)
+
+
 def test_another_process_opens_it(built: tuple[str, str], tmp_path: Path) -> None:
     code = f"""
         import json

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from .. import __version__
 from ..errors import InputError
-from . import convert, evaluate, index, mine, publish, recipes, search, train
+from . import convert, evaluate, index, mine, publish, recipes, search, serve, train
 from .terminal import HelpFormatter, last_one_counts
 
 app = App(
@@ -46,8 +46,10 @@ app.command(mine.mine, sort_key=3)
 app.command(publish.publish, sort_key=4)
 app.command(search.search, sort_key=5)
 app.command(index.app)
-app.command(convert.convert, sort_key=7)
-app.command(recipes.recipes, sort_key=8, usage="tinybert recipes [NAME]")
+app.command(serve.serve, sort_key=7)
+app.command(serve.mcp, sort_key=8)
+app.command(convert.convert, sort_key=9)
+app.command(recipes.recipes, sort_key=10, usage="tinybert recipes [NAME]")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

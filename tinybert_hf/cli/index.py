@@ -39,7 +39,10 @@ class Address:
         hide_loading()
         from ..index import SearchIndex
 
-        return SearchIndex(self.index, model, revision, self.token, dim)
+        index = SearchIndex(self.index, model, revision, self.token, dim)
+        if index.identity is None:
+            raise InputError(f"There is no index at {self.index}. Make one: tinybert index build (or sync) --model ...")
+        return index
 
 
 @Parameter(name="*")
@@ -94,10 +97,7 @@ def add(*, address: Address, records: Records, upsert: bool = False) -> None:
         upsert: Replace what is stored under the same ids.
     """
     log_progress()
-    index = address.open()
-    if index.identity is None:
-        raise InputError(f"There is no index at {address.index}. Make it with: tinybert index build --model ...")
-    fill(index, records, upsert)
+    fill(address.open(), records, upsert)
 
 
 def fill(index: "SearchIndex", records: Records, upsert: bool) -> None:

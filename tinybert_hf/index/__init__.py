@@ -66,7 +66,8 @@ def model_identity(model: str | Path, revision: str | None, truncate_dim: int | 
     if any(prompts.values()):
         digests.append(json.dumps(prompts, sort_keys=True))
     weights = digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
-    return Identity(str(model), getattr(config, "_commit_hash", None), weights, truncate_dim or config.hidden_size)
+    place = str(Path(model).resolve()) if Path(model).exists() else str(model)  # found from other folders too
+    return Identity(place, getattr(config, "_commit_hash", None), weights, truncate_dim or config.hidden_size)
 
 
 def weight_files(model: str, revision: str | None) -> list[str]:
@@ -123,7 +124,10 @@ class SearchIndex:
             raise InputError("revision and truncate_dim belong to a model: pass model too.")
         self.address = str(address)
         self.store = open_store(self.address, token)
-        self.identity = None if model is None else model_identity(model, revision, truncate_dim)
+        given = None if model is None else model_identity(model, revision, truncate_dim)
+        if given and truncate_dim is None and (stored := self.store.description()):
+            given = given._replace(dimension=stored["dimension"])
+        self.identity = given
         self._read_identity()
 
     def _read_identity(self) -> None:
@@ -138,6 +142,7 @@ class SearchIndex:
         if given and given.dimension != width:
             remedy = f"pass truncate_dim={width}, or make another index."
             raise InputError(f"The index {self.address} has {width} dimensions, not {given.dimension}: {remedy}")
+        self.identity = given or self.identity  # its model may lie elsewhere now
 
     @cached_property
     def pipeline(self) -> SearchPipeline:

@@ -15,7 +15,7 @@ from .. import auto  # noqa: F401 - registers the models
 from ..configuration_tinybert import TinyBertConfig
 from ..convert_bert import first_position, load_bert_tokenizer, load_config, load_weights, read_config
 from ..data import iterate_texts, load_data
-from ..errors import InputError, check_hub_id
+from ..errors import InputError
 from ..loading import load_model, load_tokenizer, loading
 from ..modeling_tinybert import TinyBertPreTrainedModel
 from ..tokenization import save_tokenizer, train_tokenizer
@@ -74,8 +74,6 @@ def load_encoder(source: str, overrides: str | None = None) -> Start:
 
     Raises: InputError: if there is no such model, or `overrides` contradict its configuration or weights.
     """
-    if not Path(source).exists():
-        check_hub_id(source, "model")
     with loading(source):
         config = load_config(source)
     if config.model_type != TinyBertConfig.model_type:
