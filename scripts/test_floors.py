@@ -145,7 +145,7 @@ def use_extras() -> None:
     tinybert("evaluate", "--model", "taught", "--data", "beir", "--baselines", "published")
     mined = ["mine", "--data", "pairs.csv", "--num_negatives", "1", "--output_file"]
     tinybert(*mined, "by_words.jsonl")
-    tinybert(*mined, "by_teacher.jsonl", "--teacher", "published")
+    tinybert(*mined, "by_model.jsonl", "--model", "published")
     use_index("packages.index")
 
     sys.path.insert(0, str(ROOT / "tests"))
