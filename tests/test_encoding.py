@@ -1,5 +1,8 @@
 """Encoding with the package installed: the same vectors, with the kernels, in the hardware's precision, by processes."""
 
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -274,6 +277,25 @@ def worker(rank: int, folder: str) -> None:
     rows = [encode_by_processes(search.model, search.tokenizer, TEXTS[:number]) for number in (5, 1, 0)]
     torch.save(rows, f"{folder}/{rank}.pt")
     PartialState().destroy_process_group()
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no forks")
+def test_a_process_that_is_forked_after_a_search_does_not_hang(two_threads: None, model_folder: Path) -> None:
+    search, matrix = load_search_pipeline(model_folder), torch.ones(512, 512)
+    expected = search(TEXTS[0], TEXTS), matrix @ matrix
+    if not (child := os.fork()):
+        signal.alarm(60)
+        same = search(TEXTS[0], TEXTS) == expected[0] and torch.equal(matrix @ matrix, expected[1])
+        os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_two_processes_both_return_the_rows_of_one(model_folder: Path, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ The arithmetic is that of `pipeline_tinybert.py`, which travels with every model
 """
 
 import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +27,10 @@ from .pipeline_tinybert import Encoder, SemanticSearchPipeline
 from .words import embed_words, is_words_alone
 
 logger = logging.getLogger(__name__)
+
+# A forked process has none of the threads among which torch shares its work, and would wait for them for ever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 def process_state() -> PartialState:
