@@ -159,6 +159,15 @@ def test_headings_are_paths_and_code_has_none() -> None:
     ]
 
 
+def test_headings_may_be_underlined_and_take_several_lines() -> None:
+    text = "Guide\n=====\n\nRead this.\n\nA way\nto **install** it\n---\n\nRun it."
+    assert heading_paths(text) == [(0, "Guide"), (5, "Guide > A way to install it")]
+
+
+def test_headings_in_lists_and_quotations_are_none_of_the_document() -> None:
+    assert heading_paths("# A\n\n- # b\n\n1. c\n   ===\n\n> # d\n\n## E") == [(0, "A"), (9, "A > E")]
+
+
 def test_a_markdown_file_is_cut_at_its_headings_and_passages_know_their_lines(tmp_path: Path) -> None:
     text = MARKDOWN.partition("\n\n")[2]
     found = read(write(tmp_path / "guide.md", text))

@@ -107,15 +107,26 @@ def read_text(data: bytes, suffix: str) -> tuple[str, str | None]:
     return converted.markdown, converted.title
 
 
+def find_headings(text: str) -> Iterator[tuple[int, int, str, str]]:
+    """Each heading of a Markdown text, in no list or quotation: its first line, the line after it, its tag, its words.
+
+    >>> list(find_headings("Guide\\n=====\\n\\nRead *this*.\\n## The `pip` way"))
+    [(0, 2, 'h1', 'Guide'), (4, 5, 'h2', 'The pip way')]
+    """
+    for opening, inline in pairwise(import_library("markdown_it").MarkdownIt("commonmark").parse(text)):
+        if opening.type == "heading_open" and opening.level == 0:
+            shown = [part for part in inline.children if part.type not in ("image", "html_inline")]
+            words = "".join(" " if part.type.endswith("break") else part.content for part in shown)
+            yield *opening.map, opening.tag, words.strip(" ¶")
+
+
 def heading_paths(text: str) -> list[tuple[int, str]]:
     """The lines of a Markdown text that have headings, counted from 0, and the path to each: `A > B`."""
     path: dict[str, str] = {}
     found = []
-    for opening, inline in pairwise(import_library("markdown_it").MarkdownIt("commonmark").parse(text)):
-        if opening.type == "heading_open" and opening.level == 0:  # in no list or quotation
-            words = "".join(part.content for part in inline.children if part.type in ("text", "code_inline"))
-            path = {tag: above for tag, above in path.items() if tag < opening.tag} | {opening.tag: words.strip(" ¶")}
-            found.append((opening.map[0], " > ".join(filter(None, path.values()))))
+    for line, _, tag, words in find_headings(text):
+        path = {other: above for other, above in path.items() if other < tag} | {tag: words}
+        found.append((line, " > ".join(filter(None, path.values()))))
     return found
 
 
