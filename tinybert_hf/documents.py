@@ -43,9 +43,9 @@ def split_sections(text: str) -> Iterator[tuple[str, str]]:
     [('', 'Intro.'), ('Install', 'Run pip.'), ('From source', 'Run make.')]
     """
     lines = re.split(r"\r\n?|\n", text)  # as Markdown counts them
-    for (_, start, _, heading), (end, *_) in pairwise([(0, 0, "", ""), *find_headings(text), (len(lines), 0, "", "")]):
+    for (_, start, path), (end, *_) in pairwise([(0, 0, [""]), *find_headings(text), (len(lines), 0, [""])]):
         if body := "\n".join(lines[start:end]).strip():
-            yield heading, body
+            yield path[-1], body
 
 
 @without_progress_bars()

@@ -7,13 +7,15 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from .errors import InputError, UnreadableError
+from .errors import InputError, UnreadableError, check_hub_id
 
 
 @contextmanager
 def loading(source: str | Path) -> Iterator[None]:
     """Say in one line that a model does not load, and why: UnreadableError in place of whatever the libraries raise."""
     try:
+        if not Path(source).exists():
+            check_hub_id(str(source), "model")
         yield
     except InputError:
         raise
