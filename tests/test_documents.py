@@ -60,6 +60,31 @@ def test_the_first_sentence_ends_at_a_stop_or_a_line(text: str, head: str, body:
     assert list(read([{"text": text}])) == [{"head": head, "body": body}]
 
 
+def test_a_sentence_without_blanks_ends_at_its_stop_and_a_colon_ends_none() -> None:
+    texts = ["编辑文本。快速。", "It plays games: chess, go. Try it."]
+    assert list(read([{"text": text} for text in texts])) == [
+        {"head": "编辑文本。", "body": "快速。"},
+        {"head": "It plays games: chess, go.", "body": "Try it."},
+    ]
+
+
+def test_underlined_headings_begin_sections() -> None:
+    assert list(split_sections("Guide\n=====\nRead *this*.\n\nA way\nto install\n---\nRun it.")) == [
+        ("Guide", "Read *this*."),
+        ("A way to install", "Run it."),
+    ]
+
+
+def test_headings_in_lists_and_quotations_begin_no_section() -> None:
+    text = "# A\n- b\n\n  # c\n  d\n\n> # e\n> f\n\n# G\nh"
+    assert list(split_sections(text)) == [("A", "- b\n\n  # c\n  d\n\n> # e\n> f"), ("G", "h")]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_sections_end_where_they_do_with_every_kind_of_line(end: str) -> None:
+    assert list(split_sections(end.join(("# A", "b", "c", "# D", "e")))) == [("A", "b\nc"), ("D", "e")]
+
+
 def test_headings_without_text_are_no_documents() -> None:
     assert list(split_sections("# A\n# B\n\nb\n#no heading\n# C")) == [("B", "b\n#no heading")]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import BertModel, MPNetConfig, PreTrainedTokenizerBase
 from two_processes import run_two_processes
 
-from tinybert_hf import TinyBertConfig, TinyBertModel, encode, encode_stream, load_search_pipeline
+from tinybert_hf import TinyBertConfig, TinyBertModel, convert_bert, encode, encode_stream, load_search_pipeline
 from tinybert_hf import encoding as module
 from tinybert_hf import pipeline_tinybert as plain
 from tinybert_hf.encoding import KernelEncoder, encode_by_processes, fast_dtype
@@ -190,7 +190,7 @@ def test_a_name_that_can_be_no_model_is_refused_at_once(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "load_config", None)  # nobody is asked
+    monkeypatch.setattr(convert_bert, "load_config", None)  # nobody is asked
     with pytest.raises(MissingFileError, match=f"There is no model '{name}': no such file or folder here"):
         load_search_pipeline(name)
 

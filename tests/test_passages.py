@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tinybert_hf import passages
 from tinybert_hf.errors import InputError, MissingExtraError, UnreadableError
-from tinybert_hf.passages import find_files, heading_paths, passage_splitter, read_files, read_passages
+from tinybert_hf.passages import find_files, find_headings, passage_splitter, read_files, read_passages
 
 MARKDOWN = """---
 author: nobody
@@ -150,13 +150,23 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch:
 
 def test_headings_are_paths_and_code_has_none() -> None:
     lines = MARKDOWN.splitlines()
-    found = [(lines[line], path) for line, path in heading_paths(MARKDOWN) if not lines[line].startswith("author")]
+    found = [(lines[line], path) for line, _, path in find_headings(MARKDOWN) if not lines[line].startswith("author")]
     assert found == [
-        ("# Guide", "Guide"),
-        ("## Install", "Guide > Install"),
-        ("### From source", "Guide > Install > From source"),
-        ("## Use `it`", "Guide > Use it"),
+        ("# Guide", ["Guide"]),
+        ("## Install", ["Guide", "Install"]),
+        ("### From source", ["Guide", "Install", "From source"]),
+        ("## Use `it`", ["Guide", "Use it"]),
     ]
+
+
+def test_headings_may_be_underlined_and_take_several_lines() -> None:
+    text = "Guide\n=====\n\nRead this.\n\nA way\nto **install** it\n---\n\nRun it."
+    assert find_headings(text) == [(0, 2, ["Guide"]), (5, 8, ["Guide", "A way to install it"])]
+
+
+def test_headings_in_lists_and_quotations_are_none_of_the_document() -> None:
+    text = "# A\n\n- # b\n\n1. c\n   ===\n\n> # d\n\n## E"
+    assert find_headings(text) == [(0, 1, ["A"]), (9, 10, ["A", "E"])]
 
 
 def test_a_markdown_file_is_cut_at_its_headings_and_passages_know_their_lines(tmp_path: Path) -> None:

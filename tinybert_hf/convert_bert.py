@@ -1,9 +1,11 @@
-"""Another project's encoder as the start of training: its weights under our names, its arithmetic unchanged.
+"""The encoder of a folder or Hub id; another project's has its weights under our names, its arithmetic unchanged.
 
 all-MiniLM-L6-v2, e5-small, bge-small and most other small encoders for search are BERT models (Devlin et al. 2018,
 arXiv:1810.04805), or compute what one computes (`ENCODERS`). Shapes: H hidden size, L layers.
 """
 
+import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,8 @@ from transformers.utils import cached_file
 from .configuration_tinybert import TinyBertConfig
 from .errors import InputError, UnreadableError
 from .files import read_json
-from .loading import load_tokenizer, loading
-from .modeling_tinybert import from_bert, rename
+from .loading import load_model, load_tokenizer, loading
+from .modeling_tinybert import TinyBertPreTrainedModel, from_bert, rename
 
 ENCODERS = ("bert", "camembert", "distilbert", "roberta", "xlm-roberta")
 # BERT's sizes that are taken over; DistilBERT (Sanh et al. 2019, arXiv:1910.01108) has other names for some.
@@ -38,6 +40,83 @@ DISTILBERT_WEIGHTS = {  # its names and BERT's
     ".ffn.lin2.": ".output.dense.",
     ".output_layer_norm.": ".output.LayerNorm.",
 }
+# What --config_overrides may change of a BERT: what no weight depends on, and how much of the encoder is kept.
+OPEN_OF_BERT = {
+    *("num_hidden_layers", "max_position_embeddings", "pooling"),
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
+}
+
+
+@dataclass
+class Start:
+    """A configuration, the tokenizer that belongs to it, and weights, if they are not random."""
+
+    config: TinyBertConfig
+    tokenizer: PreTrainedTokenizerBase
+    source: str | None = None  # the folder or Hub id; None where the weights are random
+    revision: str | None = None
+    weights: dict[str, Tensor] | None = None  # where they are not those of the files
+
+    def load(self, model_class: type[TinyBertPreTrainedModel], dtype: torch.dtype | None = None) -> Any:
+        """The model. A classifier that the weights have not, or for other labels, is random."""
+        if self.source is None:
+            return model_class(self.config)
+        files = None if self.weights else self.source
+        options = {"config": self.config, "state_dict": self.weights, "revision": self.revision, "dtype": dtype}
+        return load_model(model_class, self.source, files, may_be_new=("classifier.",), **options)
+
+
+def load_encoder(source: str, overrides: str | None = None, revision: str | None = None) -> Start:
+    """The encoder of a folder or Hub id: a TinyBERT, or a BERT, also a SentenceTransformer's, as one that computes the same.
+
+    `overrides` (`--config_overrides`) may change a BERT. Fewer `num_hidden_layers` keep that many layers, evenly spaced
+    from the first to the last; fewer `max_position_embeddings` the first positions.
+
+    Raises: InputError: if there is no such model, it is of another kind or damaged, or `overrides` contradict its
+        configuration or weights.
+    """
+    with loading(source):
+        theirs = load_config(source, revision)
+    if theirs.model_type == TinyBertConfig.model_type:
+        own, asked = theirs.to_dict(), override_config(theirs, overrides).to_dict()
+        if other := sorted(f"{name}={own[name]}" for name, value in asked.items() if value != own[name]):
+            raise InputError(
+                f"--config_overrides {overrides}: --model {source} is a tinybert model, which brings its own "
+                f"configuration ({', '.join(other)}). Leave one of them out."
+            )
+        return Start(theirs, load_tokenizer(source, theirs.vocab_size, revision), source, revision)
+    tokenizer = load_bert_tokenizer(source, theirs, revision)
+    with loading(source):
+        whole = read_config(source, theirs, tokenizer, revision)
+    config = override_config(whole, overrides)
+    changed = {name for name, value in config.to_dict().items() if value != whole.to_dict()[name]}
+    if closed := sorted(changed - OPEN_OF_BERT):
+        raise InputError(
+            f"--config_overrides {overrides}: the weights of --model {source} fix {', '.join(closed)}. "
+            f"Only {', '.join(sorted(OPEN_OF_BERT))} can be changed."
+        )
+    for name, least, most in (
+        ("num_hidden_layers", 1, theirs.num_hidden_layers),
+        ("max_position_embeddings", 3, theirs.max_position_embeddings - first_position(theirs)),
+    ):
+        if name in changed and not least <= getattr(config, name) <= most:
+            limits = f"{name} must be from {least} to {most} for --model {source}."
+            raise InputError(f"--config_overrides {overrides}: {limits}")
+    tokenizer.model_max_length = config.max_position_embeddings
+    return Start(config, tokenizer, source, revision, load_weights(source, theirs, config, revision))
+
+
+def override_config(config: TinyBertConfig, overrides: str | None) -> TinyBertConfig:
+    """A copy of `config` with what `--config_overrides` asks, as name=value,name=value."""
+    changed = copy.deepcopy(config)
+    if overrides and not all("=" in part for part in overrides.split(",")):
+        raise InputError(f"--config_overrides {overrides}: expected name=value,name=value.")
+    try:
+        if overrides:
+            changed.update_from_string(overrides)
+        return TinyBertConfig.from_dict(changed.to_dict())  # checks the values together
+    except ValueError as error:
+        raise InputError(f"--config_overrides {overrides}: {error}") from error
 
 
 def load_config(source: str, revision: str | None = None) -> Any:
@@ -51,7 +130,7 @@ def load_config(source: str, revision: str | None = None) -> Any:
 
 
 def load_weights(source: str, bert_config: Any, config: TinyBertConfig, revision: str | None) -> dict[str, Tensor]:
-    """The fp32 weights of an encoder, as `convert_weights` names them; UnreadableError if any are missing."""
+    """The fp32 weights of the layers and positions that `config` keeps, under our names; UnreadableError if any are missing."""
     bert_config._attn_implementation = "eager"  # a file could name another repository's, which would be fetched and run
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": False, "dtype": torch.float32}
     with loading(source):
@@ -63,9 +142,13 @@ def load_weights(source: str, bert_config: Any, config: TinyBertConfig, revision
         weights = {rename(name, DISTILBERT_WEIGHTS): tensor for name, tensor in weights.items()}
         # It knows no segments; adding 0 is the same.
         weights["embeddings.token_type_embeddings.weight"] = torch.zeros(1, config.hidden_size)
-    positions = weights["embeddings.position_embeddings.weight"]
-    weights["embeddings.position_embeddings.weight"] = positions[first_position(bert_config) :]
-    return convert_weights(weights, config, bert_config.num_hidden_layers)
+    own = from_bert(weights)
+    own["embeddings.positions"] = own["embeddings.positions"][first_position(bert_config) :][
+        : config.max_position_embeddings
+    ]
+    kept = torch.linspace(0, bert_config.num_hidden_layers - 1, config.num_hidden_layers).round().int().tolist()
+    parts = {f"layers.{old}.": f"layers.{new}." for new, old in enumerate(kept)} | {"embeddings.": "embeddings."}
+    return {rename(name, parts): tensor for name, tensor in own.items() if name.startswith(tuple(parts))}
 
 
 def first_position(bert_config: Any) -> int:
@@ -142,11 +225,10 @@ def read_pooling(source: str, revision: str | None) -> str:
     if "Pooling" not in modules:
         return "mean"
     settings = read_settings(source, f"{modules['Pooling']}/config.json", revision)
-    if "pooling_mode" in settings:
-        modes = [settings["pooling_mode"]] if isinstance(settings["pooling_mode"], str) else settings["pooling_mode"]
-    else:  # as older releases of sentence-transformers wrote it
-        names = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
-        modes = [names.get(name, name) for name, on in settings.items() if on and name.startswith("pooling_mode_")]
+    names = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}  # of older sentence-transformers
+    older = [names.get(name, name) for name, on in settings.items() if on and name.startswith("pooling_mode_")]
+    modes = settings.get("pooling_mode", older)
+    modes = [modes] if isinstance(modes, str) else modes
     if modes not in (["cls"], ["mean"]):
         raise InputError(f"--model {source} pools by {', '.join(modes)}; only the first token (cls) or the mean works.")
     if not settings.get("include_prompt", True) and any(read_prompts(source, revision).values()):
@@ -158,15 +240,3 @@ def read_settings(source: str, name: str, revision: str | None) -> Any:
     """A JSON file of a folder or a Hub repository; empty if there is none."""
     path = cached_file(source, name, revision=revision, _raise_exceptions_for_missing_entries=False)
     return read_json(Path(path)) if path else {}
-
-
-def convert_weights(bert: dict[str, Tensor], config: TinyBertConfig, num_layers: int) -> dict[str, Tensor]:
-    """BERT's tensors under the names of a `TinyBertModel`, `config.num_hidden_layers` of its L = `num_layers` layers."""
-    own = from_bert(bert)
-    converted = {name: tensor for name, tensor in own.items() if name.startswith("embeddings.")}
-    converted["embeddings.positions"] = converted["embeddings.positions"][: config.max_position_embeddings]
-    kept = torch.linspace(0, num_layers - 1, config.num_hidden_layers).round().int().tolist()
-    for new, old in enumerate(kept):
-        start = f"layers.{old}."
-        converted |= {name.replace(start, f"layers.{new}."): own[name] for name in own if name.startswith(start)}
-    return converted

@@ -10,6 +10,7 @@ import logging
 import random
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from datasets import Dataset
@@ -17,7 +18,8 @@ from transformers import PreTrainedTokenizerBase
 
 from .data import select_columns, text_id, without_progress_bars
 from .errors import InputError
-from .pipeline_tinybert import cut_texts
+from .passages import find_headings
+from .pipeline_tinybert import SENTENCE, cut_texts
 from .tokenization import map_tokens
 
 logger = logging.getLogger(__name__)
@@ -25,10 +27,6 @@ logger = logging.getLogger(__name__)
 SPAN_TOKENS = (6, 16)  # of a query, the shortest and the longest
 KEPT = 0.2  # how often the answer keeps the words of the query, so that finding them again is learned too
 MIN_TOKENS = 8  # a shorter document has no two halves
-
-SENTENCE_END = re.compile(r"[.!?:;]\s|\n")
-HEADING = re.compile(r"#{1,6}\s+(.*?)\s*#*")
-FENCE = re.compile(r"\s*(```|~~~)")
 
 
 class Pair(NamedTuple):
@@ -44,27 +42,10 @@ def split_sections(text: str) -> Iterator[tuple[str, str]]:
     >>> list(split_sections("Intro.\\n# Install\\nRun pip.\\n## From source\\nRun make."))
     [('', 'Intro.'), ('Install', 'Run pip.'), ('From source', 'Run make.')]
     """
-    sections: list[tuple[str, list[str]]] = [("", [])]
-    in_code = False
-    for line in text.split("\n"):
-        in_code ^= bool(FENCE.match(line))
-        if not in_code and (match := HEADING.fullmatch(line)):
-            sections.append((match[1], []))
-        else:
-            sections[-1][1].append(line)
-    return ((heading, body) for heading, lines in sections if (body := "\n".join(lines).strip()))
-
-
-def split_first_sentence(text: str) -> tuple[str, str]:
-    """The first sentence or line, and the rest, which is empty where there is no second one.
-
-    >>> split_first_sentence("Edits text. Reads mail, version 2.0.")
-    ('Edits text.', 'Reads mail, version 2.0.')
-    """
-    text = text.strip()
-    match = SENTENCE_END.search(text)
-    end = match.end() if match else len(text)
-    return text[:end].strip(), text[end:].strip()
+    lines = re.split(r"\r\n?|\n", text)  # as Markdown counts them
+    for (_, start, path), (end, *_) in pairwise([(0, 0, [""]), *find_headings(text), (len(lines), 0, [""])]):
+        if body := "\n".join(lines[start:end]).strip():
+            yield path[-1], body
 
 
 @without_progress_bars()
@@ -82,7 +63,8 @@ def read_documents(dataset: Dataset, columns: dict[str, str], source: str, flags
         for title, text in zip(titles, batch["text"], strict=True):
             for heading, body in split_sections(text):
                 head = ": ".join(filter(None, (title.strip(), heading)))
-                parts.append((head, body) if head else split_first_sentence(body))
+                end = 0 if head else SENTENCE.match(body).end()
+                parts.append((head or body[:end].strip(), body[end:].strip()))
         return {"head": [head for head, _ in parts], "body": [body for _, body in parts]}
 
     return rows.map(split, batched=True, remove_columns=rows.column_names)

@@ -18,10 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from . import auto, pipeline_tinybert  # noqa: F401 - auto registers the models
-from .configuration_tinybert import TinyBertConfig
-from .convert_bert import load_bert_tokenizer, load_config, load_weights, read_config
+from .convert_bert import load_encoder
 from .kernels import CpuKernels
-from .loading import load_model, load_tokenizer, loading
 from .modeling_tinybert import TinyBertModel
 from .pipeline_tinybert import Encoder, SemanticSearchPipeline
 from .words import embed_words, is_words_alone
@@ -112,19 +110,9 @@ def load_search_pipeline(
     device = process_state().device
     dtype = dtype or fast_dtype(device)
     logger.info("Encoding with %s in %s.", device, dtype)
-    with loading(model):
-        config = load_config(str(model), revision)
-    if config.model_type == TinyBertConfig.model_type:
-        tokenizer = load_tokenizer(model, config.vocab_size, revision)
-        encoder = load_model(TinyBertModel, model, model, revision=revision, dtype=dtype)
-    else:
-        tokenizer = load_bert_tokenizer(str(model), config, revision)
-        with loading(model):
-            own = read_config(str(model), config, tokenizer, revision)
-        weights = load_weights(str(model), config, own, revision)
-        encoder = load_model(TinyBertModel, model, None, config=own, state_dict=weights, dtype=dtype)
-        tokenizer.model_max_length = own.max_position_embeddings
-    return SearchPipeline(model=encoder.to(device), tokenizer=tokenizer, device=device)
+    start = load_encoder(str(model), revision=revision)
+    encoder = start.load(TinyBertModel, dtype)
+    return SearchPipeline(model=encoder.to(device), tokenizer=start.tokenizer, device=device)
 
 
 def encode_by_processes(

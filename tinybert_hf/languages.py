@@ -18,9 +18,6 @@ def words(text: str) -> list[str]:
     """
     found: list[str] = []
     for run in RUN.finditer(text):
-        letters = run[0]
-        if run["unspaced"] and len(letters) > 2:
-            found += [letters[i : i + 2] for i in range(len(letters) - 1)]
-        else:
-            found.append(letters)
+        letters, pairs = run[0], max(1, len(run[0]) - 1)
+        found += [letters[i : i + 2] for i in range(pairs)] if run["unspaced"] else [letters]
     return found

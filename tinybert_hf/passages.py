@@ -69,7 +69,8 @@ def read_passages(file: str, path: Path, splitter: Any) -> list[dict[str, Any]]:
         raise ValueError(f"it has {size:,} bytes, and {LARGEST:,} are read at most")
     data, suffix = path.read_bytes(), path.suffix.lower()
     text, title = read_text(data, suffix)
-    headings = [] if suffix in (".pdf", ".txt") else heading_paths(text)
+    found = [] if suffix in (".pdf", ".txt") else find_headings(text)
+    headings = [(line, " > ".join(filter(None, path))) for line, _, path in found]
     chunks = splitter.chunk_indices(text)
     if headings:  # by themselves they are no passages
         chunks = [(start, chunk) for start, chunk in chunks if "\n" in chunk or not chunk.startswith("#")]
@@ -107,15 +108,20 @@ def read_text(data: bytes, suffix: str) -> tuple[str, str | None]:
     return converted.markdown, converted.title
 
 
-def heading_paths(text: str) -> list[tuple[int, str]]:
-    """The lines of a Markdown text that have headings, counted from 0, and the path to each: `A > B`."""
-    path: dict[str, str] = {}
+def find_headings(text: str) -> list[tuple[int, int, list[str]]]:
+    """Each heading of a Markdown text, in no list or quotation: its first line, the line after it, and its path.
+
+    >>> find_headings("Guide\\n=====\\n\\nRead *this*.\\n## The `pip` way")
+    [(0, 2, ['Guide']), (4, 5, ['Guide', 'The pip way'])]
+    """
+    above: dict[str, str] = {}  # tag -> words
     found = []
     for opening, inline in pairwise(import_library("markdown_it").MarkdownIt("commonmark").parse(text)):
-        if opening.type == "heading_open" and opening.level == 0:  # in no list or quotation
-            words = "".join(part.content for part in inline.children if part.type in ("text", "code_inline"))
-            path = {tag: above for tag, above in path.items() if tag < opening.tag} | {opening.tag: words.strip(" ¶")}
-            found.append((opening.map[0], " > ".join(filter(None, path.values()))))
+        if opening.type == "heading_open" and opening.level == 0:
+            shown = [part for part in inline.children if part.type not in ("image", "html_inline")]
+            words = "".join(" " if part.type.endswith("break") else part.content for part in shown).strip(" ¶")
+            above = {tag: other for tag, other in above.items() if tag < opening.tag} | {opening.tag: words}
+            found.append((*opening.map, list(above.values())))
     return found
 
 

@@ -12,8 +12,8 @@ from training_run import train, write_pairs
 from transformers import AutoTokenizer, MPNetConfig, PreTrainedTokenizerBase
 
 from tinybert_hf import RetrievalArguments, TinyBertConfig, TinyBertForSequenceClassification, TinyBertModel
+from tinybert_hf import convert_bert as module
 from tinybert_hf.errors import InputError, MissingFileError, UnreadableError
-from tinybert_hf.training import start as module
 from tinybert_hf.training.start import Start, load_encoder, load_start, override_config
 
 # ---- A trained encoder ----

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_session
@@ -64,11 +65,12 @@ def push(
             )
         commit, url = info.sha or revision, f"{api.endpoint}/{repo_id}/tree/{info.sha}"
         files, further = compare(api, repo_id, commit, folder)
+        download = partial(api.hf_hub_download, repo_id, revision=commit)
         if files.get("config.json"):  # it has another one
-            config = read_json(download(api, repo_id, "config.json", commit))
+            config = read_json(Path(download("config.json")))
             if config.get("model_type") != TinyBertConfig.model_type and not has_berts_form(config):
                 raise InputError(f"{repo_id} is taken by a {config.get('model_type')} model; choose another --repo_id.")
-        if files.get("README.md") and not (overwrite_readme or is_signed(download(api, repo_id, "README.md", commit))):
+        if files.get("README.md") and not (overwrite_readme or is_signed(Path(download("README.md")))):
             del files["README.md"]
             logger.info("The README.md on the Hub differs and stays; pass --overwrite_readme to replace it.")
         if not files:
@@ -128,10 +130,6 @@ def push_space(folder: Path, space_id: str, repo_id: str, commit: str) -> str:
         )
         logger.info("The page is up to date: %s" if done.oid == info.sha else "Pushed the page in one commit: %s", url)
         return url
-
-
-def download(api: HfApi, repo_id: str, file: str, revision: str) -> Path:
-    return Path(api.hf_hub_download(repo_id, file, revision=revision))
 
 
 def compare(api: HfApi, repo_id: str, revision: str, folder: Path) -> tuple[dict[str, bool], list[str]]:

@@ -23,11 +23,8 @@ def build_space(output_dir: Path, space_id: str, model: Path, pushed_model: tupl
 
     The NAME of `space_id`, OWNER/NAME, becomes the title. `model` is a folder from `build_folder`. `pushed_model` is the Hub
     id and the commit that the page loads. None makes a page to try here, which loads `model`, a folder with ONNX models, and
-    must be served from a folder above both.
-
-    Returns: `output_dir`, absolute.
+    must be served from a folder above both. Returns: `output_dir`.
     """
-    output_dir = output_dir.expanduser().resolve()
     if pushed_model:
         endpoint = HfApi().endpoint
         name, revision = pushed_model
@@ -39,9 +36,8 @@ def build_space(output_dir: Path, space_id: str, model: Path, pushed_model: tupl
         above = Path(os.path.relpath(model, output_dir)).parent.as_posix()
         name, revision = model.name, "main"
         place = {"host": f"{above}/", "path": "{model}/", "link": f"{above}/{name}/"}
-    prompts = read_prompts(str(model), None)
-    libraries = {"npm": NPM, "version": TRANSFORMERS_JS}
-    settings = {"model": name, "revision": revision, **place, "prompts": prompts, **libraries}
+    settings = {"model": name, "revision": revision, **place, "prompts": read_prompts(str(model), None)}
+    settings |= {"npm": NPM, "version": TRANSFORMERS_JS}
     card = SpaceCardData(
         title=space_id.split("/")[-1],
         emoji="🔎",

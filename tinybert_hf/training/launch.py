@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from argparse import Namespace
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -27,12 +28,10 @@ from ..errors import InputError
 def find_launcher() -> psutil.Process | None:
     """The `accelerate launch` among this process's ancestors."""
     for process in psutil.Process().parents():
-        try:
+        with suppress(psutil.Error):  # another user's process, or one that has just ended: not our launcher
             command = process.cmdline()
-        except psutil.Error:  # another user's process, or one that has just ended: not our launcher
-            continue
-        if "launch" in command and any("accelerate" in os.path.basename(part) for part in command[:2]):
-            return process
+            if "launch" in command and any("accelerate" in os.path.basename(part) for part in command[:2]):
+                return process
     return None
 
 

@@ -37,9 +37,8 @@ def load_pairs(arguments: RetrievalArguments) -> Split:
 
 def load_documents(arguments: RetrievalArguments, read: Callable[[Any, str], Dataset]) -> Split:
     """Documents to train on; to measure on, the pairs of `--eval_data` or heads and bodies of documents held out."""
-    columns, flags = {"text": arguments.text_column}, {"text": "text_column"}
-    if arguments.title_column:
-        columns["title"], flags["title"] = arguments.title_column, "title_column"
+    columns = {"text": arguments.text_column} | ({"title": arguments.title_column} if arguments.title_column else {})
+    flags = {"text": "text_column", "title": "title_column"}
     parts = []
     for one in data_sources(arguments.documents):
         found = columns
