@@ -55,7 +55,7 @@ def publish(
     check_repo_id("--repo_id", repo_id)
     check_repo_id("--space", space)
     if space and private:
-        raise InputError("--space shows the model to everyone, and --private to nobody else; leave one out.")
+        raise InputError("--space needs a public model, and --private hides it. Leave one of them out.")
     if not repo_id and not output_dir:
         raise InputError("Pass --repo_id to push to the Hub, or --output_dir to build the folder, or both.")
     if not repo_id and (private or create_pr or revision != "main" or overwrite_readme):
