@@ -73,7 +73,7 @@ def sentiment(
 def retrieval(
     recipe: Recipe = None, /, *, arguments: Annotated[RetrievalArguments | None, Parameter(name="*")] = None
 ) -> None:
-    """Stage two: train the encoder to find the answer to a query. The batch's other answers are the wrong ones.
+    """Stage two: train the encoder to find the answer to a query. The other answers of its batch are its negatives.
 
         tinybert train retrieval minilm --data pairs.csv         # the best model per minute of a CPU
         tinybert train retrieval full                            # Natural Questions, after stage one, for a GPU

@@ -55,7 +55,7 @@ class TrainingArguments(DataArguments):
     num_train_epochs: Annotated[float | Auto, SCHEDULE] = 3.0
     """Passes over the training data. auto: one, or more if one has fewer than 30 steps."""
     max_steps: Annotated[int, SCHEDULE] = -1
-    """Number of optimizer steps, in place of --num_train_epochs, if above 0."""
+    """Number of optimizer steps. If above 0, it replaces --num_train_epochs."""
     per_device_train_batch_size: Annotated[int | Auto, SCHEDULE] = 32
     """Rows in a batch of each process. auto: 256, or fewer for small data, so that a pass has 4 steps."""
     gradient_accumulation_steps: Annotated[int, SCHEDULE] = 1
@@ -149,7 +149,7 @@ class RetrievalArguments(TrainingArguments):
     answer_column: Annotated[str, DATA] = "answer"
     """The column of the text that answers it."""
     unfold_answers: Annotated[bool, DATA] = False
-    """Make one pair with each answer, where the answer column holds lists."""
+    """Where the answer column holds lists, make one pair with each answer."""
     documents: Annotated[Data | None, DATA] = None
     """Texts in place of --data. In every epoch, queries are cut from their titles, headings or first sentences."""
     text_column: Annotated[str, DATA] = "text"
