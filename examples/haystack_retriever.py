@@ -1,4 +1,7 @@
-"""Haystack over a server of an index: python examples/haystack_retriever.py http://127.0.0.1:8000 "undo a commit"."""
+"""A Haystack retriever that asks a running `tinybert serve`.
+
+python examples/haystack_retriever.py http://127.0.0.1:8000 "undo a commit"
+"""
 
 import sys
 from typing import Any

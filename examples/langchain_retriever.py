@@ -1,4 +1,7 @@
-"""LangChain over a server of an index: python examples/langchain_retriever.py http://127.0.0.1:8000 "undo a commit"."""
+"""A LangChain retriever that asks a running `tinybert serve`.
+
+python examples/langchain_retriever.py http://127.0.0.1:8000 "undo a commit"
+"""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""LlamaIndex over a server of an index: python examples/llama_index_retriever.py http://127.0.0.1:8000 "undo a commit"."""
+"""A LlamaIndex retriever that asks a running `tinybert serve`.
+
+python examples/llama_index_retriever.py http://127.0.0.1:8000 "undo a commit"
+"""
 
 import sys
 

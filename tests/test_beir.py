@@ -69,7 +69,7 @@ def test_judgements_without_their_first_line_are_refused(beir: Path) -> None:
 
 def test_a_judged_query_without_text_is_named(beir: Path) -> None:
     (beir / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\nq9\td1\t1\n")
-    with pytest.raises(ValueError, match="judges 1 unknown queries, as q9"):
+    with pytest.raises(ValueError, match="judges 1 unknown queries, such as q9"):
         load_beir(beir)
 
 

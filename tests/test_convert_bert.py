@@ -182,7 +182,7 @@ def test_prompts_that_are_left_out_of_the_pooling_are_refused(bert_folder: Path)
     describe(bert_folder, {"pooling_mode": "mean", "include_prompt": False})
     assert load_encoder(str(bert_folder)).config.pooling == "mean", "there are none"
     (bert_folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": PREFIXES}))
-    with pytest.raises(InputError, match="leaves its prompts out of the pooling, which cannot be taken over"):
+    with pytest.raises(InputError, match="leaves its prompts out of the pooling, which is not supported"):
         load_encoder(str(bert_folder))
 
 
@@ -201,7 +201,7 @@ def test_a_tokenizer_that_is_not_there_or_cannot_pad_is_named(bert_folder: Path)
 def test_a_decoder_is_refused(bert_folder: Path) -> None:
     path = bert_folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "is_decoder": True}))
-    with pytest.raises(InputError, match="is a decoder; only encoders can be taken over"):
+    with pytest.raises(InputError, match="is a decoder; only encoders are supported"):
         load_encoder(str(bert_folder))
 
 
@@ -211,14 +211,14 @@ def test_another_pooling_and_further_layers_are_refused(bert_folder: Path, tmp_p
     with pytest.raises(InputError, match=r"pools by max; only the first token \(cls\) or the mean"):
         load_encoder(str(bert_folder))
     describe(tmp_path / "other", {"pooling_mode": "mean"}, "Dense")
-    with pytest.raises(InputError, match="further layers after its encoder, which cannot be taken over: Dense"):
+    with pytest.raises(InputError, match="more layers after its encoder, which is not supported: Dense"):
         load_encoder(str(tmp_path / "other"))
 
 
 def test_relative_positions_are_refused(bert_folder: Path) -> None:
     config = AutoConfig.from_pretrained(bert_folder)
     config.position_embedding_type = "relative_key"
-    with pytest.raises(InputError, match="has relative_key positions; only absolute ones can be taken over"):
+    with pytest.raises(InputError, match="has relative_key positions; only absolute ones are supported"):
         read_config(str(bert_folder), config, AutoTokenizer.from_pretrained(bert_folder), None)
 
 

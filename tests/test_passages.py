@@ -132,7 +132,7 @@ def test_a_pipe_is_no_document(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["", "nothing", "data.csv"])
 def test_where_there_is_no_document_is_an_error(tmp_path: Path, name: str) -> None:
     write(tmp_path / "data.csv", "a,b")
-    with pytest.raises(InputError, match=r"no document in .*Known are \.md|nothing does not exist"):
+    with pytest.raises(InputError, match=r"no document in .*Supported are \.md|nothing does not exist"):
         find_files([tmp_path / name])
 
 

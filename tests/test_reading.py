@@ -271,7 +271,7 @@ def test_lines_that_quotation_marks_of_a_csv_join_are_told(tmp_path: Path, caplo
     path = tmp_path / "t.csv"
     path.write_text('question,reply\n"q1,a1\nq2",a2\nq3,a3\n')
     assert read(path) == [("q1,a1\nq2", "a2"), ("q3", "a3")]
-    assert f"{path}: quotation marks join 1 lines with others. Are they rows of their own?" in caplog.messages
+    assert f"{path}: quotation marks join 1 lines to others. Should they be rows of their own?" in caplog.messages
 
 
 def test_a_line_with_too_many_fields_is_named(tmp_path: Path) -> None:

@@ -39,10 +39,10 @@ def load_beir(data: str | Path, split: str = "test") -> RetrievalData:
     for row in judgements:
         qrels.setdefault(str(row["query-id"]), {})[str(row["corpus-id"])] = int(row.get("score", 1))
     if not qrels:
-        raise InputError(f"The split {split} of {data} judges no query.")
+        raise InputError(f"The split {split} of {data} has no relevance judgements.")
     texts = {str(row["_id"]): row["text"] for row in queries}
     if missing := set(qrels) - set(texts):
-        raise InputError(f"The split {split} of {data} judges {len(missing)} unknown queries, as {min(missing)}.")
+        raise InputError(f"The split {split} of {data} judges {len(missing)} unknown queries, such as {min(missing)}.")
     documents = {str(row["_id"]): f"{row.get('title') or ''} {row['text']}".strip() for row in corpus}
     return RetrievalData({query_id: texts[query_id] for query_id in qrels}, documents, qrels)
 

@@ -183,9 +183,9 @@ def read_config(
     """
     positions = getattr(bert_config, "position_embedding_type", "absolute")
     if positions != "absolute":
-        raise InputError(f"--model {source} has {positions} positions; only absolute ones can be taken over.")
+        raise InputError(f"--model {source} has {positions} positions; only absolute ones are supported.")
     if getattr(bert_config, "is_decoder", False):
-        raise InputError(f"--model {source} is a decoder; only encoders can be taken over.")
+        raise InputError(f"--model {source} is a decoder; only encoders are supported.")
     renamed = RENAMED_SIZES if bert_config.model_type == "distilbert" else {}
     longest = bert_config.max_position_embeddings - first_position(bert_config)
     max_length = read_settings(source, "sentence_bert_config.json", revision).get("max_seq_length")
@@ -221,7 +221,7 @@ def read_pooling(source: str, revision: str | None) -> str:
     listed = read_settings(source, "modules.json", revision)
     modules = {module["type"].split(".")[-1]: module["path"] for module in listed}
     if more := ", ".join(sorted(modules.keys() - {"Transformer", "Pooling", "Normalize"})):
-        raise InputError(f"--model {source} has further layers after its encoder, which cannot be taken over: {more}.")
+        raise InputError(f"--model {source} has more layers after its encoder, which is not supported: {more}.")
     if "Pooling" not in modules:
         return "mean"
     settings = read_settings(source, f"{modules['Pooling']}/config.json", revision)
@@ -232,7 +232,7 @@ def read_pooling(source: str, revision: str | None) -> str:
     if modes not in (["cls"], ["mean"]):
         raise InputError(f"--model {source} pools by {', '.join(modes)}; only the first token (cls) or the mean works.")
     if not settings.get("include_prompt", True) and any(read_prompts(source, revision).values()):
-        raise InputError(f"--model {source} leaves its prompts out of the pooling, which cannot be taken over.")
+        raise InputError(f"--model {source} leaves its prompts out of the pooling, which is not supported.")
     return modes[0]
 
 

@@ -32,9 +32,9 @@ class DataArguments:
     data_revision: Annotated[str | None, DATA] = None
     """Commit, tag or branch of a Hub data set."""
     encoding: Annotated[str | None, DATA] = None
-    """Encoding of the files, as cp1252. Without it, UTF-8, or what a byte order mark says."""
+    """Encoding of the files, such as cp1252. By default UTF-8, or what a byte order mark says."""
     separator: Annotated[str | None, DATA] = None
-    """What separates the columns of csv files. Without it, what the header shows: a comma, semicolon, tab or |."""
+    """Separator of the columns of csv files. By default the one that the header uses: comma, semicolon, tab or |."""
 
     @property
     def reading(self) -> dict[str, Any]:

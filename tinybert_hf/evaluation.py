@@ -180,7 +180,7 @@ def name_baselines(baselines: Sequence[str]) -> dict[str, str]:
     for baseline in baselines:
         name = "/".join(Path(baseline).parts[-2:])
         if name in (*names, MODEL, BM25):
-            raise InputError(f"Two systems would be called {name}: --baselines {baseline} needs another folder.")
+            raise InputError(f"Two systems would be called {name}: rename the folder of --baselines {baseline}.")
         names[name] = baseline
     return names
 

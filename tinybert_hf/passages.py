@@ -40,11 +40,11 @@ def find_files(paths: Sequence[str | Path]) -> dict[str, Path]:
             if any(part.startswith(".") for part in path.relative_to(root).parts):
                 continue
             if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
-                raise UnreadableError(f"{path} cannot be listed. Permit it, or its documents would seem to be deleted.")
+                raise UnreadableError(f"{path} cannot be listed, and its documents would seem deleted. Permit it.")
             if path.suffix.lower() in SUFFIXES and path.is_file() and path.resolve().is_relative_to(root):
                 found.add(path)
     if not found:
-        raise InputError(f"There is no document in {', '.join(map(str, paths))}. Known are {', '.join(SUFFIXES)}.")
+        raise InputError(f"There is no document in {', '.join(map(str, paths))}. Supported are {', '.join(SUFFIXES)}.")
     base = os.path.commonpath([root.parent if root.is_file() else root for root in roots])
     return {path.relative_to(base).as_posix(): path for path in sorted(found)}
 

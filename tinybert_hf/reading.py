@@ -99,7 +99,7 @@ def open_text(path: Path, encoding: str | None, newline: str | None = None) -> T
         encoding = "utf-16"
     if encoding is None and start.count(0) > len(start) // 5:
         side = "le" if start[1::2].count(0) > start[::2].count(0) else "be"
-        raise UnreadableError(f"{path} is no text in UTF-8. By its bytes it may be: --encoding utf-16-{side}")
+        raise UnreadableError(f"{path} is not in UTF-8. By its bytes it may be UTF-16: pass --encoding utf-16-{side}")
     try:
         text = io.TextIOWrapper(raw, encoding or "utf-8", newline=newline)
     except LookupError as error:
@@ -167,8 +167,8 @@ def csv_rows(path: Path, columns: Collection[str], written: Written) -> Iterator
                     number = skip + rows.line_num + 1
             except csv.Error as error:
                 raise InputError(
-                    f"{path}, line {number}: {error}. A text with quotation marks stands between two, and has each of "
-                    "its own doubled. Mend the line, or save the table anew."
+                    f"{path}, line {number}: {error}. Put quotation marks around a text that has some, and write each "
+                    "of those twice. Correct the line, or save the table again."
                 ) from error
 
     rows = parse(choose_quoting(path, separator, parse))
@@ -200,7 +200,7 @@ def choose_quoting(path: Path, separator: str, parse: Callable[[Any], Iterator[t
     if separator == "\t" or joined == widths.total():
         logger.info("%s: quotation marks are read as characters, so that each line is a row.", path)
         return csv.QUOTE_NONE
-    logger.warning("%s: quotation marks join %d lines with others. Are they rows of their own?", path, joined)
+    logger.warning("%s: quotation marks join %d lines to others. Should they be rows of their own?", path, joined)
     return csv.QUOTE_MINIMAL
 
 

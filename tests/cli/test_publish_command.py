@@ -86,7 +86,7 @@ def test_a_page_is_pushed_with_the_model_or_built_to_be_tried_here(
         (["--repo_id", "model"], "--repo_id model names no owner; pass OWNER/NAME."),
         (["--repo_id", "me//model"], "--repo_id me//model: Repo id must be in the form"),
         (["--repo_id", "me/model", "--space", "demo"], "--space demo names no owner; pass OWNER/NAME."),
-        (["--repo_id", "me/model", "--space", "me/demo", "--private"], "--private to nobody else; leave one out."),
+        (["--repo_id", "me/model", "--space", "me/demo", "--private"], "--private hides it. Leave one of them out."),
     ],
 )
 def test_flags_that_do_not_fit_are_named_before_any_work(

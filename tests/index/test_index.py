@@ -808,7 +808,7 @@ def test_a_server_lost_in_the_middle_keeps_what_it_has(server: str, monkeypatch:
             yield from records[100:]
 
         index = SearchIndex(f"{way.uri}/{name}")
-        with pytest.raises(ConnectionError, match="What it acknowledged is stored"):
+        with pytest.raises(ConnectionError, match="What it confirmed is stored"):
             index.add(until_it_is_cut())
     again = SearchIndex(f"{server}/{name}")
     assert 50 <= len(again) <= 100

@@ -39,7 +39,7 @@ def test_filters_in_another_form_are_refused(given: Any, message: str) -> None:
         (" ", ValueError, "blank text"),
         ({"id": 1.5, "text": "a"}, TypeError, "an id is a string or an integer, got 1.5"),
         ({"id": "", "text": "a"}, ValueError, "must not be blank"),
-        ({"text": "a", "score": 1}, ValueError, "'score' is a name that results have"),
+        ({"text": "a", "score": 1}, ValueError, "'score' is a field of every result"),
         ({"text": "a", "a b": 1}, ValueError, "'a b' cannot be a field's name"),
         ({"text": "a", "tags": ["b"]}, TypeError, "tags must be a string, a number, a boolean or None"),
     ],

@@ -102,7 +102,7 @@ def test_the_start_on_disk_gives_licence_and_language_and_flags_win(
     own = Origin("mit", ["nl"], "someone/start", ["someone/pairs"])
     data = ModelCard.load(build_folder(encoder, tmp_path / "b", REPO, own) / "README.md").data
     assert (data.license, data.language, data.base_model, data.datasets) == own
-    assert "is under cc-by-4.0: see whether it allows mit" in caplog.text
+    assert "has the licence cc-by-4.0: check whether it allows mit" in caplog.text
 
 
 def test_the_bundled_start_is_known_by_its_weights(encoder: Path, tmp_path: Path) -> None:

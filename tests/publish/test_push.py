@@ -217,7 +217,7 @@ def test_a_hub_that_is_away_or_silent_is_named(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setattr(constants, "ENDPOINT", url)
-        assert f"{url} did not take the model (ReadTimeout" in command("--model", encoder, "--repo_id", REPO)
+        assert f"{url} did not accept the model (ReadTimeout" in command("--model", encoder, "--repo_id", REPO)
         with pytest.raises(HubError, match="ReadTimeout"), hub_errors_explained(url):
             HfApi(url).model_info(REPO)  # which switches the session's own limit off
     close_session()

@@ -650,7 +650,7 @@ def test_random_states_that_do_not_load_end_the_run(
     states = torch.load(checkpoint / "random_states_0.pkl", weights_only=False)
     torch.save(states | {"torch_manual_seed": torch.zeros(3, dtype=torch.uint8)}, checkpoint / "random_states_0.pkl")
     write_manifest(checkpoint)
-    with pytest.raises(UnreadableError, match=r"cannot be gone on from: its random states do not fit the devices"):
+    with pytest.raises(UnreadableError, match=r"cannot be resumed: its random states do not fit the devices"):
         train_retrieval(run)
 
 

@@ -22,7 +22,7 @@ app = App(
     name="tinybert",
     help="""A small BERT encoder for semantic search: train it, measure it, publish it, search with it.
 
-    tinybert recipes                                          # what can be trained at once
+    tinybert recipes                                          # training runs that are ready to start
     tinybert train retrieval minilm --data pairs.csv          # two columns: query, answer
     tinybert search --model outputs/minilm-retrieval --query "undo a commit" --chunks passages.txt
 

@@ -16,7 +16,7 @@ def convert(checkpoint: Path, tokenizer: Path, out: Path, /, *, num_attention_he
         checkpoint: The original model.pt: {"model": state_dict}.
         tokenizer: The original tokenizer-wiki.json.
         out: The folder to make.
-        num_attention_heads: Heads of the original model, the one size that the weights do not tell.
+        num_attention_heads: Number of attention heads of the original model. Its file does not say it.
     """
     log_progress()
     from ..convert_original import convert_checkpoint

@@ -21,27 +21,27 @@ def evaluate(
     separator: str | None = None,
     output_file: Path | None = None,
 ) -> None:
-    """Measure how well a model ranks, beside BM25, both fused, and other encoders.
+    """Measure how well a model ranks, and compare it with BM25, with both combined, and with other encoders.
 
         tinybert evaluate --model outputs/retrieval --data data/debian/test
         tinybert evaluate --model outputs/faq --data new_questions.csv --query_column question --answer_column reply
         tinybert evaluate --model outputs/retrieval --data mteb/nfcorpus --baselines sentence-transformers/all-MiniLM-L6-v2
 
-    Of a file of pairs, every query ranks all answers. A folder in BEIR layout has corpus.jsonl, queries.jsonl and
-    qrels/test.tsv. The model card prints every
-    evaluation_NAME.json of a model folder: --output_file outputs/retrieval/evaluation_debian.json.
+    In a file of pairs, every query is ranked against all answers. A folder in BEIR layout has the files corpus.jsonl,
+    queries.jsonl and qrels/test.tsv. The model card prints the results that are in the model's folder as
+    evaluation_NAME.json: --output_file outputs/retrieval/evaluation_debian.json.
 
     Args:
-        model: A folder or a Hub id: a model of ours, or another encoder (as sentence-transformers/all-MiniLM-L6-v2).
+        model: Folder or Hub id: a model of ours, or another encoder, such as sentence-transformers/all-MiniLM-L6-v2.
         data: A file of pairs, a folder in BEIR layout, or the Hub id of such a data set.
-        split: Which judgements to use; NanoBEIR has the split train.
+        split: Split of a data set in BEIR layout. NanoBEIR data sets need train.
         baselines: Other models to measure too: SentenceTransformers or models of ours, folders or Hub ids.
-        truncate_dims: Measure the first so many dimensions of the model's embeddings too.
-        rerank: Measure too what ranking so many of the best anew by their tokens brings, and takes.
+        truncate_dims: Also measure the model with this many of the first dimensions of its embeddings only.
+        rerank: Also measure what ranking this many of the best again, token by token, gains and costs. 0: do not.
         query_column: The column of the query, in a file of pairs.
         answer_column: The column of the text that answers it.
-        encoding: Encoding of a file of pairs, as cp1252. Without it, UTF-8, or what a byte order mark says.
-        separator: What separates its columns. Without it, what the header shows.
+        encoding: Encoding of a file of pairs, such as cp1252. By default UTF-8, or what a byte order mark says.
+        separator: Separator of its columns. By default the one that its header uses.
         output_file: Also write the result here, as JSON.
     """
     log_progress()

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 app = App(
     name="index",
-    help="""Make an index of a corpus, add to it, and search it by meaning, by words (BM25) and by both.
+    help="""Make an index of many texts or documents, and search it by meaning, by words (BM25) or by both.
 
     tinybert index build --index packages.index --model outputs/published --data passages.jsonl --id_column id
     tinybert index search --index packages.index --query "undo a commit"
 
-A build that was interrupted goes on when it is run again.""",
+If a build is interrupted, run it again: it continues.""",
     sort_key=6,
 )
 
@@ -54,13 +54,13 @@ class Records(DataArguments):
     """A csv, tsv, json, jsonl, parquet or xlsx file, a txt file with one text a line, a folder of such files, or the id of
     a data set of the Hub."""
     text_column: str = "text"
-    """Column with the texts; blank ones are left out."""
+    """Column of the texts. Blank texts are left out."""
     id_column: str | None = None
-    """Column with the ids. Without it, a text's hash is its id, so that equal texts are one."""
+    """Column of the ids. By default the id is a hash of the text, so that equal texts are one record."""
     metadata_columns: list[str] | None = None
-    """Columns to store for filters and results."""
+    """More columns to store, for filters and results."""
     chunk: bool = False
-    """Make several records of a text that is longer than the model reads: ID#1, ID#2, ..."""
+    """Cut a text that is longer than the model reads into several records: ID#1, ID#2, ..."""
 
     def read(self, index: "SearchIndex") -> Any:
         from ..index.records import cut_records, read_records
@@ -74,14 +74,14 @@ class Records(DataArguments):
 def build(
     *, address: Address, records: Records, model: str, revision: str | None = None, truncate_dim: int | None = None
 ) -> None:
-    """Make an index, or go on with one that was interrupted.
+    """Make an index, or continue an interrupted build.
 
         tinybert index build --index packages.index --model outputs/published --data passages.jsonl --id_column id
 
     Args:
-        model: What makes the embeddings: a folder or a Hub id of a model of ours, or of any BERT encoder.
+        model: The model for the embeddings: a folder or Hub id of a model of ours, or of any BERT encoder.
         revision: Branch, tag or commit of a Hub model.
-        truncate_dim: Keep so many dimensions of the embeddings. Without it, all are kept.
+        truncate_dim: Keep this many of the first dimensions of the embeddings. By default all are kept.
     """
     log_progress()
     fill(address.open(model, revision, truncate_dim), records, upsert=False)
@@ -89,12 +89,12 @@ def build(
 
 @app.command(sort_key=2)
 def add(*, address: Address, records: Records, upsert: bool = False) -> None:
-    """Add to an index that is there.
+    """Add texts to an existing index.
 
         tinybert index add --index packages.index --data new.jsonl --id_column id --upsert
 
     Args:
-        upsert: Replace what is stored under the same ids.
+        upsert: Replace records that have the same ids.
     """
     log_progress()
     fill(address.open(), records, upsert)
@@ -111,13 +111,13 @@ def fill(index: "SearchIndex", records: Records, upsert: bool) -> None:
 
 @app.command(sort_key=3)
 def sync(address: Address, documents: list[str], *, model: str | None = None) -> None:
-    """Keep an index in step with documents: encode what is new or changed, remove what is gone.
+    """Make or update an index of documents: encode what is new or changed, remove what is gone.
 
         tinybert index sync notes.index notes --model outputs/published
 
     Args:
-        documents: All folders and files that the index shall know: Markdown, HTML, text, PDF, DOCX, EPUB, notebooks.
-        model: What makes the embeddings: a folder or a Hub id. An index that is there knows it.
+        documents: All folders and files to index: Markdown, HTML, text, PDF, DOCX, EPUB, notebooks. Others are removed.
+        model: The model for the embeddings: a folder or Hub id. An existing index remembers its model.
     """
     log_progress()
     from ..index.sync import sync as keep_in_step
@@ -146,10 +146,10 @@ def search(
     Args:
         query: The question, or a few words.
         top_k: How many records to print.
-        mode: By meaning, by words, or both fused.
-        filter: JSON, such as {"section": ["vcs"], "year": {">=": 2020}}.
-        rerank: Rank so many of the best anew by their tokens; 0 leaves it out. Without it, as the model says.
-        highlight: Show the sentence that answers in bold, or in JSON as highlight: [start, end].
+        mode: Rank by meaning (dense), by words in common (bm25), or by both (hybrid).
+        filter: Conditions on metadata, as JSON: {"section": ["vcs"], "year": {">=": 2020}}.
+        rerank: Rank this many of the best again, token by token; 0 turns this off. By default, as the model says.
+        highlight: Show the sentence that answers in bold. JSON has its position instead, as highlight: [start, end].
         json: Print a JSON list of {id, score, text, ...}.
     """
     conditions = parse_conditions(filter)
@@ -168,7 +168,7 @@ def parse_conditions(filter: str | None) -> dict[str, Any] | None:
 
 @app.command(sort_key=5)
 def info(*, address: Address) -> None:
-    """Print the number of records, the model, the fields, and what the engine tells.
+    """Print the number of records, the model, the fields, and facts about the engine.
 
     tinybert index info --index packages.index
     """

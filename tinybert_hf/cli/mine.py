@@ -25,23 +25,23 @@ def mine(
     margin: float = 0.05,
     seed: int = 0,
 ) -> None:
-    """Find hard negatives: texts that a ranking takes for the answer of a query, and that are not.
+    """Find hard negatives: wrong answers that BM25 or a model ranks high for a query.
 
         tinybert mine --data pairs.csv --output_file mined.jsonl.gz                                # by BM25
         tinybert mine --data pairs.csv --output_file mined.jsonl.gz --model outputs/retrieval      # by a model
         tinybert train retrieval minilm --data mined.jsonl.gz --negative_columns negative_0 negative_1 negative_2
 
     Args:
-        output_file: Where the pairs go with their negatives: a .jsonl, .jsonl.gz or .parquet file.
+        output_file: File for the pairs with their negatives: .jsonl, .jsonl.gz or .parquet.
         query_column: The column of the query.
         answer_column: The column of the text that answers it.
-        corpus: Further texts to choose from: a Hub id, a file or a folder. Not those of a test.
+        corpus: More texts to choose from: a Hub id, a file or a folder. Do not pass texts of a test set.
         corpus_column: The column of --corpus.
-        model: Rank with this model, a folder or a Hub id: one of ours, or a SentenceTransformer. Without it, BM25 ranks.
+        model: Rank with this model: a folder or Hub id of ours, or a SentenceTransformer. By default BM25 ranks.
         num_negatives: Negatives for each row.
-        depth: Choose at random among so many of the best. Without it, the best are taken.
-        margin: Only texts that score up to (1 - margin) times what the row's own answer does.
-        seed: Seed of what is chosen at random.
+        depth: Choose at random among this many of the best. By default the best are taken.
+        margin: Only take texts that score at most (1 - margin) times the score of the row's own answer.
+        seed: Seed of the random choice.
     """
     log_progress()
     import_extra("datasets", purpose="mining")

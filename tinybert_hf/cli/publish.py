@@ -24,7 +24,7 @@ def publish(
     revision: str = "main",
     overwrite_readme: bool = False,
 ) -> None:
-    """Publish a trained model: a complete folder with a model card, then one commit to the Hugging Face Hub.
+    """Publish a trained model: make a complete folder with a model card, and push it to the Hugging Face Hub.
 
         tinybert publish --model outputs/retrieval --repo_id OWNER/NAME
         tinybert publish --model outputs/retrieval --repo_id OWNER/NAME --create_pr     # someone else's model
@@ -32,30 +32,29 @@ def publish(
         tinybert publish --model outputs/retrieval --repo_id OWNER/NAME --onnx          # for ONNX Runtime too
         tinybert publish --model outputs/retrieval --repo_id OWNER/NAME --onnx --space OWNER/NAME-demo  # and a page
 
-    Log in once with `hf auth login`. After any failure the same command may be run again: what is on the Hub already is
-    not sent twice.
+    Log in once with `hf auth login`. If the command fails, run it again: what is on the Hub already is not sent twice.
 
     Args:
-        model: A model folder, as training leaves it.
+        model: The folder of a training run.
         repo_id: OWNER/NAME on the Hub.
         output_dir: Keep the complete folder here. Without --repo_id, build it and stop.
-        license: The model's licence, as the Hub abbreviates it. By default that of the start, if its card says one.
-        language: Its languages, as en or de. By default those of the start.
-        base_model: The start on the Hub. By default what the summary of the training tells.
-        dataset: Data sets on the Hub that it learned from. By default as the summary tells.
+        license: The licence, as the Hub abbreviates it. By default that of the model that training started from.
+        language: The languages, such as en or de. By default those of the model that training started from.
+        base_model: Hub id of the model that training started from. By default as the training's summary says.
+        dataset: Hub ids of the training data. By default as the training's summary says.
         onnx: Add ONNX models, fp32 and int8: pip install 'tinybert_hf[onnx]'.
-        space: Publish a page on which visitors search with the model, the static Space OWNER/NAME. It runs the ONNX model
-            of --onnx, of this push or an earlier one. With --output_dir, keep the page in OUTPUT_DIR-space. Without
-            --repo_id, that page is for trying here.
-        private: Create the repository private.
+        space: Also publish a page on which visitors search with the model, as the static Space OWNER/NAME. It needs the
+            files of --onnx, from this push or an earlier one. With --output_dir, the page is kept in OUTPUT_DIR-space.
+            Without --repo_id, it is only built, so that you can try it on this machine.
+        private: Make the new repository private.
         create_pr: Open a pull request.
-        revision: Branch to commit to; created where it is new.
+        revision: Branch to commit to. It is made if it does not exist.
         overwrite_readme: Replace a README.md on the Hub that differs.
     """
     check_repo_id("--repo_id", repo_id)
     check_repo_id("--space", space)
     if space and private:
-        raise InputError("--space shows the model to everyone, and --private to nobody else; leave one out.")
+        raise InputError("--space needs a public model, and --private hides it. Leave one of them out.")
     if not repo_id and not output_dir:
         raise InputError("Pass --repo_id to push to the Hub, or --output_dir to build the folder, or both.")
     if not repo_id and (private or create_pr or revision != "main" or overwrite_readme):

@@ -14,11 +14,11 @@ def recipes(name: str | None = None, /) -> None:
     """List the recipes, or print one.
 
         tinybert recipes
-        tinybert recipes minilm > mine.yaml                       # a start for a recipe of your own
+        tinybert recipes minilm > mine.yaml                       # edit this copy to make your own recipe
         tinybert train retrieval mine.yaml --data pairs.csv
 
     Args:
-        name: Print this recipe, of both stages where both have it. Without it, all are listed.
+        name: Print this recipe, for both stages if both have one. By default all recipes are listed.
     """
     files = [path for stage in STAGES for path in list_recipes(stage) if name in (None, path.stem)]
     if not files:

@@ -23,16 +23,16 @@ def search(
         tinybert search --model outputs/retrieval --query "undo a commit" --chunks passages.txt
         cat notes/*.txt | tinybert search --model OWNER/NAME --query "undo a commit" --chunks - --json
 
-    For more than some 10,000 lines, or for searching again and again, make an index: tinybert index --help.
+    For more than about 10,000 lines, or for many searches, make an index: tinybert index --help.
 
     Args:
-        model: A folder or a Hub id: a model of ours, or another encoder (as sentence-transformers/all-MiniLM-L6-v2).
+        model: Folder or Hub id: a model of ours, or another encoder, such as sentence-transformers/all-MiniLM-L6-v2.
         query: The question, or a few words.
-        chunks: A text file with one chunk a line, or - for standard input. Blank lines are skipped.
-        encoding: Encoding of the chunks, as cp1252. Without it, UTF-8, or what a byte order mark says.
-        top_k: How many chunks to print.
-        rerank: Rank so many of the best anew by their tokens; 0 leaves it out. Without it, as the model says.
-        highlight: Show the sentence that answers in bold, or in JSON as highlight: [start, end].
+        chunks: A text file with one text a line, or - for standard input. Blank lines are skipped.
+        encoding: Encoding of the file, such as cp1252. By default UTF-8, or what a byte order mark says.
+        top_k: How many lines to print.
+        rerank: Rank this many of the best again, token by token; 0 turns this off. By default, as the model says.
+        highlight: Show the sentence that answers in bold. JSON has its position instead, as highlight: [start, end].
         json: Print a JSON list of {index, score, text}.
     """
     rows = read_rows(Path(chunks), written=Written(encoding), suffix=".txt")

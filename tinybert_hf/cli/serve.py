@@ -14,15 +14,15 @@ ApiKey = Annotated[str | None, Parameter(env_var="TINYBERT_API_KEY")]
 def serve(
     address: Address, *, model: str | None = None, host: str = "127.0.0.1", port: int = 8000, api_key: ApiKey = None
 ) -> None:
-    """Serve an index: a page to search it, GET /search, POST /v1/embeddings as OpenAI's, /healthz and /metrics.
+    """Serve an index over HTTP: a page to search it, GET /search, OpenAI's POST /v1/embeddings, /healthz, /metrics.
 
         tinybert serve packages.index        # then open http://127.0.0.1:8000
 
     Args:
-        model: The model that made the index, if it lies elsewhere now.
-        host: Address to listen on. Any but this machine's loopback needs a key.
-        port: Port to listen on; 0 takes a free one.
-        api_key: What requests must send as `Authorization: Bearer KEY`. Better kept in the variable TINYBERT_API_KEY.
+        model: The model that made the index, if its folder has moved.
+        host: Address to listen on. Any address but this machine's own (127.0.0.1) needs --api_key.
+        port: Port to listen on. 0 takes any free port.
+        api_key: Key that requests must send as `Authorization: Bearer KEY`. Safer in the variable TINYBERT_API_KEY.
     """
     if host not in ("127.0.0.1", "localhost", "::1") and not api_key:
         raise InputError(f"--host {host} lets other machines in: pass --api_key too, or set TINYBERT_API_KEY.")
@@ -34,11 +34,11 @@ def serve(
 
 
 def mcp(address: Address, *, model: str | None = None) -> None:
-    """Let language models search an index: a tool of the Model Context Protocol, over standard input and output.
+    """Let chatbots search an index: a tool of the Model Context Protocol (MCP), over standard input and output.
 
         tinybert mcp packages.index
 
     Args:
-        model: The model that made the index, if it lies elsewhere now.
+        model: The model that made the index, if its folder has moved.
     """
     import_extra("tinybert_hf.serving.mcp", "mcp", "the protocol").create_server(address.open(model)).run("stdio")

@@ -36,7 +36,7 @@ app = App(
     tinybert train sentiment small
     tinybert train retrieval minilm --data pairs.csv
 
-What is ready to start: tinybert recipes.""",
+To list the recipes: tinybert recipes.""",
     config=(last_one_counts, apply_recipe),
     sort_key=1,
 )
@@ -45,8 +45,8 @@ Recipe = Annotated[
     str | None,
     Parameter(
         name="RECIPE",
-        help="A recipe's name (see: tinybert recipes), or a YAML file of the flags below without their dashes. A flag wins "
-        "over the recipe.",
+        help="A recipe's name (see: tinybert recipes), or a YAML file of the flags below, without dashes. A flag on the "
+        "command line replaces the recipe's value.",
     ),
 ]
 
@@ -73,12 +73,12 @@ def sentiment(
 def retrieval(
     recipe: Recipe = None, /, *, arguments: Annotated[RetrievalArguments | None, Parameter(name="*")] = None
 ) -> None:
-    """Stage two: train the encoder to match a query to its answer, with in-batch negatives.
+    """Stage two: train the encoder to find the answer to a query. The other answers of its batch are its negatives.
 
         tinybert train retrieval minilm --data pairs.csv         # the best model per minute of a CPU
         tinybert train retrieval full                            # Natural Questions, after stage one, for a GPU
         tinybert train retrieval minilm --data faq.csv --query_column question --answer_column reply
-        tinybert train retrieval minilm --documents notes.jsonl --text_column body       # no queries: spans of the texts
+        tinybert train retrieval minilm --documents notes.jsonl --text_column body       # without queries
 
     On several GPUs or machines: accelerate launch train_retrieval.py, with the same arguments.
     """

@@ -40,7 +40,7 @@ class MilvusStore:
         self.options = {"shards": 1, "replicas": 1}
         for name, values in parse_qs(parts.query, keep_blank_values=True).items():
             if name not in self.options or not values[-1].isdecimal() or int(values[-1]) < 1:
-                raise InputError(f"{address}: after the ? may stand shards=NUMBER and replicas=NUMBER.")
+                raise InputError(f"{address}: after the ?, only shards=NUMBER and replicas=NUMBER are allowed.")
             self.options[name] = int(values[-1])
         self.uri = f"{parts.scheme}://{parts.netloc}{'' if parts.port else ':19530'}"
         with self._errors():
@@ -64,9 +64,9 @@ class MilvusStore:
             yield
         except self._milvus.MilvusException as error:
             problem = (
-                f"The Milvus server {self.uri} is away or refused: {error.message} What it acknowledged is stored."
+                f"The Milvus server {self.uri} did not answer, or refused: {error.message} What it confirmed is stored."
             )
-            remedy = "See that it runs, that address and token are right, and run the same again."
+            remedy = "Check that it runs and that address and token are right, then run the same again."
             raise ServerError(f"{problem} {remedy}") from error
 
     def description(self) -> dict[str, Any] | None:

@@ -101,7 +101,7 @@ def parse_record(record: Any, position: int) -> NewRecord:
             allowed = "Use letters, digits and _, and begin with a letter."
             raise InputError(f"records[{position}]: {key!r} cannot be a field's name. {allowed}")
         if key == "score":
-            raise InputError(f"records[{position}]: {key!r} is a name that results have; call it another.")
+            raise InputError(f"records[{position}]: {key!r} is a field of every result. Choose another name.")
         if type(value).__name__ not in ("str", "int", "float", "bool"):
             allowed = "a string, a number, a boolean or None"
             raise RecordTypeError(f"records[{position}]: {key} must be {allowed}, got {value!r}.")

@@ -65,7 +65,7 @@ def changed_passages(
     for records in read_files(files, passage_splitter(index.pipeline, 1 - HEADING_SHARE)):
         for row in index.store.rows([("id", "in", [record["id"] for record in records])], []):
             if row["id"] not in stored:
-                raise InputError(f"{index.address} has a record {row['id']!r} that no sync made. Delete it.")
+                raise InputError(f"{index.address} has a record {row['id']!r} that no sync made. Delete that record.")
         embeddings: dict[str, Any] = {}
         for field in VERSION[:2]:
             if (value := records[0][field]) in known:

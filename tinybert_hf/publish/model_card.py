@@ -69,7 +69,7 @@ class Origin(NamedTuple):
                 logger.warning("The card of the start %s could not be read: %s", known, str(error).splitlines()[0])
         theirs = theirs or ModelCardData()
         if self.license and theirs.license and self.license != theirs.license:
-            logger.warning("The start %s is under %s: see whether it allows %s.", start, theirs.license, self.license)
+            logger.warning("%s has the licence %s: check whether it allows %s.", start, theirs.license, self.license)
         datasets = self.datasets or list(dict.fromkeys(data)) or None
         language: Any = self.language or theirs.language
         return Origin(self.license or theirs.license, language, self.base_model or known, datasets)
@@ -123,7 +123,7 @@ def render_card(
             quote=shlex.quote,
         )
     except (KeyError, TypeError, jinja2.UndefinedError) as error:
-        raise InputError(f"A summary or evaluation of the model is incomplete ({error}); make it anew.") from error
+        raise InputError(f"A summary or evaluation of the model is incomplete ({error}); make it again.") from error
     return ModelCard(sign(str(card).rstrip("\n")))
 
 

@@ -170,7 +170,7 @@ def hub_errors_explained(endpoint: str, sent: str = "the model") -> Iterator[Non
             reason = " ".join(str(error).split())  # what is wrong in the card
         fault = "Correct what it names" if 400 <= status < 500 else "Check the network, or wait a few minutes"
         raise HubError(
-            f"{endpoint} did not take {sent} ({f'{status}, ' if status else ''}{reason}). "
+            f"{endpoint} did not accept {sent} ({f'{status}, ' if status else ''}{reason}). "
             f"{REMEDIES.get(status, fault)}, then run the same command again. The local folder is intact."
         ) from error
     finally:

@@ -37,33 +37,33 @@ class TrainingArguments(DataArguments):
     data: Annotated[Data, DATA] = ""
     """Training data: Hub ids, files or folders, one or several."""
     eval_data: Annotated[Data | None, DATA] = None
-    """Data to measure on. Without it, --data is used."""
+    """Data to measure on. By default, a split or some rows of --data."""
     eval_split: Annotated[str | None, DATA] = None
-    """Split of a Hub data set or a folder to measure on. With none, or with a single file, rows are held out."""
+    """Split of a Hub data set or a folder to measure on. none holds rows out, as is done for a single file."""
     eval_size: Annotated[int | None, DATA] = None
-    """Rows to hold out where there is neither --eval_data nor --eval_split. Without it, a tenth: from 10 to 1,000."""
+    """Rows to hold out without --eval_data and --eval_split. By default a tenth: at least 10, at most 1,000."""
 
     model: Annotated[str | None, MODEL] = None
     """Model folder or Hub id to start from: one of ours, or a BERT, RoBERTa, XLM-RoBERTa,
-    CamemBERT or DistilBERT encoder (as sentence-transformers/all-MiniLM-L6-v2). Without it, training starts from random weights."""
+    CamemBERT or DistilBERT encoder (such as sentence-transformers/all-MiniLM-L6-v2). By default, weights are random."""
     config_overrides: Annotated[str | None, MODEL] = None
-    """What differs from the default configuration, as name=value,name=value (in a recipe, a mapping). With such an
+    """Changes to the default configuration, as name=value,name=value (in a recipe, a mapping). With another
     encoder as --model: fewer num_hidden_layers or max_position_embeddings, or other dropout."""
     tokenizer_data: Annotated[list[str] | None, MODEL] = None
-    """Data whose words a new model's tokenizer learns. Without it, --data is used. In stage one, add stage two's data."""
+    """Data that a new model's tokenizer learns from. By default --data. In stage one, add stage two's data."""
 
     num_train_epochs: Annotated[float | Auto, SCHEDULE] = 3.0
-    """Passes over the training data. auto: one, and more where that would be fewer than 30 steps."""
+    """Passes over the training data. auto: one, or more if one has fewer than 30 steps."""
     max_steps: Annotated[int, SCHEDULE] = -1
-    """Optimizer steps, in place of epochs, where above 0."""
+    """Number of optimizer steps. If above 0, it replaces --num_train_epochs."""
     per_device_train_batch_size: Annotated[int | Auto, SCHEDULE] = 32
-    """Rows of a batch on each process. auto: 256, and fewer for small data, so that a pass has 4 steps."""
+    """Rows in a batch of each process. auto: 256, or fewer for small data, so that a pass has 4 steps."""
     gradient_accumulation_steps: Annotated[int, SCHEDULE] = 1
-    """Batches whose gradients are added up before a step. In stage two each is ranked on its own: negatives do not add up."""
+    """Batches whose gradients are added up for one step. In stage two, each batch still has only its own negatives."""
     learning_rate: Annotated[float, SCHEDULE] = 1e-4
     """Peak of the learning rate."""
     embedding_learning_rate: Annotated[float | None, SCHEDULE] = None
-    """Peak for the token embedding, of which a step sees few rows. Without it, it is --learning_rate."""
+    """Peak of the learning rate of the token embedding. By default --learning_rate."""
     lr_scheduler_type: Annotated[Schedule, SCHEDULE] = "linear"
     """How the learning rate changes after the warm-up."""
     warmup_ratio: Annotated[float, SCHEDULE] = 0.1
@@ -73,20 +73,20 @@ class TrainingArguments(DataArguments):
     max_grad_norm: Annotated[float, SCHEDULE] = 1.0
     """Gradients above this norm are scaled down to it."""
     save_steps: Annotated[float, SCHEDULE] = 500
-    """Steps between two evaluations; below 1, a share of all steps. Each saves a checkpoint; best and last are kept."""
+    """Steps between two evaluations; below 1, a share of all steps. Each saves a checkpoint. Best and last are kept."""
     early_stopping_patience: Annotated[int | None, SCHEDULE] = None
-    """Stop after so many evaluations in a row without a better result. Without it, all steps are made."""
+    """Stop after this many evaluations in a row without a better result. By default all steps are made."""
     seed: Annotated[int, SCHEDULE] = 0
-    """Seed of weights, order, dropout and held-out rows."""
+    """Seed of the weights, the order of rows, dropout and held-out rows."""
 
     output_dir: Annotated[str, OUTPUT] = ""
     """Folder for the model, the checkpoints and the summary."""
     resume_from_checkpoint: Annotated[str | None, OUTPUT] = None
-    """A checkpoint folder to go on from, or auto: the last one in --output_dir, if there is any."""
+    """Checkpoint folder to continue from. auto: the last one in --output_dir, if there is any."""
     logging_steps: Annotated[int, OUTPUT] = 10
     """Steps between two reports of the loss."""
     report_to: Annotated[str, OUTPUT] = "tensorboard"
-    """A tracker that accelerate knows, or none. Its files go to --output_dir."""
+    """A tracker that accelerate supports, or none. Its files go to --output_dir."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -128,7 +128,7 @@ class SentimentArguments(TrainingArguments):
     data: Annotated[Data, DATA] = "stanfordnlp/sst2"
     eval_split: Annotated[str | None, DATA] = "validation"
     text_columns: Annotated[list[str], DATA] = field(default_factory=lambda: ["sentence"])
-    """The column of the text, or the two of a pair."""
+    """The column of the text, or the two columns of a pair of texts."""
     label_column: Annotated[str, DATA] = "label"
     """The column of the class."""
     output_dir: Annotated[str, OUTPUT] = "outputs/sentiment"
@@ -149,7 +149,7 @@ class RetrievalArguments(TrainingArguments):
     answer_column: Annotated[str, DATA] = "answer"
     """The column of the text that answers it."""
     unfold_answers: Annotated[bool, DATA] = False
-    """A list of answers makes one pair with each of them."""
+    """Where the answer column holds lists, make one pair with each answer."""
     documents: Annotated[Data | None, DATA] = None
     """Texts in place of --data. In every epoch, queries are cut from their titles, headings or first sentences."""
     text_column: Annotated[str, DATA] = "text"
@@ -160,23 +160,23 @@ class RetrievalArguments(TrainingArguments):
     temperature: Annotated[float, NEGATIVES] = 0.05
     """Cosine similarities are divided by it before the softmax."""
     negative_columns: Annotated[list[str] | None, NEGATIVES] = None
-    """Columns of texts that look like the answer and are not."""
+    """Columns of wrong answers that look right (hard negatives)."""
     mined_negatives: Annotated[int, NEGATIVES] = 0
-    """Negatives for each query that the model finds anew in every epoch: the wrong answers that it ranks highest."""
+    """Negatives that the model finds for each query in every epoch: the wrong answers that it ranks highest."""
     matryoshka_dims: Annotated[list[int] | None, NEGATIVES] = None
-    """Numbers of first dimensions, as 64 128 256, that learn to rank on their own too, so that users may cut the
+    """Also train the first so many dimensions, such as 64 128 256, to rank on their own, so that users may cut the
     embeddings (Kusupati et al. 2022)."""
 
     query_prompt: Annotated[str | None, MODEL] = None
-    """What every query begins with for the model, as 'query: '. Without it, what --model says, or nothing."""
+    """Text that the model gets before every query, such as 'query: '. By default that of --model, if any."""
     document_prompt: Annotated[str | None, MODEL] = None
-    """What every other text begins with, as 'passage: '. Without it, what --model says, or nothing."""
+    """Text that it gets before every other text, such as 'passage: '. By default that of --model, if any."""
     teacher: Annotated[str | None, MODEL] = None
-    """Folder or Hub id of any SentenceTransformer or AutoModel. A new model starts from its embeddings of the tokens."""
+    """Folder or Hub id of a SentenceTransformer or AutoModel, whose token embeddings a new model starts with."""
 
     activation_budget_tokens: Annotated[int, MEMORY] = 16_384
-    """Activation budget in tokens (about 0.3 MB each at full size). Texts beyond it are encoded twice (gradient caching),
-    which takes less memory and more time for the same gradient."""
+    """Number of tokens whose activations are kept (0.3 MB each in the recipe full). Other texts are encoded twice
+    (gradient caching). This takes less memory and more time. The gradient is the same."""
 
     output_dir: Annotated[str, OUTPUT] = "outputs/retrieval"
 

@@ -222,7 +222,7 @@ class Trainer:
             self.stage.load_state_dict(load_file(checkpoint / STAGE_FILE))
         except Exception as error:  # unpicklers fail in many ways
             raise UnreadableError(
-                f"{checkpoint} cannot be gone on from: {error} Nothing in it was run. Start a new run from its weights: "
+                f"{checkpoint} cannot be resumed: {error} Nothing in it was run. Start a new run from its weights: "
                 f"--model {checkpoint} and another --output_dir."
             ) from error
         self.schedule.load_state_dict(saved.schedule)
