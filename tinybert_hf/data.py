@@ -8,9 +8,9 @@ import glob
 import hashlib
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 FILE_KINDS = (*READERS, ".parquet")
 READING = "1"  # to be raised where the same file gives other rows than before
 MOST_HELD_OUT = 1_000
+Part = tuple[str, Path | list[Row]]  # of data: its name for the messages, and a file or rows
 Names = dict[str, str]  # of columns, or of the flags that set them
 
 
@@ -81,7 +82,7 @@ def load_data(
     if isinstance(data, Dataset):
         return data
     if not isinstance(data, str | Path):
-        return store_rows(Table([(describe_data(data), take_rows(data))], texts, values, unfold, written))
+        return store_rows([(describe_data(data), take_rows(data))], texts, values, unfold, written)
     path, name = Path(data).expanduser(), str(data)
     if path.is_file() and file_suffix(path) not in FILE_KINDS:
         raise InputError(f"{name} is none of {', '.join(FILE_KINDS)}; convert it to one of these.")
@@ -92,7 +93,7 @@ def load_data(
     try:
         files = [path] if path.is_file() else split_files(path, split) if path.is_dir() else []
         if files and all(file_suffix(file) in READERS for file in files):
-            return store_rows(Table([(str(file), file) for file in files], texts, values, unfold, written))
+            return store_rows([(str(file), file) for file in files], texts, values, unfold, written)
         if files and all(file_suffix(file) == ".parquet" for file in files):
             return load_dataset("parquet", data_files=[glob.escape(str(file)) for file in files], split="train")
         return load_dataset(str(path) if path.is_dir() else name, config, split=split, revision=revision)
@@ -114,67 +115,63 @@ def split_files(folder: Path, split: str) -> list[Path]:
     return [path for path in named if file_suffix(path) != ".txt"] or named
 
 
-@dataclass(frozen=True)
-class Table:
-    """Files, or rows in memory, and the columns that are read of them."""
-
-    parts: Sequence[tuple[str, Path | list[Row]]]  # a name for the messages, and a file or rows
-    texts: Sequence[str]
-    values: Sequence[str]
-    unfold: str | None
-    written: Written
-
-    def rows(self) -> Iterator[tuple[str, Row]]:
-        """Every row with its place."""
-        for source, part in self.parts:
-            rows = read_rows(part, {*self.texts, *self.values}, self.written) if isinstance(part, Path) else part
-            yield from ((f"{source}, row {number}", row) for number, row in enumerate(rows, start=1))
+def place_rows(parts: Sequence[Part], columns: Collection[str], written: Written) -> Iterator[tuple[str, Row]]:
+    """Every row with its place."""
+    for source, part in parts:
+        rows = read_rows(part, columns, written) if isinstance(part, Path) else part
+        yield from ((f"{source}, row {number}", row) for number, row in enumerate(rows, start=1))
 
 
 @without_progress_bars()
-def store_rows(table: Table) -> Dataset:
+def store_rows(
+    parts: Sequence[Part], texts: Sequence[str], values: Sequence[str], unfold: str | None, written: Written
+) -> Dataset:
     """`load_data` of files, which `datasets` keeps on disk by their content, or of rows in memory."""
-    asked = {*table.texts, *table.values}
+    asked = {*texts, *values}
+    read = partial(place_rows, parts, [*texts, *values], written)
     columns: dict[str, bool] = {}  # name -> whether it holds lists or mappings
-    for _, row in table.rows():
+    for _, row in read():
         columns |= {name: columns.get(name, False) or isinstance(value, list | dict) for name, value in row.items()}
         if asked and asked <= columns.keys():
             break
     if not columns:
-        raise InputError(f"{table.parts[0][0]} has no rows.")
+        raise InputError(f"{parts[0][0]} has no rows.")
     if not asked <= columns.keys():
         return Dataset.from_dict({name: [] for name in columns})
-    values = table.values if asked else [name for name, nested in columns.items() if not nested]
-    files = [part for _, part in table.parts if isinstance(part, Path)]
+    values = values if asked else [name for name, nested in columns.items() if not nested]
+    files = [part for _, part in parts if isinstance(part, Path)]
     written_out = bool(files) and all(file_suffix(file) in (".csv", ".tsv") for file in files)
-    rows = [[row.get(name) for name in values] for _, row in table.rows()] if values else []
+    rows = [[row.get(name) for name in values] for _, row in read()] if values else []
     stored = {
-        name: as_column(column, written_out, f"{table.parts[0][0]}, column {name}")
+        name: as_column(column, written_out, f"{parts[0][0]}, column {name}")
         for name, column in zip(values, zip(*rows, strict=True), strict=True)
-        if name not in table.texts
+        if name not in texts
     }
-    if not table.texts:
+    if not texts:
         return Dataset.from_dict(stored)
-    features = Features(dict.fromkeys(table.texts, Value("string")))
+    features = Features(dict.fromkeys(texts, Value("string")))
     if files:
         # By content: times of change are the same for other bytes, and others for the same.
-        given = {"table": table, "key": " ".join([READING, *map(sha256, files)])}
+        given: dict[str, Any] = {"read": read, "unfold": unfold, "key": " ".join([READING, *map(sha256, files)])}
+        given |= {"texts": tuple(texts)}  # `datasets` would take a list for shards
         try:
             dataset = Dataset.from_generator(text_rows, features=features, gen_kwargs=given)
         except DatasetGenerationError as error:
             raise (error.__cause__ or error) from None
     else:
-        dataset = Dataset.from_list(list(text_rows(table)), features=features)
+        dataset = Dataset.from_list(list(text_rows(read, texts, unfold)), features=features)
     for name, column in stored.items():
         dataset = dataset.add_column(name, column)
     return dataset
 
 
-def text_rows(table: Table, key: str = "") -> Iterator[dict[str, str | None]]:
-    """Rows with the columns `table.texts`. `key` is what else they depend on, for the cache of `datasets`."""
-    for place, row in table.rows():
-        for one in unfolded(row, table.unfold):
-            yield {name: as_text(one.get(name), f"{place}, column {name}") for name in table.texts}
+def text_rows(
+    read: Callable[[], Iterator[tuple[str, Row]]], texts: Sequence[str], unfold: str | None, key: str = ""
+) -> Iterator[dict[str, str | None]]:
+    """Rows with the columns `texts`. `key` is what else they depend on, for the cache of `datasets`."""
+    for place, row in read():
+        for one in unfolded(row, unfold):
+            yield {name: as_text(one.get(name), f"{place}, column {name}") for name in texts}
 
 
 def unfolded(row: Row, column: str | None) -> Iterator[Row]:

@@ -5,9 +5,11 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from timeit import timeit
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -39,10 +41,8 @@ def evaluate_pairs(
     query_embeddings = embed(list(data.queries.values()))
     document_embeddings = embed(list(data.corpus.values()))
     run = rank(list(data.queries), list(data.corpus), by_dot_product(query_embeddings, document_embeddings))
-    query_rows = {text: row for row, text in enumerate(data.queries.values())}
-    document_rows = {text: row for row, text in enumerate(data.corpus.values())}
-    query_ids = torch.tensor([query_rows[text] for text in queries])
-    answer_ids = torch.tensor([document_rows[text] for text in answers])
+    # Their rows: texts are numbered in the order in which they come first.
+    query_ids, answer_ids = (torch.from_numpy(pd.Series(some).factorize()[0]) for some in (queries, answers))
     embeddings = query_embeddings[query_ids], document_embeddings[answer_ids]
     loss = in_batch_loss(*embeddings, query_ids, answer_ids, temperature)
     return {"loss": loss, **ranking_measures(data.qrels, run, ("nDCG@10", "RR@10"))}
@@ -81,36 +81,29 @@ class TextEncoder(NamedTuple):
 
 
 def load_text_encoder(model: str, role: str) -> TextEncoder:
-    """A tinybert model, or what `sentence_transformers` loads, with its own prompts and measure; messages tell its `role`."""
-    if is_tinybert(model):
+    """A tinybert model, or what `sentence_transformers` loads, with its own prompts and measure; messages tell its `role`.
+
+    Raises: UnreadableError: if it cannot be loaded.
+    """
+    try:
+        ours = TinyBertConfig.get_config_dict(model)[0].get("model_type") == TinyBertConfig.model_type
+    except (OSError, ValueError):  # not every SentenceTransformer has a configuration of transformers
+        ours = False
+    if ours:
         pipeline = load_search_pipeline(model)
         return TextEncoder(
             lambda texts: pipeline.encode_query(texts, show_progress_bar=True).to(pipeline.device),
             lambda texts: pipeline.encode_document(texts, show_progress_bar=True).to(pipeline.device),
             lambda queries, documents: queries @ documents.T,
         )
-    encoder = load_sentence_transformer(model, role)
-    options = {"convert_to_tensor": True, "show_progress_bar": True}
-    return TextEncoder(
-        partial(encoder.encode_query, **options), partial(encoder.encode_document, **options), encoder.similarity
-    )
-
-
-def is_tinybert(model: str) -> bool:
-    """Whether a folder or a Hub id holds a model of ours."""
-    try:
-        return TinyBertConfig.get_config_dict(model)[0].get("model_type") == TinyBertConfig.model_type
-    except (OSError, ValueError):  # not every SentenceTransformer has a configuration of transformers
-        return False
-
-
-def load_sentence_transformer(model: str, role: str) -> Any:
-    """A SentenceTransformer from a folder or the Hub. Raises: UnreadableError: if it cannot be loaded."""
     sentence_transformers = import_extra("sentence_transformers")
     try:
-        return sentence_transformers.SentenceTransformer(model)
+        encoder = sentence_transformers.SentenceTransformer(model)
     except (OSError, ValueError) as error:
         raise UnreadableError(f"Could not load the {role} {model}: {error}") from error
+    methods = encoder.encode_query, encoder.encode_document
+    encode = (partial(method, convert_to_tensor=True, show_progress_bar=True) for method in methods)
+    return TextEncoder(*encode, encoder.similarity)
 
 
 def evaluate_model(
@@ -168,7 +161,7 @@ def evaluate_model(
         "results": by_name(systems, values.mean(axis=0)),
         "intervals": by_name(systems, percentile_interval(means)),
         "differences": {
-            name: by_name(systems, percentile_interval(means[:, [systems.index(name)]] - means), without=name)
+            name: by_name(systems, percentile_interval(means[:, [systems.index(name)]] - means), [name])
             for name in (MODEL, f"{BM25} + {MODEL}")
         },
     }
@@ -216,13 +209,9 @@ def rank_anew(pipeline: SearchPipeline, data: RetrievalData, runs: Runs, depth: 
         anew = ({hit["id"]: hit["score"] for hit in hits} for hits in rankings)
         runs[f"{name} + MaxSim"] = dict(zip(data.queries, anew, strict=True)), before + seconds
     few = list(zip(queries, rankings, strict=True))[:20]
-    started = time.perf_counter()
-    for query, _ in few:
-        pipeline.encode_query([query])
-    embedded = time.perf_counter()
-    for query, hits in few:
-        pipeline.refine([query], [hits], TOP_K, depth)
-    taken = {MODEL: embedded - started, f"{MODEL} + MaxSim": time.perf_counter() - started}
+    embedding = timeit(lambda: [pipeline.encode_query([query]) for query, _ in few], number=1)
+    refining = timeit(lambda: [pipeline.refine([query], [hits], TOP_K, depth) for query, hits in few], number=1)
+    taken = {MODEL: embedding, f"{MODEL} + MaxSim": embedding + refining}
     return {name: round(1000 * seconds / len(few), 1) for name, seconds in taken.items()}
 
 
@@ -243,13 +232,9 @@ def evaluation_command(flags: dict[str, Any]) -> str:
     return shlex.join(command)
 
 
-def by_name(systems: Sequence[str], values: np.ndarray, without: str | None = None) -> dict[str, dict[str, Any]]:
+def by_name(systems: Sequence[str], values: np.ndarray, without: Sequence[str] = ()) -> dict[Any, dict[str, Any]]:
     """(systems, measures, ...) as system -> measure -> value, for JSON."""
-    return {
-        system: dict(zip(MEASURES, rows, strict=True))
-        for system, rows in zip(systems, values.tolist(), strict=True)
-        if system != without
-    }
+    return pd.DataFrame(values.tolist(), systems, list(MEASURES)).drop(index=[*without]).to_dict("index")
 
 
 def result_table(result: dict[str, Any]) -> str:

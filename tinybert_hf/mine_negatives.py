@@ -138,9 +138,7 @@ def mine_by_embeddings(
     query_ids: Tensor,
     answer_ids: Tensor,
     num_negatives: int,
-    depth: int | None = None,
-    margin: float = 0.05,
-    seed: int = 0,
+    **settings: Any,
 ) -> Negatives:
     """`mine_negatives` among the answers of the same rows, by cosine similarity; what training refreshes itself with.
 
@@ -150,7 +148,7 @@ def mine_by_embeddings(
     distinct, first = map(torch.from_numpy, np.unique(answer_ids.cpu().numpy(), return_index=True))
     queries, answers = (nn.functional.normalize(rows.float(), dim=-1) for rows in (query_embeddings, answer_embeddings))
     score = by_dot_product(queries, answers[first.to(answers.device)])
-    mined = mine_negatives(score, query_ids, answer_ids, distinct, num_negatives, depth, margin, seed=seed)
+    mined = mine_negatives(score, query_ids, answer_ids, distinct, num_negatives, **settings)
     return mined._replace(columns=first[mined.columns])
 
 
@@ -177,8 +175,7 @@ def mine_data(
     else:
         score, lowest = Bm25(documents).score(queries), 0.0
     query_ids, answer_ids, ids = (torch.tensor([*map(text_id, some)]) for some in (queries, answers, documents))
-    settings |= {"lowest_score": lowest, "show_progress_bar": True}
-    mined = mine_negatives(score, query_ids, answer_ids, ids, **settings)
+    mined = mine_negatives(score, query_ids, answer_ids, ids, lowest_score=lowest, show_progress_bar=True, **settings)
     with without_progress_bars():
         for i, column in enumerate(mined.columns.T.tolist()):
             pairs = pairs.add_column(f"negative_{i}", [documents[number] for number in column])
@@ -199,3 +196,21 @@ def write_pairs(pairs: Dataset, path: Path) -> None:
         pairs.to_parquet(path)
     else:
         pairs.to_json(path, force_ascii=False)
+
+
+def describe_negatives(mined: Negatives, ranking: str, output_file: Path) -> str:
+    """What mining found, and how to train with it."""
+    rows, num_negatives = mined.columns.shape
+    filtered = mined.num_filtered.float()
+    lines = [
+        f"{rows:,} rows with {num_negatives} negatives each, by {ranking}: {output_file}",
+        f"Left out as too close to the answer's score: {filtered.median():,.0f} texts in the median row, "
+        f"{filtered.mean():,.0f} on average, some in {(filtered > 0).float().mean():.0%} of the rows.",
+    ]
+    if drawn := int(mined.num_random.sum()):
+        lines.append(
+            f"Drawn at random, because the ranking found too few: {drawn:,} of {rows * num_negatives:,} negatives, in "
+            f"{int((mined.num_random > 0).sum()):,} rows."
+        )
+    columns = " ".join(f"negative_{i}" for i in range(num_negatives))
+    return "\n".join([*lines, f"Train with: --data {output_file} --negative_columns {columns}"])

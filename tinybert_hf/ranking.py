@@ -59,26 +59,21 @@ class Bm25:
         logging.getLogger("bm25s").setLevel(logging.WARNING)  # it reports to every log there is
         self.num_documents = len(documents)
         self.index = self.bm25s.BM25()
-        self.index.index(self.tokenize(documents), show_progress=False)
+        self.index.index(self.tokenize(documents, return_ids=True), show_progress=False)
 
-    def tokenize(self, texts: Iterable[str], return_ids: bool = True) -> Any:
+    def tokenize(self, texts: Iterable[str], return_ids: bool = False) -> Any:
         """Lower-case words of every script, without English stop words, as `bm25s` takes them."""
         spaced = [" ".join(words(text)) for text in texts]
         return self.bm25s.tokenize(spaced, token_pattern=r"\S+", return_ids=return_ids, show_progress=False)
 
     def rank(self, queries: Mapping[str, str], document_ids: Sequence[str]) -> Run:
         """The `TOP_K` best documents of each query (id -> text); those without a word of it are left out."""
-        tokens = self.tokenize(queries.values())
-        documents, scores = self.index.retrieve(tokens, k=min(TOP_K, self.num_documents), show_progress=False)
-        # bm25s fills up with documents that share no word with the query; they score 0.
-        return {
-            query_id: {document_ids[i]: float(s) for i, s in zip(indices, values, strict=True) if s > 0}
-            for query_id, indices, values in zip(queries, documents, scores, strict=True)
-        }
+        run = rank([*queries], document_ids, self.score([*queries.values()]))
+        return {query: {name: score for name, score in found.items() if score > 0} for query, found in run.items()}
 
     def score(self, queries: Sequence[str]) -> Score:
         """All scores of these queries; 0 where they have no word in common."""
-        tokens = self.tokenize(queries, return_ids=False)
+        tokens = self.tokenize(queries)
 
         def score(block: slice) -> Tensor:
             scores = torch.zeros(block.stop - block.start, self.num_documents)

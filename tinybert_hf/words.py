@@ -33,18 +33,6 @@ def embed_words(model: TinyBertModel, input_ids: Tensor, attention_mask: Tensor)
 
 
 @torch.no_grad()
-def start_from_tokens(model: TinyBertModel, token_embeddings: Tensor) -> None:
-    """Put a teacher's embeddings of the tokens into the first dimensions of the model's; the others stay random.
-
-    They are scaled to the variance of the others, so that each dimension counts alike. `token_embeddings` is (V, any
-    width), the most important dimensions first (`teacher.embed_tokens`); those beyond the model's are cut.
-    """
-    embeddings = model.get_input_embeddings().weight
-    learned = token_embeddings[:, : embeddings.shape[1]]
-    embeddings[:, : learned.shape[1]] = (learned * (embeddings.std() / learned.std())).to(embeddings)
-
-
-@torch.no_grad()
 def weigh_by_rarity(model: TinyBertModel, texts: Sequence[list[int]]) -> None:
     """Scale each token embedding by its inverse document frequency, as BM25 has it.
 

@@ -1,30 +1,68 @@
-"""A teacher's embeddings of the tokens of a new model."""
+"""The words of a new model start as a teacher has them."""
 
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
 from transformers import PreTrainedTokenizerBase
 
-from tinybert_hf import load_search_pipeline
+from tinybert_hf import TinyBertConfig, TinyBertModel, load_search_pipeline
 from tinybert_hf.errors import UnreadableError
-from tinybert_hf.training.teacher import embed_tokens
+from tinybert_hf.training.teacher import start_from_teacher
 
 
-def test_tokens_are_embedded_as_texts_and_turned_so_that_the_first_dimensions_tell_most(
-    model_folder: Path, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def embeddings(model: TinyBertModel) -> Tensor:
+    return model.get_input_embeddings().weight.detach().clone()
+
+
+@pytest.fixture
+def as_texts(model_folder: Path, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """What the teacher, 32 wide, makes of the tokens: centred, special ones left out."""
     tokens = [token.removeprefix("##") for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
     plain = load_search_pipeline(model_folder).encode(tokens)
     plain -= plain.mean(dim=0)
     plain[tokenizer.all_special_ids] = 0
-    turned = embed_tokens(str(model_folder), tokenizer)
-    torch.testing.assert_close(turned @ turned.T, plain @ plain.T, rtol=1e-3, atol=1e-4)
-    assert turned[tokenizer.all_special_ids].abs().max() < 1e-6
-    variances = turned.square().sum(dim=0)
+    return plain
+
+
+def test_tokens_start_as_the_teacher_embeds_them_as_texts(
+    model_folder: Path, config: TinyBertConfig, tokenizer: PreTrainedTokenizerBase, as_texts: Tensor
+) -> None:
+    config.hidden_size = 64
+    model = TinyBertModel(config)
+    before = embeddings(model)
+    start_from_teacher(model, tokenizer, str(model_folder))
+    after = embeddings(model)
+    own = after[:, :32]
+    scale = before.std() / as_texts.std()
+    torch.testing.assert_close(own @ own.T, scale**2 * as_texts @ as_texts.T, rtol=1e-3, atol=1e-4 * float(scale) ** 2)
+    assert own[tokenizer.all_special_ids].abs().max() < 1e-6
+    assert own.std().item() == pytest.approx(before.std().item(), rel=1e-4)
+    assert torch.equal(after[:, 32:], before[:, 32:])
+
+
+def test_a_narrower_model_takes_the_dimensions_that_tell_most(
+    model_folder: Path, config: TinyBertConfig, tokenizer: PreTrainedTokenizerBase, as_texts: Tensor
+) -> None:
+    config.hidden_size = 16
+    model = TinyBertModel(config)
+    before = embeddings(model)
+    start_from_teacher(model, tokenizer, str(model_folder))
+    after = embeddings(model)
+    variances = after.square().sum(dim=0)
     assert torch.equal(variances, variances.sort(descending=True).values)
+    assert after.std().item() == pytest.approx(before.std().item(), rel=1e-4)
+    parts = torch.linalg.svd(as_texts)
+    principal = parts.U[:, :16] * parts.S[:16]
+    telling = principal.norm(dim=1) > 1e-3
+    similarities = cosine_similarity((after @ after.T)[telling], (principal @ principal.T)[telling])
+    torch.testing.assert_close(similarities, torch.ones_like(similarities), rtol=0, atol=1e-3)
 
 
-def test_a_teacher_that_is_none_is_named(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_a_teacher_that_is_none_is_named(
+    tmp_path: Path, model: TinyBertModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
     with pytest.raises(UnreadableError, match=r"Could not load the teacher .*nowhere"):
-        embed_tokens(str(tmp_path / "nowhere"), tokenizer)
+        start_from_teacher(model, tokenizer, str(tmp_path / "nowhere"))

@@ -73,7 +73,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     except OSError as error:
         if error.errno is None:  # of a library
             raise
-        discard_output()
+        try:
+            sys.stdout.flush()
+        except OSError:  # it is what failed: keep Python from writing the rest of it at exit, and failing again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if error.errno == errno.EPIPE:  # the reader has seen enough, as in `tinybert ... | head`
             sys.exit(1)
         fail(str(error), 1)
@@ -83,11 +86,3 @@ def fail(message: str, status: int) -> None:
     """Say in one line what is wrong, and end."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
-
-
-def discard_output() -> None:
-    """If standard output is what failed, keep Python from writing the rest of it at exit, and failing again."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

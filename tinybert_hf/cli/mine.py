@@ -1,14 +1,10 @@
 """tinybert mine: hard negatives for training."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..data_arguments import DataArguments
 from ..extras import import_extra
 from .terminal import log_progress
-
-if TYPE_CHECKING:
-    from ..mine_negatives import Negatives
 
 
 def mine(
@@ -46,34 +42,16 @@ def mine(
     log_progress()
     import_extra("datasets", purpose="mining")
     from ..data import read_columns
-    from ..mine_negatives import check_output_file, mine_data, write_pairs
+    from ..mine_negatives import check_output_file, describe_negatives, mine_data, write_pairs
 
     check_output_file(output_file)
     columns = {"query": query_column, "answer": answer_column}
-    flags = {"query": "query_column", "answer": "answer_column"}
+    flags = {name: f"{name}_column" for name in columns}
     pairs = read_columns(source.data, columns, flags, source.data_split, **source.reading)
     texts: list[str] = []
     if corpus:
         written = source.reading["written"]
         texts = read_columns(corpus, {"text": corpus_column}, {"text": "corpus_column"}, written=written)["text"][:]
-    settings = {"num_negatives": num_negatives, "depth": depth, "margin": margin, "seed": seed}
-    pairs, mined = mine_data(pairs, texts, model, **settings)
+    pairs, mined = mine_data(pairs, texts, model, num_negatives=num_negatives, depth=depth, margin=margin, seed=seed)
     write_pairs(pairs, output_file)
-    print(summary(mined, model or "BM25", output_file))
-
-
-def summary(mined: "Negatives", ranking: str, output_file: Path) -> str:
-    rows, num_negatives = mined.columns.shape
-    filtered = mined.num_filtered.float()
-    lines = [
-        f"{rows:,} rows with {num_negatives} negatives each, by {ranking}: {output_file}",
-        f"Left out as too close to the answer's score: {filtered.median():,.0f} texts in the median row, "
-        f"{filtered.mean():,.0f} on average, some in {(filtered > 0).float().mean():.0%} of the rows.",
-    ]
-    if drawn := int(mined.num_random.sum()):
-        lines.append(
-            f"Drawn at random, because the ranking found too few: {drawn:,} of {rows * num_negatives:,} negatives, in "
-            f"{int((mined.num_random > 0).sum()):,} rows."
-        )
-    columns = " ".join(f"negative_{i}" for i in range(num_negatives))
-    return "\n".join([*lines, f"Train with: --data {output_file} --negative_columns {columns}"])
+    print(describe_negatives(mined, model or "BM25", output_file))

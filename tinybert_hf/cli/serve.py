@@ -9,17 +9,17 @@ from ..extras import import_extra
 from .index import Address
 
 ApiKey = Annotated[str | None, Parameter(env_var="TINYBERT_API_KEY")]
+Model = Annotated[str | None, Parameter(help="The model that made the index, if it lies elsewhere now.")]
 
 
 def serve(
-    address: Address, *, model: str | None = None, host: str = "127.0.0.1", port: int = 8000, api_key: ApiKey = None
+    address: Address, *, model: Model = None, host: str = "127.0.0.1", port: int = 8000, api_key: ApiKey = None
 ) -> None:
     """Serve an index over HTTP: a page to search it, GET /search, OpenAI's POST /v1/embeddings, /healthz, /metrics.
 
         tinybert serve packages.index        # then open http://127.0.0.1:8000
 
     Args:
-        model: The model that made the index, if its folder has moved.
         host: Address to listen on. Any address but this machine's own (127.0.0.1) needs --api_key.
         port: Port to listen on. 0 takes any free port.
         api_key: Key that requests must send as `Authorization: Bearer KEY`. Safer in the variable TINYBERT_API_KEY.
@@ -33,12 +33,9 @@ def serve(
     import_extra("uvicorn", "serve", "serving").run(service.app, host=host, port=port, **options)
 
 
-def mcp(address: Address, *, model: str | None = None) -> None:
+def mcp(address: Address, *, model: Model = None) -> None:
     """Let chatbots search an index: a tool of the Model Context Protocol (MCP), over standard input and output.
 
-        tinybert mcp packages.index
-
-    Args:
-        model: The model that made the index, if its folder has moved.
+    tinybert mcp packages.index
     """
     import_extra("tinybert_hf.serving.mcp", "mcp", "the protocol").create_server(address.open(model)).run("stdio")

@@ -124,10 +124,9 @@ class SearchIndex:
             raise InputError("revision and truncate_dim belong to a model: pass model too.")
         self.address = str(address)
         self.store = open_store(self.address, token)
-        given = None if model is None else model_identity(model, revision, truncate_dim)
-        if given and truncate_dim is None and (stored := self.store.description()):
-            given = given._replace(dimension=stored["dimension"])
-        self.identity = given
+        self.identity = None if model is None else model_identity(model, revision, truncate_dim)
+        if self.identity and truncate_dim is None and (stored := self.store.description()):
+            self.identity = self.identity._replace(dimension=stored["dimension"])
         self._read_identity()
 
     def _read_identity(self) -> None:
@@ -255,9 +254,9 @@ class SearchIndex:
         rows = [next(encoded) if record.embedding is None else record.embedding for record in records]
         names = [f"the record {record.id!r}" for record in records]
         width = width or len(rows[0])
-        if wrong := [(name, len(row)) for name, row in zip(names, rows, strict=True) if len(row) != width]:
-            name, length = wrong[0]
-            raise InputError(f"The embedding of {name} has {length} dimensions; {self.address} has {width}.")
+        for name, row in zip(names, rows, strict=True):
+            if len(row) != width:
+                raise InputError(f"The embedding of {name} has {len(row)} dimensions; {self.address} has {width}.")
         return unit_rows(np.stack(rows), names)
 
     def search(

@@ -47,6 +47,8 @@ class FolderStore:
         os.environ.setdefault("LANCEDB_LOG", "error")  # before the import: it warns of every table that it creates
         self.path = Path(address).expanduser()
         self._lancedb = import_engine("lancedb")
+        seen_at_once = {"read_consistency_interval": timedelta(0)}  # what others write
+        self._connect = partial(self._lancedb.connect, self.path, **seen_at_once)
         self._indexes = import_engine("lancedb.index")
         self._arrow = import_engine("pyarrow")
         self.ann: Any = None  # set by benchmarks only: another LanceDB index in place of IVF_RQ
@@ -61,9 +63,6 @@ class FolderStore:
         elif others or self.path.is_file() or any((files / "data").glob("*")):  # else new, or killed before it wrote
             remedy = f"There is nothing in {files / '_versions'}. Name another folder, or restore a copy."
             raise UnreadableError(f"{self.path} is no search index, or files of it are missing. {remedy}")
-
-    def _connect(self) -> Any:
-        return self._lancedb.connect(self.path, read_consistency_interval=timedelta(0))  # sees what others write
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

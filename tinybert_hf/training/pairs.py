@@ -1,6 +1,7 @@
 """The training and held-out rows of stage two: pairs of a query and its answer, or documents."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +24,16 @@ def load_pairs(arguments: RetrievalArguments) -> Split:
     columns = {"query": arguments.query_column, "answer": arguments.answer_column, **negatives}
     flags = {"query": "query_column", "answer": "answer_column", **dict.fromkeys(negatives, "negative_columns")}
     unfold = arguments.answer_column if arguments.unfold_answers else None
-
-    def read(data: Any, split: str) -> Dataset:
-        return read_columns(data, columns, flags, split, unfold, **arguments.reading)
-
+    read = partial(read_columns, columns=columns, flags=flags, unfold=unfold, **arguments.reading)
     if arguments.documents is not None:
         return load_documents(arguments, read)
-    train = read(arguments.data, arguments.data_split)
+    train = read(arguments.data, split=arguments.data_split)
     if source := arguments.evaluation_source:
-        return Split(train, read(*source))
+        return Split(train, read(source[0], split=source[1]))
     return hold_out(train, arguments.eval_size, arguments.seed, by=["query", "answer"])
 
 
-def load_documents(arguments: RetrievalArguments, read: Callable[[Any, str], Dataset]) -> Split:
+def load_documents(arguments: RetrievalArguments, read: Callable[..., Dataset]) -> Split:
     """Documents to train on; to measure on, the pairs of `--eval_data` or heads and bodies of documents held out."""
     columns = {"text": arguments.text_column} | ({"title": arguments.title_column} if arguments.title_column else {})
     flags = {"text": "text_column", "title": "title_column"}
@@ -51,7 +49,7 @@ def load_documents(arguments: RetrievalArguments, read: Callable[[Any, str], Dat
         parts.append(read_documents(rows, found, describe_data(one), flags))
     documents = concatenate_datasets(parts) if len(parts) > 1 else parts[0]
     if arguments.eval_data is not None and (source := arguments.evaluation_source):
-        return Split(documents, read(*source))
+        return Split(documents, read(source[0], split=source[1]))
     train, held_out = hold_out(documents, arguments.eval_size, arguments.seed, by=["body"])
     return Split(train, pairs_from_documents(held_out))
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..beir import pairs_as_retrieval
-from ..configuration_tinybert import TinyBertConfig
 from ..data import MOST_HELD_OUT, describe_data
 from ..documents import draw_pair, tokenize_documents
 from ..encoding import encode_by_processes
@@ -29,14 +28,14 @@ from ..modeling_tinybert import TinyBertModel
 from ..pipeline_tinybert import length_batches, pad_batch, with_prompt
 from ..ranking import Bm25
 from ..tokenization import prompt_tokens, report_tokens, tokenize_columns
-from ..words import embed_words, is_words_alone, start_from_tokens, weigh_by_rarity
+from ..words import embed_words, is_words_alone, weigh_by_rarity
 from .arguments import RetrievalArguments
 from .gradients import MicroBatch, cached_backward
 from .pairs import load_pairs
 from .sampler import build_sampler
 from .stage import Stage
 from .start import load_start
-from .teacher import embed_tokens
+from .teacher import start_from_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +67,10 @@ class RetrievalStage(Stage):
         start.config.prompts |= {kind: prompt for kind, prompt in asked.items() if prompt is not None}
         self.tokenizer, self.max_length = start.tokenizer, start.config.max_position_embeddings
         self.prompts = prompt_tokens(self.tokenizer, start.config.prompts, self.max_length)
-        self.loss = MultipleNegativesRankingLoss(arguments.temperature, embedding_dims(arguments, start.config))
+        dims = [width := start.config.hidden_size, *(arguments.matryoshka_dims or [])]
+        if wrong := [dim for dim in dims if not 1 <= dim <= width]:
+            raise InputError(f"--matryoshka_dims must be from 1 to {width}, the width of the encoder, got {wrong[0]}.")
+        self.loss = MultipleNegativesRankingLoss(arguments.temperature, dims)
         set_seed(arguments.seed)
         self.model = start.load(TinyBertModel)
         self.config = self.model.config
@@ -76,7 +78,7 @@ class RetrievalStage(Stage):
             self.rows = self.tokenize()
             report_tokens(self.rows, self.told_columns, self.tokenizer, self.max_length)
             if arguments.teacher and start.source is None:
-                start_from_tokens(self.model, embed_tokens(arguments.teacher, self.tokenizer))
+                start_from_teacher(self.model, self.tokenizer, arguments.teacher)
         if start.source is None and is_words_alone(self.config):
             weigh_by_rarity(self.model, self.rows[self.told_columns[-1]])
         self.sampler = build_sampler(arguments, accelerator, len(self.rows))
@@ -99,10 +101,8 @@ class RetrievalStage(Stage):
 
     def mine(self, model: PreTrainedModel, epoch: int) -> Tensor:
         """Rows of wrong answers that the model ranks high, (rows, mined_negatives)."""
-        queries, answers = (
-            encode_by_processes(model, self.tokenizer, texts, show_progress_bar=True)
-            for texts in self.prompted(self.data.train)
-        )
+        encode = partial(encode_by_processes, model, self.tokenizer, show_progress_bar=True)
+        queries, answers = map(encode, self.prompted(self.data.train))
         query_ids, answer_ids = (torch.tensor(self.rows[name][:]) for name in ("query_id", "answer_id"))
         number, seed = self.arguments.mined_negatives, self.arguments.seed + epoch
         depth = max(MINING_DEPTH, number)
@@ -208,13 +208,3 @@ class DocumentStage(RetrievalStage):
 def build_stage(arguments: RetrievalArguments, accelerator: Accelerator, checkpoint: Path | None) -> RetrievalStage:
     stage = RetrievalStage if arguments.documents is None else DocumentStage
     return stage(arguments, accelerator, checkpoint)
-
-
-def embedding_dims(arguments: RetrievalArguments, config: TinyBertConfig) -> list[int]:
-    """The numbers of first dimensions that are trained."""
-    dims = [config.hidden_size, *(arguments.matryoshka_dims or [])]
-    if wrong := [dim for dim in dims if not 1 <= dim <= config.hidden_size]:
-        raise InputError(
-            f"--matryoshka_dims must be from 1 to {config.hidden_size}, the width of the encoder, got {wrong[0]}."
-        )
-    return dims

@@ -1,13 +1,13 @@
 """Stage one: tell classes of texts, or of pairs of texts, apart."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
-from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -78,16 +78,13 @@ def load_examples(arguments: SentimentArguments) -> tuple[Split, list[str]]:
     columns = dict(zip(("text", "text_pair"), arguments.text_columns, strict=False))
     flags = dict.fromkeys(columns, "text_columns") | {"label": "label_column"}
     columns["label"] = arguments.label_column
-
-    def read(data: Any, split: str) -> Dataset:
-        return read_columns(data, columns, flags, split, **arguments.reading)
-
-    train = read(arguments.data, arguments.data_split)
+    read = partial(read_columns, columns=columns, flags=flags, **arguments.reading)
+    train = read(arguments.data, split=arguments.data_split)
     report_labels(train, describe_data(arguments.data))
     names = label_names(train)
     train = encode_labels(train, names, describe_data(arguments.data))
     if source := arguments.evaluation_source:
-        return Split(train, encode_labels(read(*source), names, describe_data(source[0]))), names
+        return Split(train, encode_labels(read(source[0], split=source[1]), names, describe_data(source[0]))), names
     return hold_out(train, arguments.eval_size, arguments.seed, by=["text"]), names
 
 

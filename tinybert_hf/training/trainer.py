@@ -128,7 +128,11 @@ class Trainer:
                 self._save_checkpoint()
                 window += time.perf_counter() - paused  # the texts per second are those of training
             if stop.received(self.accelerator) and not last:
-                self._leave(stop)
+                self._save_checkpoint()
+                saved = f"step {self.state.step} of {self.max_steps} is saved in {self.output_dir}"
+                logger.warning("Stopped by a signal; %s. Continue with --resume_from_checkpoint auto.", saved)
+                self.accelerator.end_training()
+                sys.exit(128 + (stop.number or signal.SIGTERM))
 
     def _micro_step(self, batch: Any) -> Tensor:
         """Forward, backward and, after the last batch of a step, the update; returns the loss without graph."""
@@ -218,7 +222,13 @@ class Trainer:
             )
         self._bring_best(checkpoint, saved.best_step)
         try:
-            self._load_states(checkpoint)
+            # accelerate runs no code of what it loads, but would go on with other random states.
+            states = load(checkpoint / f"random_states_{self.accelerator.process_index}.pkl")
+            self.accelerator.load_state(str(checkpoint))
+            wanted = [states["torch_manual_seed"], *states.get("torch_cuda_manual_seed", [])]
+            found = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
+            if len(found) < len(wanted) or not all(map(torch.equal, wanted, found)):
+                raise ValueError("its random states do not fit the devices of this machine.")
             self.stage.load_state_dict(load_file(checkpoint / STAGE_FILE))
         except Exception as error:  # unpicklers fail in many ways
             raise UnreadableError(
@@ -240,22 +250,6 @@ class Trainer:
         kept = self.output_dir / best.name
         if self.accelerator.is_main_process and not kept.exists():  # resumed into another folder
             put_in_place(shutil.copytree(best, kept.with_name(f"unfinished-{best.name}"), dirs_exist_ok=True), kept)
-
-    def _load_states(self, checkpoint: Path) -> None:
-        """The optimizer and the random states. accelerate runs no code of theirs, but would go on with other states."""
-        states = load(checkpoint / f"random_states_{self.accelerator.process_index}.pkl")
-        self.accelerator.load_state(str(checkpoint))
-        wanted = [states["torch_manual_seed"], *states.get("torch_cuda_manual_seed", [])]
-        found = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
-        if len(found) < len(wanted) or not all(map(torch.equal, wanted, found)):
-            raise ValueError("its random states do not fit the devices of this machine.")
-
-    def _leave(self, stop: StopSignal) -> None:
-        self._save_checkpoint()
-        saved = f"step {self.state.step} of {self.max_steps} is saved in {self.output_dir}"
-        logger.warning("Stopped by a signal; %s. Continue with --resume_from_checkpoint auto.", saved)
-        self.accelerator.end_training()
-        sys.exit(128 + (stop.number or signal.SIGTERM))
 
     def _finish(self) -> dict[str, Any]:
         """Put the best checkpoint's model into `output_dir`, write the summary, and tell the result."""
