@@ -101,9 +101,9 @@ def load_text_encoder(model: str, role: str) -> TextEncoder:
         encoder = sentence_transformers.SentenceTransformer(model)
     except (OSError, ValueError) as error:
         raise UnreadableError(f"Could not load the {role} {model}: {error}") from error
-    methods = encoder.encode_query, encoder.encode_document
-    encode = (partial(method, convert_to_tensor=True, show_progress_bar=True) for method in methods)
-    return TextEncoder(*encode, encoder.similarity)
+    options = {"convert_to_tensor": True, "show_progress_bar": True}
+    queries, documents = partial(encoder.encode_query, **options), partial(encoder.encode_document, **options)
+    return TextEncoder(queries, documents, encoder.similarity)
 
 
 def evaluate_model(

@@ -24,7 +24,9 @@ def load_pairs(arguments: RetrievalArguments) -> Split:
     columns = {"query": arguments.query_column, "answer": arguments.answer_column, **negatives}
     flags = {"query": "query_column", "answer": "answer_column", **dict.fromkeys(negatives, "negative_columns")}
     unfold = arguments.answer_column if arguments.unfold_answers else None
-    read = partial(read_columns, columns=columns, flags=flags, unfold=unfold, **arguments.reading)
+    read: Callable[..., Dataset] = partial(
+        read_columns, columns=columns, flags=flags, unfold=unfold, **arguments.reading
+    )
     if arguments.documents is not None:
         return load_documents(arguments, read)
     train = read(arguments.data, split=arguments.data_split)

@@ -1,6 +1,6 @@
 """Stage one: tell classes of texts, or of pairs of texts, apart."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ def load_examples(arguments: SentimentArguments) -> tuple[Split, list[str]]:
     columns = dict(zip(("text", "text_pair"), arguments.text_columns, strict=False))
     flags = dict.fromkeys(columns, "text_columns") | {"label": "label_column"}
     columns["label"] = arguments.label_column
-    read = partial(read_columns, columns=columns, flags=flags, **arguments.reading)
+    read: Callable[..., Dataset] = partial(read_columns, columns=columns, flags=flags, **arguments.reading)
     train = read(arguments.data, split=arguments.data_split)
     report_labels(train, describe_data(arguments.data))
     names = label_names(train)
