@@ -10,11 +10,11 @@ from tqdm import std
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from tinybert_hf import progress
-from tinybert_hf.progress import LineBar, progress_bar
+from tinybert_hf.progress import Lines, progress_bar
 
 
 class Clock:
-    """The time that tqdm and LineBar read."""
+    """The time that tqdm reads."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -26,25 +26,39 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     clock = Clock()
-    monkeypatch.setattr(progress.time, "monotonic", clock)
     monkeypatch.setattr(std, "time", clock)
     yield clock
 
 
-def bar(file: io.StringIO, total: int = 100) -> LineBar:
-    bar = LineBar(total=total, unit="step", desc="Training (retrieval)", file=file, initial=4)
-    bar._time = progress.time.monotonic
+class Log:
+    """Standard error, which is no terminal."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys, self.text = capsys, ""
+
+    def getvalue(self) -> str:
+        self.text += self.capsys.readouterr().err
+        return self.text
+
+
+@pytest.fixture
+def log(capsys: pytest.CaptureFixture[str]) -> Log:
+    return Log(capsys)
+
+
+def bar(clock: Clock) -> std.tqdm:
+    bar = progress_bar(total=100, unit="step", desc="Training (retrieval)", initial=4)
+    bar._time = clock
     return bar
 
 
-def advance(clock: Clock, bar: LineBar, seconds: float) -> None:
+def advance(clock: Clock, bar: std.tqdm, seconds: float) -> None:
     clock.now += seconds
     bar.update()
 
 
-def test_a_line_is_written_every_half_minute(clock: Clock) -> None:
-    log = io.StringIO()
-    with bar(log) as steps:
+def test_a_line_is_written_every_half_minute(clock: Clock, log: Log) -> None:
+    with bar(clock) as steps:
         for _ in range(29):
             advance(clock, steps, 1)
         assert log.getvalue() == ""
@@ -57,32 +71,28 @@ def test_a_line_is_written_every_half_minute(clock: Clock) -> None:
     assert "\r" not in log.getvalue() and "\x1b" not in log.getvalue()
 
 
-def test_what_was_measured_last_stands_at_the_end_of_the_line(clock: Clock) -> None:
-    log = io.StringIO()
-    with bar(log) as steps:
+def test_what_was_measured_last_stands_at_the_end_of_the_line(clock: Clock, log: Log) -> None:
+    with bar(clock) as steps:
         steps.set_postfix_str("loss 1.234", refresh=False)
         advance(clock, steps, 31)
     assert log.getvalue().rstrip("\n").endswith("left, loss 1.234")
 
 
-def test_a_short_run_writes_nothing(clock: Clock) -> None:
-    log = io.StringIO()
-    with bar(log) as steps:
+def test_a_short_run_writes_nothing(clock: Clock, log: Log) -> None:
+    with bar(clock) as steps:
         for _ in range(90):
             advance(clock, steps, 0.1)
     assert log.getvalue() == ""
 
 
-def test_lines_of_the_log_stay_whole(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_of_the_log_stay_whole(clock: Clock, log: Log) -> None:
     """tqdm clears and redraws its bars around each of them."""
-    log = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", log)
     logger = logging.getLogger("a run")
-    handler = logging.StreamHandler(log)
+    handler = logging.StreamHandler(sys.stderr)
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        with logging_redirect_tqdm([logger]), bar(log) as steps:
+        with logging_redirect_tqdm([logger]), bar(clock) as steps:
             advance(clock, steps, 1)
             logger.info("step 5: nDCG@10 0.5")
             advance(clock, steps, 30)
@@ -99,9 +109,7 @@ def test_lines_of_the_log_stay_whole(clock: Clock, monkeypatch: pytest.MonkeyPat
     ]
 
 
-def test_a_bar_that_is_switched_off_is_silent(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", log)
+def test_a_bar_that_is_switched_off_is_silent(clock: Clock, log: Log) -> None:
     with progress_bar(total=3, unit="step", disable=True) as steps:
         clock.now += 100
         steps.update()
@@ -117,10 +125,10 @@ class Terminal(io.StringIO):
 def test_a_terminal_has_a_moving_bar_and_a_log_has_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     with progress_bar(total=3, unit="step") as lines:
-        assert isinstance(lines, LineBar)
+        assert isinstance(lines.fp._wrapped, Lines)
     monkeypatch.setattr(sys, "stderr", Terminal())
     with progress_bar(total=3, unit="step") as moving:
-        assert isinstance(moving, std.tqdm) and not isinstance(moving, LineBar)
+        assert not isinstance(moving.fp._wrapped, Lines)
     assert "\r" in sys.stderr.getvalue()  # type: ignore[attr-defined]
 
 

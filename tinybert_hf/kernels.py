@@ -1,6 +1,6 @@
 """Faster arithmetic for the encoder on a CPU: what the package adds to the plain model of `modeling_tinybert.py`.
 
-`CpuKernels` replaces three functions of torch while it is entered: linear layers, dropout and attention. Outputs and
+`CpuKernels` replaces two functions of torch while it is entered: linear layers and dropout. Outputs and
 gradients stay those of plain torch, up to rounding; dropout draws other masks. Each replacement is tried once on a tiny
 case. Where it is missing or computes something else, plain torch does the work, and the log says so. On other devices
 nothing is replaced.
@@ -26,10 +26,10 @@ MASKED_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # 
 
 
 class CpuKernels(TorchFunctionMode):
-    """While entered, a CPU computes linear layers, dropout and attention by the kernels of this file.
+    """While entered, a CPU computes linear layers and dropout by the kernels of this file.
 
     Args:
-        training: also replace dropout and the attention of training.
+        training: also replace dropout.
         num_tokens: tokens that will pass through the model before its weights change. From `LEAST_TOKENS_TO_PACK` on,
             weights are packed. None counts the tokens that pass, and packs when there have been so many.
 
@@ -51,8 +51,6 @@ class CpuKernels(TorchFunctionMode):
             return self._linear(*args, **kwargs)
         if self.training and function is functional.dropout:
             return dropout(*args, **kwargs)
-        if self.training and function is functional.scaled_dot_product_attention:
-            return attention(*args, **kwargs)
         return function(*args, **kwargs)
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -168,33 +166,6 @@ def dropout_mask(shape: torch.Size, probability: float, dtype: torch.dtype) -> T
     mask >>= bits - 1  # every bit set for the `num_kept` lowest numbers, none for the others
     mask &= torch.tensor(2 * quarter / num_kept, dtype=dtype).view(mask.dtype)
     return mask.view(dtype)
-
-
-def attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    **options: Any,
-) -> Tensor:
-    """`torch.nn.functional.scaled_dot_product_attention` written out where that trains faster on a CPU.
-
-    No fused kernel of a CPU has dropout, and in bf16 the backward pass of the one without takes three times as long.
-    """
-    slow = query.device.type == "cpu" and (dropout_p or query.dtype == torch.bfloat16)
-    if not slow or is_causal or scale is None or options:
-        return functional.scaled_dot_product_attention(
-            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **options
-        )
-    scores = torch.matmul(query * scale, key.transpose(2, 3))  # (B, A, T, H / A) each -> (B, A, T, T)
-    if attn_mask is not None:
-        least = torch.finfo(scores.dtype).min
-        scores = scores.masked_fill(~attn_mask, least) if attn_mask.dtype == torch.bool else scores + attn_mask
-    weights = functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    return torch.matmul(dropout(weights, dropout_p), value)
 
 
 def mean_of_words(embedding: nn.Embedding, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -1,45 +1,30 @@
 """Progress bars: a moving bar in a terminal or a notebook, a line now and then in a log."""
 
 import sys
-import time
-from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any
 
 from tqdm import std
 from tqdm.auto import tqdm
 
 SECONDS_BETWEEN_LINES = 30
+LINE = "{desc}: {n_fmt} of {total_fmt} {unit}s, {elapsed} gone, {remaining} left{postfix}"
 
 
-class LineBar(std.tqdm):
-    """A `tqdm` that writes a whole line every 30 seconds."""
+class Lines:
+    """Standard error for a bar that does not move: what tqdm draws becomes a whole line."""
 
-    def __init__(self, **options: Any) -> None:
-        self.written = time.monotonic()
-        line = "{desc}: {n_fmt} of {total_fmt} {unit}s, {elapsed} gone, {remaining} left{postfix}"
-        options |= dict.fromkeys(("mininterval", "maxinterval", "delay"), SECONDS_BETWEEN_LINES)
-        super().__init__(**options | {"miniters": 1, "bar_format": line, "dynamic_ncols": False, "leave": False})
+    def write(self, text: str) -> None:
+        if text.strip():  # tqdm also wipes out what it drew
+            sys.stderr.write(f"{text.strip()}\n")
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Write a line if it is time. tqdm also asks for one around every line of the log."""
-        if time.monotonic() - self.written >= SECONDS_BETWEEN_LINES:
-            self.written = time.monotonic()
-            super().display(msg, pos)
-
-    def clear(self, nolock: bool = False) -> None:
-        """Nothing: a line that was written stays. tqdm would go back to its beginning around every line of the log."""
-
-    @staticmethod
-    def status_printer(file: TextIO) -> Callable[[str], None]:
-        def print_line(line: str) -> None:
-            if line.strip():
-                file.write(f"{line}\n")
-                file.flush()
-
-        return print_line
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 def progress_bar(**options: Any) -> std.tqdm:
-    """`tqdm`, or where standard error is no terminal, its `LineBar`."""
+    """`tqdm`; where standard error is no terminal, it writes a line every 30 seconds."""
     in_notebook = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
-    return tqdm(**options) if in_notebook or sys.stderr.isatty() else LineBar(**options)
+    if not in_notebook and not sys.stderr.isatty():
+        options |= dict.fromkeys(("mininterval", "maxinterval", "delay"), SECONDS_BETWEEN_LINES)
+        options |= {"miniters": 1, "bar_format": LINE, "dynamic_ncols": False, "leave": False, "file": Lines()}
+    return tqdm(**options)

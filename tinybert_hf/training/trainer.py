@@ -77,6 +77,10 @@ class Trainer:
         num_steps = max(1, round(num_epochs * self.sampler.steps_per_epoch))
         self.max_steps = arguments.max_steps if arguments.max_steps > 0 else num_steps
         self.save_steps = int(arguments.save_steps) or max(1, round(arguments.save_steps * self.max_steps))
+        drops = stage.model.config.attention_probs_dropout_prob > 0
+        if accelerator.device.type == "cpu" and (drops or accelerator.mixed_precision == "bf16"):
+            # No fused attention of a CPU has dropout, and in bf16 its backward pass takes three times as long.
+            stage.model.set_attn_implementation("eager")
         # This leaves out DistributedDataParallel, whose part `average_gradients` has.
         self.model = accelerator.prepare_model(stage.model, evaluation_mode=True)
         self.optimizer = accelerator.prepare_optimizer(build_optimizer(stage.model, arguments))
