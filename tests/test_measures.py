@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 from retrieval_setup import QRELS
 
-from tinybert_hf.extras import import_extra
+from tinybert_hf.errors import import_extra
 from tinybert_hf.measures import classification_measures, percentile_interval, ranking_measures, resampled_means
 
 

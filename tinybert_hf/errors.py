@@ -1,6 +1,8 @@
 """What a user can mend. A command prints it in one line; everything else is a bug and keeps its traceback."""
 
+import importlib
 from pathlib import Path
+from types import ModuleType
 
 
 class InputError(ValueError):
@@ -24,3 +26,11 @@ def check_hub_id(name: str, kind: str) -> None:
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         where = f"no such file or folder here (in {Path.cwd()})"
         raise MissingFileError(f"There is no {kind} {name!r}: {where}, and an id on the Hub is OWNER/NAME.")
+
+
+def import_extra(module: str, extra: str = "train", purpose: str = "measuring") -> ModuleType:
+    """Import what loading and searching do not need, or raise MissingExtraError with the command that installs it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"{error}; {purpose} needs it: pip install 'tinybert_hf[{extra}]'") from error

@@ -16,8 +16,7 @@ from torch import Tensor
 from .beir import PAIR_COLUMNS, RetrievalData, load_beir, load_pairs_file, pairs_as_retrieval
 from .configuration_tinybert import TinyBertConfig
 from .encoding import SearchPipeline, load_search_pipeline
-from .errors import InputError, UnreadableError
-from .extras import import_extra
+from .errors import InputError, UnreadableError, import_extra
 from .losses import false_negatives, ranking_loss
 from .measures import MEASURES, measures_by_query, percentile_interval, ranking_measures, resampled_means
 from .ranking import TOP_K, Bm25, Run, Score, by_dot_product, fuse_runs, rank

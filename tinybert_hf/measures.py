@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .beir import Qrels
-from .extras import import_extra
+from .errors import import_extra
 from .ranking import Run
 
 # In the notation of ir_measures, and what their means over the queries are called.

@@ -12,8 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .configuration_tinybert import TinyBertConfig
-from .errors import InputError, MissingFileError
-from .extras import import_extra
+from .errors import InputError, MissingFileError, import_extra
 from .loading import loading
 from .modeling_tinybert import TinyBertModel
 from .pipeline_tinybert import encode

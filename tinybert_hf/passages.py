@@ -12,8 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError, MissingExtraError, MissingFileError, UnreadableError
-from .extras import import_extra
+from .errors import InputError, MissingExtraError, MissingFileError, UnreadableError, import_extra
 
 logger = logging.getLogger(__name__)
 

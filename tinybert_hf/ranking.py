@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .extras import import_extra
+from .errors import import_extra
 from .languages import words
 from .pipeline_tinybert import fuse_scores
 

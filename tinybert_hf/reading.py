@@ -25,8 +25,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from .errors import InputError, MissingFileError, UnreadableError
-from .extras import import_extra
+from .errors import InputError, MissingFileError, UnreadableError, import_extra
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..extras import import_extra
+from ..errors import import_extra
 from ..reading import Written
 from .terminal import log_progress, to_json
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..data_arguments import DataArguments
-from ..extras import import_extra
+from ..errors import import_extra
 from .terminal import log_progress
 
 

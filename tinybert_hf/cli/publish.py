@@ -3,8 +3,7 @@
 from pathlib import Path
 from tempfile import gettempdir
 
-from ..errors import InputError
-from ..extras import import_extra
+from ..errors import InputError, import_extra
 from .terminal import hide_loading, log_progress
 
 

@@ -4,8 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ..errors import InputError
-from ..extras import import_extra
+from ..errors import InputError, import_extra
 from .index import Address
 
 ApiKey = Annotated[str | None, Parameter(env_var="TINYBERT_API_KEY")]

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import App, ArgumentCollection, Parameter
 from cyclopts.config import Dict
 
-from ..extras import import_extra
+from ..errors import import_extra
 from ..training.arguments import RetrievalArguments, SentimentArguments
 from .recipes import find_recipe, read_recipe
 from .terminal import last_one_counts, log_progress

@@ -78,16 +78,6 @@ def weight_files(model: str, revision: str | None) -> list[str]:
     raise OSError(f"it has no {WEIGHTS[0]}.")
 
 
-def open_store(address: str, token: str | None) -> FolderStore | MilvusStore:
-    if address.startswith(("http://", "https://")):
-        return MilvusStore(address, token)
-    if "://" in address:
-        raise InputError(f"An index is a folder or http(s)://HOST:PORT of a Milvus server, not {address}.")
-    if token is not None:
-        raise InputError(f"A token is for a server, and {address} is a folder. Leave the token out.")
-    return FolderStore(address)
-
-
 class SearchIndex:
     """Texts with their embeddings and metadata in a folder or on a Milvus server.
 
@@ -123,7 +113,12 @@ class SearchIndex:
         if model is None and (revision is not None or truncate_dim is not None):
             raise InputError("revision and truncate_dim belong to a model: pass model too.")
         self.address = str(address)
-        self.store = open_store(self.address, token)
+        on_server = self.address.startswith(("http://", "https://"))
+        if not on_server and "://" in self.address:
+            raise InputError(f"An index is a folder or http(s)://HOST:PORT of a Milvus server, not {address}.")
+        if not on_server and token is not None:
+            raise InputError(f"A token is for a server, and {address} is a folder. Leave the token out.")
+        self.store = MilvusStore(self.address, token) if on_server else FolderStore(self.address)
         self.identity = None if model is None else model_identity(model, revision, truncate_dim)
         if self.identity and truncate_dim is None and (stored := self.store.description()):
             self.identity = self.identity._replace(dimension=stored["dimension"])

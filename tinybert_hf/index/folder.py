@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from ..errors import UnreadableError
-from ..extras import import_extra
+from ..errors import UnreadableError, import_extra
 from ..files import LOCK
 from .records import BUILT_IN, COLLECTION, METADATA_KEY, Filter, Hit, as_hit
 

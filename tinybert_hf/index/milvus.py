@@ -10,8 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
-from ..errors import InputError, UnreadableError
-from ..extras import import_extra
+from ..errors import InputError, UnreadableError, import_extra
 from .records import BUILT_IN, COLLECTION, METADATA_KEY, Filter, Hit, as_hit
 
 

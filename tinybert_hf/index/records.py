@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import InputError
-from ..extras import import_extra
+from ..errors import InputError, import_extra
 from ..passages import passage_splitter
 from ..reading import as_text, plain
 

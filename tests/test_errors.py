@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from tinybert_hf.errors import InputError, MissingExtraError
-from tinybert_hf.extras import import_extra
+from tinybert_hf.errors import InputError, MissingExtraError, import_extra
 
 
 def test_a_missing_extra_is_named_with_its_command() -> None:
