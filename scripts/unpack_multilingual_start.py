@@ -34,8 +34,10 @@ PROMPTS = {"query": "query: ", "passage": "passage: "}
 
 # The file, little-endian: this head; where each word begins and the last one ends; the words' scores; the words; a table
 # that normalises characters; what tensors there are; the tensors. The package's e5.c reads the same.
-SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-SIZES += ("vocab_size", "max_position_embeddings", "type_vocab_size")
+SIZES = [
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    *("vocab_size", "max_position_embeddings", "type_vocab_size"),
+]
 HEAD = np.dtype(
     [
         ("magic", "S4"),

@@ -65,5 +65,11 @@ def test_the_tokenizer_takes_the_likeliest_words_and_normalises() -> None:
     tokenizer = build_tokenizer(WORDS, longest=16)
     # A ligature and full-width letters become plain ones, other spaces and runs of them one space.
     assert tokenizer.tokenize("für\u3000 ﬁ") == ["▁für", "▁", "f", "i"]
-    assert tokenizer.convert_ids_to_tokens(tokenizer("ｆür x")["input_ids"]) == ["<s>", "▁für", "▁", "<unk>", "</s>"]
+    assert tokenizer.convert_ids_to_tokens(tokenizer("\uff46ür x")["input_ids"]) == [
+        "<s>",
+        "▁für",
+        "▁",
+        "<unk>",
+        "</s>",
+    ]
     assert (tokenizer.pad_token_id, tokenizer.model_max_length) == (1, 16)
