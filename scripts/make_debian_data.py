@@ -1,10 +1,13 @@
 """Make the retrieval data: Debian package synopsis -> long description.
 
     python scripts/make_debian_data.py
+    python scripts/make_debian_data.py --language de --output_dir outputs/debian-de
 
-Runs on a Debian or Ubuntu machine, without root. `apt-get update` fetches the English descriptions (the
-Translation-en index of the machine's own release) into a temporary folder. The same index gives the same
+Runs on a Debian or Ubuntu machine, without root. `apt-get update` fetches the descriptions (the Translation-en or
+Translation-de index of the machine's own release) into a temporary folder. The same index gives the same
 bytes; compare the SHA-256 that is printed with the one in data/README.md. Takes half a minute.
+
+--language takes any language that Debian translates descriptions to. It must write blanks between its words.
 
 With `--keep_near_duplicates` there are twice as many pairs, and a harder and less certain test: the packages of one
 family (foo, foo-data, libfoo-dev) then stand in training and test, and a query often fits several of them.
@@ -35,12 +38,14 @@ from retrieval_data import (
 
 MIN_QUERY_WORDS = 2
 MIN_ANSWER_WORDS = 8
+SIZES = {"train": 18_000, "validation": 1_000, "test": 1_000, "distractors": 9_000}
+SIZES_OF_TRANSLATIONS = {"validation": 500, "test": 1_000, "distractors": 1_500}  # the rest is for training
 # These descriptions tell what to do with a package, not what it is for.
 BOILERPLATE = re.compile(r"(?i)\btransitional\b|\b(dummy|empty) (meta-?)?package|\bsafely( be)? removed\b")
 
 
-def read_index() -> str:
-    """Download and return the Translation-en index of this machine's release.
+def read_index(language: str) -> str:
+    """Download and return the descriptions in one language, of this machine's release.
 
     Updates and security are left out: they change every week and add little but new kernel versions.
     """
@@ -49,14 +54,14 @@ def read_index() -> str:
         os.chmod(folder, 0o755)  # apt downloads as the user _apt
         for name in ("lists/partial", "cache"):
             Path(folder, name).mkdir(parents=True)
-        options = ["-o", "Acquire::Languages=en", "-o", f"Dir::State::lists={folder}/lists"]
+        options = ["-o", f"Acquire::Languages={language}", "-o", f"Dir::State::lists={folder}/lists"]
         options += ["-o", f"Dir::Cache={folder}/cache"]
         subprocess.run(["apt-get", *options, "--quiet", "update"], check=True, stdout=subprocess.DEVNULL)
-        filters = ["Identifier: Translations", "Language: en", f"Codename: {codename}"]
+        filters = ["Identifier: Translations", f"Language: {language}", f"Codename: {codename}"]
         command = ["apt-get", *options, "indextargets", "--format", "$(FILENAME)", *filters]
         files = sorted(subprocess.check_output(command, text=True).split())
         if not files:
-            raise RuntimeError(f"apt-get knows no Translation-en index for {codename}; check the apt sources")
+            raise RuntimeError(f"apt-get knows no Translation-{language} index for {codename}; check the apt sources")
         return subprocess.check_output(["/usr/lib/apt/apt-helper", "cat-file", *files]).decode()
 
 
@@ -84,18 +89,23 @@ def plain_text(lines: Iterable[str]) -> str:
     return "\n".join(paragraphs)
 
 
-def load_pairs(index: str) -> list[Pair]:
-    """Parse the index and leave out short and boilerplate texts; sorted by package name."""
+def parse_index(index: str, language: str) -> list[Pair]:
+    """Synopsis and description of every package in an index; sorted by package name."""
     pairs: dict[str, Pair] = {}
     for stanza in index.strip().split("\n\n"):
-        fields, _, description = stanza.partition("\nDescription-en:")
+        fields, _, description = stanza.partition(f"\nDescription-{language}:")
         package = fields.removeprefix("Package:").split()[0]
         synopsis, *lines = description.split("\n")
         # A few packages differ between architectures and stand twice; the first is as good as the second.
         pairs.setdefault(package, Pair(package, " ".join(synopsis.split()), plain_text(lines)))
-    kept = [pairs[package] for package in sorted(pairs)]
-    print(f"{len(kept):6} packages in the index")
-    kept = [pair for pair in kept if not BOILERPLATE.search(f"{pair.query}\n{pair.answer}")]
+    return [pairs[package] for package in sorted(pairs)]
+
+
+def remove_short_and_boilerplate(pairs: list[Pair], english: list[Pair]) -> list[Pair]:
+    """Leave out what is too short, and what tells how to handle a package: of translations, the original says so."""
+    print(f"{len(pairs):6} packages in the index")
+    boilerplate = {pair.id for pair in english if BOILERPLATE.search(f"{pair.query}\n{pair.answer}")}
+    kept = [pair for pair in pairs if pair.id not in boilerplate]
     print(f"{len(kept):6} without transitional, dummy and empty packages")
     kept = [pair for pair in kept if len(normalise(pair.query).split()) >= MIN_QUERY_WORDS]
     print(f"{len(kept):6} with a synopsis of {MIN_QUERY_WORDS} words or more")
@@ -126,6 +136,7 @@ def remove_families(pairs: list[Pair]) -> list[Pair]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make the Debian retrieval data.")
     parser.add_argument("--output_dir", type=Path, default=Path("data/debian"))
+    parser.add_argument("--language", default="en", help="of the descriptions, as Debian writes it: de, fr, pt_BR")
     parser.add_argument(
         "--keep_near_duplicates",
         action="store_true",
@@ -133,16 +144,19 @@ def main() -> None:
     )
     args = parser.parse_args()
 
-    index = read_index()
+    index = read_index(args.language)
     print(f"index SHA-256 {hashlib.sha256(index.encode()).hexdigest()}")
-    pairs = load_pairs(index)
+    pairs = parse_index(index, args.language)
+    english = pairs if args.language == "en" else parse_index(read_index("en"), "en")
+    pairs = remove_short_and_boilerplate(pairs, english)
     if args.keep_near_duplicates:
         pairs = first_of_each(pairs, lambda pair: f"{pair.query}\n{pair.answer}")
         print(f"{len(pairs):6} different pairs")
         parts = split_by_answer(pairs, validation=1_000, test=2_000)
     else:
         pairs = remove_families(pairs)
-        parts = split(pairs, train=18_000, validation=1_000, test=1_000, distractors=9_000)
+        sizes = SIZES if args.language == "en" else SIZES_OF_TRANSLATIONS
+        parts = split(pairs, **sizes)
     write_split(args.output_dir, parts)
 
 

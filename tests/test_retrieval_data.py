@@ -14,6 +14,7 @@ from tinybert_hf.beir import load_beir
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
+import make_debian_data
 import make_docs_data
 import make_manpage_data
 import make_pairs_data
@@ -98,6 +99,48 @@ def test_a_manual_page_is_name_and_description() -> None:
         <h1>SYNOPSIS</h1>ls [file]<h1>DESCRIPTION</h1><p>Shows what a folder holds.</p></body></html>"""
     assert make_manpage_data.read_page(page) == Pair("LS(1)", "list files", "Shows what a folder holds.")
     assert make_manpage_data.read_page(page.replace(b"DESCRIPTION", b"OPTIONS")) is None
+
+
+INDEX = """Package: {second}
+Description-md5: 6c4d
+Description-{language}: {synopsis}
+ {first_line}
+ {second_line}
+ .
+  * {item}
+
+Package: {first}
+Description-md5: 1a2b
+Description-{language}: Leer
+ Nichts.
+"""
+GERMAN = {
+    "synopsis": "Konvertiert  Bilder",
+    "first_line": "Ein Werkzeug für Bilder,",
+    "second_line": "das viele Formate kennt.",
+    "item": "schnell",
+}
+
+
+@pytest.mark.parametrize("language", ["en", "de", "pt_BR"])
+def test_the_descriptions_of_a_language_are_read(language: str) -> None:
+    index = INDEX.format(language=language, first="a", second="b", **GERMAN)
+    assert make_debian_data.parse_index(index, language) == [
+        Pair("a", "Leer", "Nichts."),
+        Pair("b", "Konvertiert Bilder", "Ein Werkzeug für Bilder, das viele Formate kennt.\n* schnell"),
+    ]
+
+
+def test_what_is_short_or_whose_english_original_is_boilerplate_is_left_out() -> None:
+    long_enough = "Ein Werkzeug, das viele Formate liest und auch schreibt."
+    translated = [
+        Pair("kept", "Konvertiert Bilder", long_enough),
+        Pair("moved", "Übergangspaket für kept", long_enough),
+        Pair("short", "Konvertiert Bilder", "Ein Werkzeug."),
+        Pair("word", "Bilderwerkzeug", long_enough),
+    ]
+    english = [Pair("kept", "convert images", "A tool."), Pair("moved", "transitional package for kept", "Empty.")]
+    assert make_debian_data.remove_short_and_boilerplate(translated, english) == translated[:1]
 
 
 @pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.jsonl.gz"])
