@@ -33,6 +33,7 @@ def push_with_onnx(folder: Path, hub: LoopbackHub, command: Command) -> list[str
     return [*argv, "--space", SPACE]
 
 
+@pytest.mark.slow
 def test_a_space_is_one_commit_of_a_static_page_that_loads_the_pushed_commit(
     encoder: Path, tmp_path: Path, online: LoopbackHub, command: Command
 ) -> None:
@@ -73,6 +74,7 @@ def test_a_space_beside_a_pull_request_loads_what_is_proposed(
     assert settings(online.files(SPACE, repo_type="space"))["revision"] == proposed.id
 
 
+@pytest.mark.slow
 def test_a_page_is_built_to_try_it_without_the_hub(encoder: Path, tmp_path: Path, command: Command) -> None:
     argv = ["--model", encoder, "--output_dir", tmp_path / "published", "--space", SPACE]
     assert "has no onnx/model_quantized.onnx, which the page runs; add --onnx" in command(*argv)
