@@ -100,6 +100,7 @@ def release(request: pytest.FixtureRequest, trained: Path, tmp_path_factory: pyt
     return Release(environment, json.loads(printed.splitlines()[-1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_releases_old_and_new_load_an_encoder_without_its_code(
     release: Release, trained: Path, tokenizer: PreTrainedTokenizerBase, pooling: str
@@ -123,6 +124,7 @@ def test_releases_old_and_new_load_an_encoder_without_its_code(
     assert answers["max_length"] == 32
 
 
+@pytest.mark.slow
 def test_releases_old_and_new_load_a_classifier_without_its_code(
     release: Release, trained: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
@@ -134,6 +136,7 @@ def test_releases_old_and_new_load_a_classifier_without_its_code(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_a_release_that_cannot_run_the_code_says_which_one_can(release: Release, pooling: str) -> None:
     remote = release.answers[pooling]["remote"]
@@ -204,6 +207,7 @@ def test_weights_in_several_files_load(encoder_like_bert: Path, tmp_path: Path) 
     assert torch.equal(embed(TinyBertModel.from_pretrained(folder), folder), expected)
 
 
+@pytest.mark.slow
 def test_weights_in_several_files_and_of_a_revision_load_from_the_hub(
     trained: Path, tmp_path: Path, hub: LoopbackHub
 ) -> None:
@@ -226,7 +230,7 @@ def test_weights_in_several_files_and_of_a_revision_load_from_the_hub(
             embeddings[pooling] = search.encode({TEXTS!r}).tolist()
         print(json.dumps(embeddings))
     """
-    printed = fresh_process.run_python(code, tmp_path, hub.env(tmp_path / "home"))
+    printed = fresh_process.run_stranger(code, tmp_path, hub.env(tmp_path / "home"))
     for pooling, embeddings in json.loads(printed.splitlines()[-1]).items():
         expected = embed(TinyBertModel.from_pretrained(trained / pooling), trained / pooling)
         torch.testing.assert_close(torch.tensor(embeddings), expected, atol=1e-6, rtol=0, msg=pooling)
