@@ -158,6 +158,7 @@ print(json.dumps([tinybert(*command.split()) for command in {[*EXTRAS]!r}]))
     return dict(zip(EXTRAS, (Done(*ended) for ended in json.loads(done.stdout)), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "extra"), EXTRAS.items())
 def test_a_library_that_is_not_installed_is_named_with_its_extra(
     without_libraries: dict[str, Done], command: str, extra: str

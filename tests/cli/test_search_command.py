@@ -76,6 +76,7 @@ Path("modules.txt").write_text("\\n".join(sys.modules))
     return Searched(folder / "model", done, set((folder / "modules.txt").read_text().splitlines()))
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_readable_ranking(searched: Searched) -> None:
     expected = load_search_pipeline(searched.model)(QUERY, TEXTS, top_k=2)
     assert searched.done.stdout.splitlines()[1:] == [
@@ -83,6 +84,7 @@ def test_the_command_prints_a_readable_ranking(searched: Searched) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_json_from_standard_input_is_the_ranking_of_the_pipeline(searched: Searched) -> None:
     expected = load_search_pipeline(searched.model)(QUERY, MORE_TEXTS, top_k=100)
     printed = searched.done.stdout.splitlines()[0]
@@ -91,6 +93,7 @@ def test_json_from_standard_input_is_the_ranking_of_the_pipeline(searched: Searc
     assert MORE_TEXTS[-1] in printed
 
 
+@pytest.mark.slow
 def test_a_search_imports_nothing_that_it_does_not_need(searched: Searched) -> None:
     """Those among the installed packages that take long to import; scipy and accelerate come with transformers."""
     unneeded = {"bm25s", "datasets", "ir_measures", "pandas", "pyarrow", "sklearn", "tensorboard", "torchvision"}
