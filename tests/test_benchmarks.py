@@ -5,6 +5,7 @@ import time
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,12 +32,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(make_model("tiny", tmp_path_factory.mktemp("model"), wide))
 
 
+@pytest.fixture(scope="module")
+def job(folder: str, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    data = write_pairs(tmp_path_factory.mktemp("data") / "pairs.csv", rows=48, seed=0)
+    return Job(folder, str(data), batch_size=12, steps=2, precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def ours(job: Job) -> dict[str, Any]:
+    """Our run of it."""
+    return run_alone(train_ours, job, 0, threads=1)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["BertModel", "our encoder"])
-def test_both_sides_train_the_same_weights_on_the_same_batches(folder: str, tmp_path: Path, encoder: Encoder) -> None:
+def test_both_sides_train_the_same_weights_on_the_same_batches(
+    job: Job, ours: dict[str, Any], encoder: Encoder
+) -> None:
     """The losses of three steps agree, which other weights, rows, schedules or optimizers would not let them do."""
-    data = str(write_pairs(tmp_path / "pairs.csv", rows=48, seed=0))
-    job = Job(folder, data, batch_size=12, steps=2, precision="fp32")
-    ours = run_alone(train_ours, job, 0, threads=1)
     peer = Peer(encoder, mini_batch_size=4, longest_first=True)
     theirs = run_alone(train_theirs, job, peer, threads=1)
     assert ours["losses"] == pytest.approx(theirs["losses"], abs=2e-4)
@@ -88,6 +101,7 @@ def peak_holding(mebibytes: int) -> float:
     return peak_mib()
 
 
+@pytest.mark.slow
 def test_a_run_measures_its_own_memory_and_tells_when_there_is_too_little() -> None:
     little, much = (run_alone(peak_holding, mebibytes, threads=1) for mebibytes in (1, 400))
     assert much - little == pytest.approx(399, rel=0.2)
@@ -95,11 +109,19 @@ def test_a_run_measures_its_own_memory_and_tells_when_there_is_too_little() -> N
         run_alone(ask_for_a_pebibyte, threads=1)
 
 
+@pytest.fixture(scope="module")
+def published(folder: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """With ONNX models, which take ten seconds to make."""
+    return encoding.publish(folder, tmp_path_factory.mktemp("published") / "model")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("bf16", [False, True])
 def test_encoding_prints_a_line_for_each_row_and_kind_of_text(
-    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bf16: bool
+    folder: str, published: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bf16: bool
 ) -> None:
     monkeypatch.setattr(encoding, "bf16_in_hardware", lambda: bf16)
+    monkeypatch.setattr(encoding, "publish", lambda model, output_dir: published)
     monkeypatch.setattr(encoding, "run_alone", lambda function, *arguments, threads: function(*arguments))
     monkeypatch.setattr(encoding, "BATCH_SIZES", (2,))
     arguments = EncodingBenchmark(num_texts=4, tuning_texts=2, repeats=2, threads=1, model=folder)
@@ -128,15 +150,16 @@ def test_encoding_reaches_a_share_of_the_matmul_rate_above_zero(folder: str, tmp
     assert rate(Point("encoding", tokens=9, texts=4, layers=2), folder, "fp32", tmp_path) > 0
 
 
+@pytest.mark.slow
 def test_the_peer_of_the_quality_benchmark_has_the_models_time_and_learns(folder: str, tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "pairs.csv", rows=96, seed=0)
     arguments = RetrievalArguments(data=str(pairs), eval_data=str(pairs), per_device_train_batch_size=16, seed=3)
-    summary = {"seconds": 8.0, "data": {}, "arguments": asdict(arguments)}
+    summary = {"seconds": 4.0, "data": {}, "arguments": asdict(arguments)}
     summary["hardware"] = {"mixed_precision": "no"}
     started = time.perf_counter()
     steps = train_peer(summary, folder, 5e-3, tmp_path / "peer")
     assert steps > 1
-    assert time.perf_counter() - started > 8
+    assert time.perf_counter() - started > 4
     rows = load_pairs(arguments).train
     peer, fresh = SentenceTransformer(str(tmp_path / "peer")), load_sentence_transformer(folder)
     ranks = [

@@ -44,7 +44,7 @@ def write_files(folder: Path, files: dict[str, bytes]) -> Path:
 
 def run_python(hub: LoopbackHub, home: Path, code: str) -> str:
     """What `code` prints in a fresh process that sees only this Hub."""
-    return fresh_process.run_python(code, home, hub.env(home))
+    return fresh_process.run_stranger(code, home, hub.env(home))
 
 
 def posts(hub: LoopbackHub, part_of_path: str) -> list[int | None]:
@@ -431,6 +431,7 @@ def test_other_hosts_are_out_of_reach_in_a_process_of_this_hub(tmp_path: Path) -
 # ---- datasets and transformers ----
 
 
+@pytest.mark.slow
 def test_load_dataset_reads_a_repository_like_sst2(hub: LoopbackHub, tmp_path: Path) -> None:
     hub.add_repo("dataset", "stanfordnlp/sst2", hub_datasets.sst2([("good", 1), ("bad", 0)], [("fine", 1)]))
     printed = run_python(
@@ -450,6 +451,7 @@ def test_load_dataset_reads_a_repository_like_sst2(hub: LoopbackHub, tmp_path: P
     assert names == ["negative", "positive"]
 
 
+@pytest.mark.slow
 def test_load_dataset_reads_a_configuration_at_a_pinned_revision(hub: LoopbackHub, tmp_path: Path) -> None:
     repo_id = "sentence-transformers/natural-questions"
     pinned = hub.add_repo("dataset", repo_id, hub_datasets.natural_questions([("who", "old")]))
@@ -467,6 +469,7 @@ def test_load_dataset_reads_a_configuration_at_a_pinned_revision(hub: LoopbackHu
     assert json.loads(printed) == [{"query": ["who"], "answer": ["old"]}, {"query": ["who"], "answer": ["new"]}]
 
 
+@pytest.mark.slow
 def test_transformers_pushes_and_loads_a_model(hub: LoopbackHub, tmp_path: Path) -> None:
     printed = run_python(
         hub,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fresh_process import run_python
+from fresh_process import run_stranger
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -471,6 +471,7 @@ def test_no_two_tensors_share_memory(classifier: TinyBertForSequenceClassificati
 # ---- Published: a stranger's process, without the package and without a network ----
 
 
+@pytest.mark.slow
 def test_a_stranger_loads_and_saves_the_folders_as_remote_code(
     model_folder: Path, classifier_folder: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
@@ -479,7 +480,7 @@ def test_a_stranger_loads_and_saves_the_folders_as_remote_code(
     classifier = TinyBertForSequenceClassification.from_pretrained(classifier_folder)
     expected_logits = classifier(**tokenizer(texts, padding=True, return_tensors="pt")).logits
 
-    run_python(
+    run_stranger(
         f"""
         import shutil, torch
         from pathlib import Path

@@ -212,6 +212,6 @@ def test_onnxruntime_runs_the_cards_snippet(published: Path, hub: LoopbackHub, t
     hub.add_repo("model", REPO, contents(published))
     card = (published / "README.md").read_text()
     (snippet,) = (code for code in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if "onnxruntime" in code)
-    printed = fresh_process.run_python(snippet, tmp_path, hub.env(tmp_path))
+    printed = fresh_process.run_stranger(snippet, tmp_path, hub.env(tmp_path))
     first, second = expected(published, SHOWN)
     assert float(printed) == pytest.approx(float(first @ second), abs=0.02)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TEXTS
-from fresh_process import run_python
+from fresh_process import run_stranger
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -115,6 +115,7 @@ def test_the_saved_class_is_one_that_transformers_4_knows(tokenizer: PreTrainedT
     assert "auto_map" not in config
 
 
+@pytest.mark.slow
 def test_it_loads_as_the_same_tokenizer_everywhere(
     tokenizer: PreTrainedTokenizerBase, model_folder: Path, tmp_path: Path
 ) -> None:
@@ -124,7 +125,7 @@ def test_it_loads_as_the_same_tokenizer_everywhere(
         loaded = cls.from_pretrained(model_folder)
         assert dict(loaded(texts, ["mail"] * 2, truncation=True, padding=True)) == expected
         assert loaded.model_input_names == ["input_ids", "token_type_ids", "attention_mask"]
-    printed = run_python(
+    printed = run_stranger(
         f"""
         import json
         from transformers import AutoTokenizer

@@ -11,6 +11,8 @@ from training_run import ROOT, WORDS, write_pairs
 
 TINY = "vocab_size=300,hidden_size=32,num_hidden_layers=1,num_attention_heads=4,intermediate_size=64,max_position_embeddings=32"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -30,9 +32,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(environment: Path, folder: Path, *command: str) -> str:
-    """What `tinybert` prints, run in an empty folder."""
+    """What a command of the environment prints, run in an empty folder."""
     done = subprocess.run(
-        [environment / "bin" / "tinybert", *command],
+        [environment / "bin" / command[0], *command[1:]],
         cwd=folder,
         env=NO_NETWORK | {"HF_HOME": str(folder / "home"), "PATH": str(environment / "bin")},
         capture_output=True,
@@ -44,7 +46,6 @@ def run(environment: Path, folder: Path, *command: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
 def test_the_wheel_trains_both_stages_publishes_and_searches(environment: Path, tmp_path: Path) -> None:
     where = [environment / "bin" / "python", "-c", "import tinybert_hf; print(tinybert_hf.__file__)"]
     file = subprocess.run(where, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
@@ -55,13 +56,19 @@ def test_the_wheel_trains_both_stages_publishes_and_searches(environment: Path, 
     write_pairs(tmp_path / "pairs.csv", 200, seed=0)
     reviews = [f"{word} is good,1\n{word} is bad,0\n" for word in WORDS for _ in range(4)]
     (tmp_path / "reviews.csv").write_text("sentence,label\n" + "".join(reviews))
+    (tmp_path / "lines.txt").write_text("fast music\nsmall photo\n")
     shared = ["--eval_size", "40", "--max_steps", "2", "--per_device_train_batch_size", "8"]
     start = ["--config_overrides", TINY, "--output_dir", "sentiment"]
-    run(environment, tmp_path, "train", "sentiment", "--data", "reviews.csv", *shared, *start)
     more = ["--model", "sentiment", "--output_dir", "retrieval"]
-    run(environment, tmp_path, "train", "retrieval", "--data", "pairs.csv", *shared, *more)
-    run(environment, tmp_path, "publish", "--model", "retrieval", "--output_dir", "published")
-    (tmp_path / "lines.txt").write_text("fast music\nsmall photo\n")
-    search = ["--model", "published", "--query", "music", "--chunks", "lines.txt"]
-    assert "music" in run(environment, tmp_path, "search", *search)
-    assert "minilm" in run(environment, tmp_path, "recipes")
+    commands = [  # one after the other in one process, whose imports take ten seconds
+        ["train", "sentiment", "--data", "reviews.csv", *shared, *start],
+        ["train", "retrieval", "--data", "pairs.csv", *shared, *more],
+        ["publish", "--model", "retrieval", "--output_dir", "published"],
+        ["search", "--model", "published", "--query", "music", "--chunks", "lines.txt"],
+    ]
+    code = f"from tinybert_hf.cli import main\nfor command in {commands!r}:\n    main(command)"
+    assert "fast music" in run(environment, tmp_path, "python", "-c", code)
+
+
+def test_the_wheel_brings_the_command_and_the_recipes(environment: Path, tmp_path: Path) -> None:
+    assert "minilm" in run(environment, tmp_path, "tinybert", "recipes")

@@ -1,4 +1,4 @@
-"""Start a training in a process that has its imports behind it, so that killing it ten times is cheap."""
+"""Start a command in a process that has its imports behind it, so that killing it ten times is cheap."""
 
 import multiprocessing
 import os
@@ -12,7 +12,12 @@ from tinybert_hf.cli import main
 
 ROOT = Path(__file__).parent.parent
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["tinybert_hf.training.retrieval", "tinybert_hf.training.sentiment", "tinybert_hf.cli"])
+context.set_forkserver_preload(
+    [
+        *("tinybert_hf.training.retrieval", "tinybert_hf.training.sentiment", "tinybert_hf.index"),
+        *("tinybert_hf.publish.push", "tinybert_hf.cli", "ir_measures", "bm25s"),
+    ]
+)
 
 # A model that trains in moments, as --config_overrides.
 TINY = (

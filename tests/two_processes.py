@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.multiprocessing
 from torch.distributed import TCPStore
+from training_run import context
 
 
 def run_two_processes(worker: Callable[[int, str], None], folder: Path) -> tuple[Any, Any]:
@@ -17,7 +18,8 @@ def run_two_processes(worker: Callable[[int, str], None], folder: Path) -> tuple
     store listens before they start: a port that was merely free could be taken before rank 0 listens on it.
     """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    torch.multiprocessing.spawn(join, args=(worker, str(folder), store.port), nprocs=2)
+    arguments = (worker, str(folder), store.port)
+    torch.multiprocessing.start_processes(join, arguments, nprocs=2, start_method=context.get_start_method())
     first, second = (torch.load(folder / f"{rank}.pt") for rank in range(2))
     return first, second
 

@@ -4,14 +4,14 @@ python -m pytest tests/cli/test_errors.py -q
 """
 
 import errno
+import json
 import os
 import subprocess
 import sys
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
-from command_line import tinybert
+from command_line import Done, tinybert
 
 from tinybert_hf.cli import search
 from tinybert_hf.errors import InputError, UnreadableError
@@ -132,23 +132,38 @@ def test_the_module_is_the_command() -> None:
     assert done.stdout == tinybert("--version").out == f"{version('tinybert_hf')}\n"
 
 
-@pytest.mark.parametrize(
-    ("command", "library", "extra"),
-    [
-        ("train retrieval --data d.csv", "datasets", "train"),
-        ("train sentiment --data d.csv", "datasets", "train"),
-        ("evaluate --model m --data d", "datasets", "train"),
-        ("mine --data d.csv --output_file o.jsonl", "datasets", "train"),
-        ("publish --model m --output_dir o", "jinja2", "publish"),
-        ("index build --index i --model m --data d.jsonl", "datasets", "index"),
-        ("index search --index i --query q", "datasets", "index"),
-    ],
-)
+EXTRAS = {
+    "train retrieval --data d.csv": "train",
+    "train sentiment --data d.csv": "train",
+    "evaluate --model m --data d": "train",
+    "mine --data d.csv --output_file o.jsonl": "train",
+    "publish --model m --output_dir o": "publish",
+    "index build --index i --model m --data d.jsonl": "index",
+    "index search --index i --query q": "index",
+}
+
+
+@pytest.fixture(scope="module")
+def without_libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Done]:
+    """How these commands end, one after the other in one process, for who has neither datasets nor jinja2."""
+    code = f"""
+import json, sys
+sys.modules["datasets"] = sys.modules["jinja2"] = None  # an import of it fails
+from command_line import tinybert
+print(json.dumps([tinybert(*command.split()) for command in {[*EXTRAS]!r}]))
+"""
+    folder = tmp_path_factory.mktemp("empty")
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True, check=True)
+    return dict(zip(EXTRAS, (Done(*ended) for ended in json.loads(done.stdout)), strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "extra"), EXTRAS.items())
 def test_a_library_that_is_not_installed_is_named_with_its_extra(
-    command: str, library: str, extra: str, tmp_path: Path
+    without_libraries: dict[str, Done], command: str, extra: str
 ) -> None:
-    code = f"import sys; sys.modules[{library!r}] = None; from tinybert_hf.cli import main; main({command.split()!r})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert done.stderr.endswith(f"pip install 'tinybert_hf[{extra}]'\n")
+    done = without_libraries[command]
+    assert (done.status, done.out) == (1, "")
+    assert done.err.startswith("error: ") and done.err.count("\n") == 1
+    assert done.err.endswith(f"pip install 'tinybert_hf[{extra}]'\n")

@@ -3,6 +3,7 @@
 python -m pytest tests/cli/test_help.py -q
 """
 
+import json
 import re
 import shlex
 import subprocess
@@ -101,31 +102,44 @@ def test_examples_are_printed_as_they_are_written(monkeypatch: pytest.MonkeyPatc
     assert max(map(len, flags)) <= 60
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        *([*command, "--help"] for command in COMMANDS),
-        [],
-        ["--version"],
-        ["tran"],
-        ["recipes"],
-        ["search", "--mod", "x"],
-        ["train", "retrieval", "minilm", "--sede", "1"],
-        ["train", "retrieval", "nonesuch"],
-        ["train", "retrieval", "--seed", "many"],
-        ["publish", "--model", "m"],
-        ["index", "search", "--index", "i", "--query", "q", "--filter", "["],
-        ["serve", "i", "--host", "0.0.0.0"],
-    ],
-    ids=" ".join,
-)
-def test_help_and_wrong_command_lines_import_nothing_heavy(arguments: list[str]) -> None:
-    code = (
-        "import sys\nfrom tinybert_hf.cli import main\n"
-        f"try:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"
-        "print('\\n', *sys.modules, sep='\\n')"
-    )
+IMMEDIATE = [
+    *([*command, "--help"] for command in COMMANDS),
+    [],
+    ["--version"],
+    ["tran"],
+    ["recipes"],
+    ["search", "--mod", "x"],
+    ["train", "retrieval", "minilm", "--sede", "1"],
+    ["train", "retrieval", "nonesuch"],
+    ["train", "retrieval", "--seed", "many"],
+    ["publish", "--model", "m"],
+    ["index", "search", "--index", "i", "--query", "q", "--filter", "["],
+    ["serve", "i", "--host", "0.0.0.0"],
+]
+
+
+@pytest.fixture(scope="module")
+def imported() -> dict[str, set[str]]:
+    """What each of these command lines imports that those before it did not, run one after the other in one process."""
+    code = f"""
+import json, sys
+from tinybert_hf.cli import main
+known, imported = set(), {{}}
+for arguments in {IMMEDIATE!r}:
+    try:
+        main(arguments)
+    except SystemExit:
+        pass
+    imported[" ".join(arguments)] = [name for name in sys.modules if name not in known]
+    known.update(sys.modules)
+print("\\n" + json.dumps(imported))
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    modules = set(done.stdout.splitlines())
-    assert "tinybert_hf.cli" in modules
-    assert not HEAVY & modules
+    found = {line: set(names) for line, names in json.loads(done.stdout.splitlines()[-1]).items()}
+    assert "tinybert_hf.cli" in set().union(*found.values())
+    return found
+
+
+@pytest.mark.parametrize("arguments", IMMEDIATE, ids=" ".join)
+def test_help_and_wrong_command_lines_import_nothing_heavy(imported: dict[str, set[str]], arguments: list[str]) -> None:
+    assert not HEAVY & imported[" ".join(arguments)]

@@ -5,16 +5,19 @@ python -m pytest tests/cli/test_search_command.py -q
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-from command_line import tinybert, tinybert_process
+from command_line import tinybert
 from conftest import TEXTS
-from fresh_process import NO_NETWORK, run_python
+from fresh_process import NO_NETWORK
 from training_run import ROOT
 from transformers import MPNetConfig, PreTrainedTokenizerBase
 
-from tinybert_hf import encoding
+from tinybert_hf import TinyBertConfig, TinyBertModel, encoding
 from tinybert_hf.cli.terminal import print_hits
 from tinybert_hf.encoding import load_search_pipeline
 from tinybert_hf.tokenization import save_tokenizer
@@ -31,57 +34,82 @@ def chunks_file(tmp_path: Path) -> Path:
 
 # ---- In a process of its own ----
 
+MORE_TEXTS = [*TEXTS, "Ärchive läsen ☃"]  # on standard input
 
-def test_the_command_prints_a_readable_ranking(model_folder: Path, chunks_file: Path, tmp_path: Path) -> None:
-    flags = ["--model", model_folder, "--query", QUERY, "--chunks", chunks_file, "--top_k", "2"]
-    done = tinybert_process("search", *flags, home=tmp_path)
-    assert (done.status, done.err) == (0, "")
-    expected = load_search_pipeline(model_folder)(QUERY, TEXTS, top_k=2)
-    assert done.out.splitlines() == [
+
+class Searched(NamedTuple):
+    model: Path
+    done: subprocess.CompletedProcess[str]
+    modules: set[str]
+
+
+@pytest.fixture(scope="module")
+def searched(tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    """A search in standard input, which prints a line of JSON, then one in a file; without a network."""
+    folder = tmp_path_factory.mktemp("searched")
+    TinyBertModel(
+        TinyBertConfig(
+            vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64
+        )
+    ).save_pretrained(folder / "model")
+    save_tokenizer(tokenizer, folder / "model")
+    (folder / "chunks.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    code = f"""
+import sys
+from pathlib import Path
+from tinybert_hf.cli import main
+shared = ["search", "--model", "model", "--query", {QUERY!r}]
+main([*shared, "--chunks", "-", "--top_k", "100", "--json"])
+main([*shared, "--chunks", "chunks.txt", "--top_k", "2"])
+Path("modules.txt").write_text("\\n".join(sys.modules))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input="\n".join(MORE_TEXTS),
+        cwd=folder,
+        env=os.environ | NO_NETWORK | {"HF_HOME": str(folder), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return Searched(folder / "model", done, set((folder / "modules.txt").read_text().splitlines()))
+
+
+@pytest.mark.slow
+def test_the_command_prints_a_readable_ranking(searched: Searched) -> None:
+    expected = load_search_pipeline(searched.model)(QUERY, TEXTS, top_k=2)
+    assert searched.done.stdout.splitlines()[1:] == [
         f"  {rank}. {result['score']:.3f}  {result['text']}" for rank, result in enumerate(expected, start=1)
     ]
 
 
-def test_json_from_standard_input_is_the_ranking_of_the_pipeline(model_folder: Path, tmp_path: Path) -> None:
-    texts = [*TEXTS, "Ärchive läsen ☃"]
-    flags = ["--model", model_folder, "--query", QUERY, "--chunks", "-", "--top_k", "100", "--json"]
-    done = tinybert_process("search", *flags, home=tmp_path, stdin="\n".join(texts))
-    assert (done.status, done.err) == (0, "")
-    expected = load_search_pipeline(model_folder)(QUERY, texts, top_k=100)
+@pytest.mark.slow
+def test_json_from_standard_input_is_the_ranking_of_the_pipeline(searched: Searched) -> None:
+    expected = load_search_pipeline(searched.model)(QUERY, MORE_TEXTS, top_k=100)
+    printed = searched.done.stdout.splitlines()[0]
     # Another process may round otherwise in the last place.
-    assert json.loads(done.out) == [a | {"score": pytest.approx(a["score"], abs=1e-6)} for a in expected]
-    assert "Ärchive läsen ☃" in done.out
+    assert json.loads(printed) == [a | {"score": pytest.approx(a["score"], abs=1e-6)} for a in expected]
+    assert MORE_TEXTS[-1] in printed
+
+
+@pytest.mark.slow
+def test_a_search_imports_nothing_that_it_does_not_need(searched: Searched) -> None:
+    """Those among the installed packages that take long to import; scipy and accelerate come with transformers."""
+    unneeded = {"bm25s", "datasets", "ir_measures", "pandas", "pyarrow", "sklearn", "tensorboard", "torchvision"}
+    assert "transformers" in searched.modules
+    assert not unneeded & searched.modules
+
+
+# ---- In this process ----
 
 
 def test_a_model_that_is_not_there_is_a_message(chunks_file: Path, tmp_path: Path) -> None:
     missing = tmp_path / "no-model"
-    flags = ["--model", missing, "--query", QUERY, "--chunks", chunks_file]
-    done = tinybert_process("search", *flags, home=tmp_path)
+    done = tinybert("search", "--model", missing, "--query", QUERY, "--chunks", chunks_file)
     assert (done.status, done.out) == (1, "")
     assert done.err.startswith("error: ") and str(missing) in done.err
     assert done.err.count("\n") == 1
-
-
-def test_a_search_imports_nothing_that_it_does_not_need(model_folder: Path, chunks_file: Path, tmp_path: Path) -> None:
-    """Those among the installed packages that take long to import; scipy and accelerate come with transformers."""
-    unneeded = {"bm25s", "datasets", "ir_measures", "pandas", "pyarrow", "sklearn", "tensorboard", "torchvision"}
-    flags = ["--model", str(model_folder), "--query", QUERY, "--chunks", str(chunks_file)]
-    printed = run_python(
-        f"""
-        import sys
-        from tinybert_hf.cli import main
-        main(["search", *{flags!r}])
-        print(*sys.modules, sep="\\n")
-        """,
-        home=tmp_path,
-        env=os.environ | NO_NETWORK | {"HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
-        without_package=False,
-    )
-    assert "transformers" in printed.splitlines()
-    assert not unneeded & set(printed.splitlines())
-
-
-# ---- In this process ----
 
 
 def test_a_model_of_another_kind_is_a_message(

@@ -4,11 +4,9 @@ python -m pytest tests/index/test_index.py -q        # after `make interop`
 """
 
 import json
-import os
 import re
 import shutil
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -26,16 +24,17 @@ import torch
 from conftest import TEXTS
 from datasets import Dataset
 from filelock import FileLock
-from fresh_process import NO_NETWORK, run_python
+from fresh_process import run_python
 from milvus_server import milvus_server
-from training_run import ROOT
+from training_run import context, run_command
 from transformers import PreTrainedTokenizerBase
 
 from tinybert_hf import TinyBertConfig, TinyBertModel
+from tinybert_hf import index as module
 from tinybert_hf.cli import main
 from tinybert_hf.encoding import load_search_pipeline
 from tinybert_hf.errors import InputError, MissingExtraError, UnreadableError
-from tinybert_hf.index import BATCH, SearchIndex
+from tinybert_hf.index import SearchIndex
 from tinybert_hf.index.folder import BusyError, FolderStore
 from tinybert_hf.index.milvus import MilvusStore
 from tinybert_hf.index.records import COLLECTION, cut_records, text_hash
@@ -73,13 +72,14 @@ def save_model(folder: Path, tokenizer: PreTrainedTokenizerBase, seed: int) -> P
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def encoder(tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("encoder"), tokenizer, seed=0)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """It takes processor time also when nobody asks it, so that it must not outlive this file's tests."""
     with milvus_server("milvus", tmp_path_factory.mktemp("milvus")) as uri:
         yield uri
 
@@ -96,7 +96,7 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return new_address(request.param, request, tmp_path)
 
 
-@pytest.fixture(scope="session", params=STORES)
+@pytest.fixture(scope="module", params=STORES)
 def built(request: pytest.FixtureRequest, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """The store's name and the address of an index with `RECORDS`, which tests only read."""
     address = new_address(request.param, request, tmp_path_factory.mktemp("built"))
@@ -168,17 +168,27 @@ def test_a_model_that_moved_is_found_where_it_is_now(encoder: Path, address: str
         SearchIndex(address, moved, truncate_dim=8)
 
 
+def test_an_index_finds_its_model_from_another_folder(
+    encoder: Path, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(encoder.parent)
+    SearchIndex(address, encoder.name).add(TEXTS)
+    monkeypatch.chdir(tmp_path)
+    assert SearchIndex(address).search("play music") == SearchIndex(address, encoder).search("play music")
+
+
+def search_there(address: str, answer: Path) -> None:
+    """In the child."""
+    index = SearchIndex(address)
+    answer.write_text(json.dumps([len(index), index.search("play some music", top_k=2)]))
+
+
 def test_another_process_opens_it(built: tuple[str, str], tmp_path: Path) -> None:
-    code = f"""
-        import json
-        from tinybert_hf.index import SearchIndex
-        index = SearchIndex({built[1]!r})
-        print(json.dumps([len(index), index.search("play some music", top_k=2)]))
-    """
-    env = os.environ | NO_NETWORK | NETWORK | {"HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    printed = run_python(code, tmp_path, env=env, without_package=False)
+    process = context.Process(target=search_there, args=(built[1], tmp_path / "answer"))
+    process.start()
+    process.join()
     here = SearchIndex(built[1]).search("play some music", top_k=2)
-    count, there = json.loads(printed)
+    count, there = json.loads((tmp_path / "answer").read_text())
     assert count == 5
     assert [hit["id"] for hit in there] == [hit["id"] for hit in here]
 
@@ -563,25 +573,27 @@ def test_texts_that_are_cut_off_are_counted_once(
 # ---- Faults ----
 
 
+def build_in_small_batches(arguments: list[str], log: Path) -> None:
+    """In the child."""
+    module.BATCH = 256
+    run_command(["index", *arguments], log, NETWORK)
+
+
 @pytest.mark.slow
 def test_a_killed_build_goes_on_where_it_was(address: str, encoder: Path, command: Any, tmp_path: Path) -> None:
-    texts = [f"{TEXTS[i % 8]} {i}" for i in range(5 * BATCH)]
+    texts = [f"{TEXTS[i % 8]} {i}" for i in range(4_000)]
     data = tmp_path / "texts.jsonl"
     data.write_text("".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(texts)))
-    arguments = ("build", "--index", address, "--model", encoder, "--data", data, "--id_column", "id")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tinybert_hf", "index", *map(str, arguments)],
-        env=os.environ | NETWORK | {"HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    arguments = ["build", "--index", address, "--model", str(encoder), "--data", str(data), "--id_column", "id"]
+    process = context.Process(target=build_in_small_batches, args=(arguments, tmp_path / "log"))
+    process.start()
     try:
         while len(SearchIndex(address)) == 0:
-            assert process.poll() is None
+            assert process.is_alive()
             time.sleep(0.02)
     finally:
         process.kill()
-        process.wait()
+        process.join()
     stored = len(SearchIndex(address))
     assert 0 < stored < len(texts)
     status, printed = command(*arguments)
@@ -913,6 +925,7 @@ def test_the_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         SearchIndex("http://127.0.0.1:19530")
 
 
+@pytest.mark.slow
 def test_an_index_is_opened_without_reading_data_sets(tmp_path: Path) -> None:
     """`datasets` takes a second to import, and only reading records needs it."""
     code = """
@@ -920,5 +933,4 @@ def test_an_index_is_opened_without_reading_data_sets(tmp_path: Path) -> None:
         import tinybert_hf.index
         print("datasets" in sys.modules, "transformers" in sys.modules)
     """
-    env = os.environ | NO_NETWORK | {"HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    assert run_python(code, tmp_path, env=env, without_package=False).split() == ["False", "True"]
+    assert run_python(code, tmp_path, without_package=False).split() == ["False", "True"]

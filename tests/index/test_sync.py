@@ -6,6 +6,7 @@ python -m pytest tests/index/test_sync.py -q
 import os
 import signal
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,18 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "docs"
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with milvus_server("milvus-lite", tmp_path_factory.mktemp("milvus")) as uri:
+        yield uri
+
+
 @pytest.fixture(params=("folder", pytest.param("milvus", marks=pytest.mark.interop)))
-def index(request: pytest.FixtureRequest, encoder: Path, tmp_path: Path) -> Any:
+def index(request: pytest.FixtureRequest, encoder: Path, tmp_path: Path) -> SearchIndex:
+    """Without documents; a folder needs no server."""
     if request.param == "folder":
-        yield SearchIndex(tmp_path / "docs.index", encoder)
-        return
-    with milvus_server("milvus-lite", tmp_path) as uri:
-        yield SearchIndex(f"{uri}/docs_{uuid.uuid4().hex}", encoder)
+        return SearchIndex(tmp_path / "docs.index", encoder)
+    return SearchIndex(f"{request.getfixturevalue('server')}/docs_{uuid.uuid4().hex}", encoder)
 
 
 def write(folder: Path, name: str, content: str) -> None:

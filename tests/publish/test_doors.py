@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fresh_process
 import pytest
@@ -23,34 +23,35 @@ from tinybert_hf.training.start import load_encoder
 
 TEXTS = ["a fast compiler for small machines", "mail", "send and receive electronic mail " * 20]
 
-# What other programs make of an encoder's and a classifier's folder, without our code.
+# What other programs make of the folders of two encoders and a classifier, without our code.
 PLAIN = """
 import json, sys
 import torch
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer, __version__, pipeline
 
-encoder, classifier, texts = json.loads(sys.argv[1])
-tokenizer = AutoTokenizer.from_pretrained(encoder)
-batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
-with torch.inference_mode():
-    hidden_states = AutoModel.from_pretrained(encoder)(**batch).last_hidden_state
-sentences = SentenceTransformer(encoder)
-answers = {
-    "version": __version__,
-    "ids": batch["input_ids"].tolist(),
-    "hidden_states": hidden_states.tolist(),
-    "features": pipeline("feature-extraction", model=encoder)(texts[0])[0],
-    "classes": pipeline("text-classification", model=classifier)(texts[0], top_k=None),
-    "max_length": sentences.max_seq_length,
-    "embeddings": sentences.encode(texts).tolist(),
-    "similarity": sentences.similarity(sentences.encode(texts[:1]), sentences.encode(texts[1:])).tolist(),
-    "remote": "loaded",
-}
-try:
-    AutoModel.from_pretrained(encoder, trust_remote_code=True)
-except ImportError as error:
-    answers["remote"] = str(error)
+texts = json.loads(sys.argv[1])
+classes = pipeline("text-classification", model="classifier")(texts[0], top_k=None)
+answers = {"version": __version__, "classes": classes}
+for encoder in ("mean", "cls"):
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+    batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+    with torch.inference_mode():
+        hidden_states = AutoModel.from_pretrained(encoder)(**batch).last_hidden_state
+    sentences = SentenceTransformer(encoder)
+    answers[encoder] = {
+        "ids": batch["input_ids"].tolist(),
+        "hidden_states": hidden_states.tolist(),
+        "features": pipeline("feature-extraction", model=encoder)(texts[0])[0],
+        "max_length": sentences.max_seq_length,
+        "embeddings": sentences.encode(texts).tolist(),
+        "similarity": sentences.similarity(sentences.encode(texts[:1]), sentences.encode(texts[1:])).tolist(),
+        "remote": "loaded",
+    }
+    try:
+        AutoModel.from_pretrained(encoder, trust_remote_code=True)
+    except ImportError as error:
+        answers[encoder]["remote"] = str(error)
 print(json.dumps(answers))
 """
 
@@ -63,32 +64,54 @@ def embed(model: Any, folder: Path) -> torch.Tensor:
     return encode(model, AutoTokenizer.from_pretrained(folder), TEXTS)
 
 
-@pytest.mark.parametrize(
-    "environment", ["", *(pytest.param(name, marks=pytest.mark.interop) for name in (".interop-4.57", ".interop-4.41"))]
+# ---- In environments with other releases, one process for each ----
+
+
+@pytest.fixture(scope="module")
+def trained(tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models `mean`, `cls` and `classifier`; in `published`, what is published of them."""
+    folder = tmp_path_factory.mktemp("trained")
+    for pooling in ("mean", "cls"):
+        save_model(TinyBertModel(config_like_bert(tokenizer, pooling)), tokenizer, folder / pooling)
+    save_classifier(tokenizer, folder / "classifier", "cls")
+    for name in ("mean", "cls", "classifier"):
+        build_folder(folder / name, folder / "published" / name, REPO)
+    return folder
+
+
+class Release(NamedTuple):
+    environment: str
+    answers: dict[str, Any]
+
+
+@pytest.fixture(
+    scope="module",
+    params=["", *(pytest.param(name, marks=pytest.mark.interop) for name in (".interop-4.57", ".interop-4.41"))],
 )
-def test_releases_old_and_new_load_a_model_without_its_code(
-    encoder_like_bert: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, environment: str
-) -> None:
+def release(request: pytest.FixtureRequest, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Release:
+    """What an environment makes of what is published."""
+    environment = request.param
     python = ROOT / environment / "bin" / "python" if environment else Path(sys.executable)
     assert python.exists(), f"{python} is missing: run `make interop`."
-    folder = build_folder(encoder_like_bert, tmp_path / "published", REPO)
-    classifier = build_folder(save_classifier(tokenizer, tmp_path / "c", "cls"), tmp_path / "published-c", REPO)
-    env = os.environ | fresh_process.NO_NETWORK | {"HF_HOME": str(tmp_path / "home")}
+    env = os.environ | fresh_process.NO_NETWORK | {"HF_HOME": str(tmp_path_factory.mktemp("home"))}
     env.pop("PYTHONPATH", None)
-    arguments = json.dumps([str(folder), str(classifier), TEXTS])
-    printed = fresh_process.run([python, "-c", PLAIN, arguments], env, tmp_path)
-    answers = json.loads(printed.splitlines()[-1])
+    printed = fresh_process.run([python, "-c", PLAIN, json.dumps(TEXTS)], env, trained / "published")
+    return Release(environment, json.loads(printed.splitlines()[-1]))
 
-    model = TinyBertModel.from_pretrained(encoder_like_bert).eval()
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_releases_old_and_new_load_an_encoder_without_its_code(
+    release: Release, trained: Path, tokenizer: PreTrainedTokenizerBase, pooling: str
+) -> None:
+    answers = release.answers[pooling]
+    model = TinyBertModel.from_pretrained(trained / pooling).eval()
     batch = tokenizer(TEXTS, padding=True, truncation=True, return_tensors="pt")
     real = batch["attention_mask"].bool()
     assert answers["ids"] == batch["input_ids"].tolist() and not real.all()
     with torch.inference_mode():
         hidden_states = model(**batch).last_hidden_state
-        logits = TinyBertForSequenceClassification.from_pretrained(tmp_path / "c").eval()(
-            **tokenizer(TEXTS[0], return_tensors="pt")
-        )[0]
-    embeddings = embed(model, encoder_like_bert)
+    embeddings = embed(model, trained / pooling)
     features = hidden_states[0, : len(answers["features"])]
     for name, found, expected in (
         ("AutoModel", torch.tensor(answers["hidden_states"])[real], hidden_states[real]),
@@ -97,16 +120,34 @@ def test_releases_old_and_new_load_a_model_without_its_code(
         ("similarity", torch.tensor(answers["similarity"]), embeddings[:1] @ embeddings[1:].T),
     ):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0, msg=name)
-    assert {answer["label"]: answer["score"] for answer in answers["classes"]} == pytest.approx(
+    assert answers["max_length"] == 32
+
+
+@pytest.mark.slow
+def test_releases_old_and_new_load_a_classifier_without_its_code(
+    release: Release, trained: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    model = TinyBertForSequenceClassification.from_pretrained(trained / "classifier").eval()
+    with torch.inference_mode():
+        logits = model(**tokenizer(TEXTS[0], return_tensors="pt"))[0]
+    assert {answer["label"]: answer["score"] for answer in release.answers["classes"]} == pytest.approx(
         dict(zip(("negative", "positive"), logits.softmax(dim=-1)[0].tolist(), strict=True)), abs=1e-5
     )
-    assert answers["max_length"] == 32
-    if environment:
-        assert environment.endswith(".".join(answers["version"].split(".")[:2]))
-        assert answers["remote"].startswith("This code needs transformers 5.0 or later, not 4.")
-        assert "\n" not in answers["remote"]
-    else:
-        assert answers["remote"] == "loaded"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_a_release_that_cannot_run_the_code_says_which_one_can(release: Release, pooling: str) -> None:
+    remote = release.answers[pooling]["remote"]
+    if not release.environment:
+        assert remote == "loaded"
+        return
+    assert release.environment.endswith(".".join(release.answers["version"].split(".")[:2]))
+    assert remote.startswith("This code needs transformers 5.0 or later, not 4.")
+    assert "\n" not in remote
+
+
+# ---- In this process ----
 
 
 def test_the_weights_load_through_both_doors_as_they_were_trained(encoder_like_bert: Path, tmp_path: Path) -> None:
@@ -147,11 +188,8 @@ def test_a_published_folder_is_read_by_all_that_reads_a_trained_one(encoder_like
     assert contents(again) == contents(folder)
 
 
-def test_weights_in_several_files_and_of_a_revision_load(
-    encoder_like_bert: Path, tmp_path: Path, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = build_folder(encoder_like_bert, tmp_path / "published", REPO)
-    expected = embed(TinyBertModel.from_pretrained(folder), folder)
+def split_weights(folder: Path) -> None:
+    """Put the weights into two files."""
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     shards = {f"model-0000{part}-of-00002.safetensors": [*weights][part - 1 :: 2] for part in (1, 2)}
@@ -159,21 +197,43 @@ def test_weights_in_several_files_and_of_a_revision_load(
         save_file({name: weights[name] for name in names}, folder / file, metadata={"format": "pt"})
     index = {"metadata": {}, "weight_map": {name: file for file, names in shards.items() for name in names}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def test_weights_in_several_files_load(encoder_like_bert: Path, tmp_path: Path) -> None:
+    folder = build_folder(encoder_like_bert, tmp_path / "published", REPO)
+    expected = embed(TinyBertModel.from_pretrained(folder), folder)
+    split_weights(folder)
     assert torch.equal(embed(TinyBertModel.from_pretrained(folder), folder), expected)
 
-    commit = hub.add_repo("model", REPO, contents(folder))
-    hub.add_commit(REPO, {"config.json": b"{}"})
+
+@pytest.mark.slow
+def test_weights_in_several_files_and_of_a_revision_load_from_the_hub(
+    trained: Path, tmp_path: Path, hub: LoopbackHub
+) -> None:
+    """In a process without the package, which saves them too."""
+    commits = {}
+    for pooling in ("mean", "cls"):
+        folder = build_folder(trained / pooling, tmp_path / pooling, REPO)
+        split_weights(folder)
+        commits[pooling] = hub.add_repo("model", f"tester/{pooling}", contents(folder))
+        hub.add_commit(f"tester/{pooling}", {"config.json": b"{}"})
     code = f"""
         import json
         from transformers import pipeline
 
-        search = pipeline("semantic-search", model={REPO!r}, revision={commit!r}, trust_remote_code=True)
-        search.model.save_pretrained("saved")
-        print(json.dumps(search.encode({TEXTS!r}).tolist()))
+        embeddings = {{}}
+        for pooling, commit in {commits!r}.items():
+            model = f"tester/{{pooling}}"
+            search = pipeline("semantic-search", model=model, revision=commit, trust_remote_code=True)
+            search.model.save_pretrained(f"saved/{{pooling}}")
+            embeddings[pooling] = search.encode({TEXTS!r}).tolist()
+        print(json.dumps(embeddings))
     """
-    printed = fresh_process.run_python(code, tmp_path, hub.env(tmp_path / "home"))
-    torch.testing.assert_close(torch.tensor(json.loads(printed.splitlines()[-1])), expected, atol=1e-6, rtol=0)
-    assert (tmp_path / "saved" / "pipeline_tinybert.py").exists()
+    printed = fresh_process.run_stranger(code, tmp_path, hub.env(tmp_path / "home"))
+    for pooling, embeddings in json.loads(printed.splitlines()[-1]).items():
+        expected = embed(TinyBertModel.from_pretrained(trained / pooling), trained / pooling)
+        torch.testing.assert_close(torch.tensor(embeddings), expected, atol=1e-6, rtol=0, msg=pooling)
+        assert (tmp_path / "saved" / pooling / "pipeline_tinybert.py").exists()
 
 
 def test_a_missing_tensor_is_reported_under_our_name(encoder_like_bert: Path, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from huggingface_hub import SpaceCard
 from loopback_hub import LoopbackHub
 from publishing import EVALUATION, REPO, SPACE, Command, contents
 
-from tinybert_hf.publish.space import BROWSER_MODEL, SPACE_FILES
+from tinybert_hf.errors import InputError
+from tinybert_hf.publish.space import BROWSER_MODEL, SPACE_FILES, build_space
 
 
 def settings(files: dict[str, bytes]) -> dict[str, str]:
@@ -32,6 +33,7 @@ def push_with_onnx(folder: Path, hub: LoopbackHub, command: Command) -> list[str
     return [*argv, "--space", SPACE]
 
 
+@pytest.mark.slow
 def test_a_space_is_one_commit_of_a_static_page_that_loads_the_pushed_commit(
     encoder: Path, tmp_path: Path, online: LoopbackHub, command: Command
 ) -> None:
@@ -64,22 +66,33 @@ def test_a_space_beside_a_pull_request_loads_what_is_proposed(
     encoder: Path, online: LoopbackHub, command: Command
 ) -> None:
     online.add_repo("model", "other/tiny", {"README.md": b"theirs"})
-    argv = ["--model", encoder, "--repo_id", "other/tiny", "--create_pr", "--onnx", "--space", SPACE]
-    assert "Pushed the page in one commit" in command(*argv)
+    argv = ["--model", encoder, "--repo_id", "other/tiny", "--create_pr"]
+    command(*argv)
+    online.add_commit("other/tiny", {BROWSER_MODEL: b"ONNX"}, "refs/pr/1")
+    assert "Pushed the page in one commit" in command(*argv, "--space", SPACE)
     proposed = online.repos["model", "other/tiny"].refs["refs/pr/1"]
     assert settings(online.files(SPACE, repo_type="space"))["revision"] == proposed.id
 
 
+@pytest.mark.slow
 def test_a_page_is_built_to_try_it_without_the_hub(encoder: Path, tmp_path: Path, command: Command) -> None:
     argv = ["--model", encoder, "--output_dir", tmp_path / "published", "--space", SPACE]
     assert "has no onnx/model_quantized.onnx, which the page runs; add --onnx" in command(*argv)
-    for _ in range(2):
-        printed = command(*argv, "--onnx")
-        assert f"--directory {tmp_path}\nand open http://127.0.0.1:8000/published-space/" in printed
+    printed = command(*argv, "--onnx")
+    assert f"--directory {tmp_path}\nand open http://127.0.0.1:8000/published-space/" in printed
     built = settings(contents(tmp_path / "published-space"))
     assert (built["host"], built["path"], built["model"]) == ("../", "{model}/", "published")
-    (tmp_path / "published-space" / "style.css").write_text("mine")
-    assert "holds style.css, which was not built here, or was edited" in command(*argv, "--onnx")
+
+
+def test_a_page_is_built_again_but_not_over_one_that_was_edited(encoder: Path, tmp_path: Path) -> None:
+    (encoder / BROWSER_MODEL).parent.mkdir()
+    (encoder / BROWSER_MODEL).write_bytes(b"ONNX")
+    for _ in range(2):
+        page = build_space(tmp_path / "page", SPACE, encoder, None)
+    (page / "style.css").write_text("mine")
+    with pytest.raises(InputError, match=r"holds style\.css, which was not built here, or was edited"):
+        build_space(tmp_path / "page", SPACE, encoder, None)
+    assert (page / "style.css").read_text() == "mine"
 
 
 def test_a_space_whose_model_browsers_cannot_load_is_refused(

@@ -62,7 +62,7 @@ def check_as_a_stranger(
     cards = [(folder / "README.md").read_text() for folder in folders]
     arguments = json.dumps([encoder, classifier, SENTENCE, [snippets(card) for card in cards]])
     code = f"import sys; sys.argv[1:] = [{arguments!r}]\n{STRANGER}"
-    answers = json.loads(fresh_process.run_python(code, home, env).splitlines()[-1])
+    answers = json.loads(fresh_process.run_stranger(code, home, env).splitlines()[-1])
 
     inputs = AutoTokenizer.from_pretrained(folders[0])(SENTENCE, return_tensors="pt")
     with torch.inference_mode():
@@ -104,23 +104,24 @@ def test_their_copies_on_the_hub_work_without_the_package(
     check_as_a_stranger(names[0], names[1], paths, tmp_path, online.env(tmp_path / "home"))
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_sentence_transformers_encodes_as_we_do(
-    config: TinyBertConfig, encoder: Path, tmp_path: Path, pooling: str
-) -> None:
-    config.pooling = pooling
-    TinyBertModel(config).eval().save_pretrained(encoder)
-    folder = build_folder(encoder, tmp_path / "published", REPO)
+def test_sentence_transformers_encodes_as_we_do(config: TinyBertConfig, encoder: Path, tmp_path: Path) -> None:
+    for pooling in ("cls", "mean"):
+        config.pooling = pooling
+        TinyBertModel(config).eval().save_pretrained(encoder)
+        build_folder(encoder, tmp_path / pooling, REPO)
     texts = [SENTENCE, "mail", "send and receive electronic mail " * 20]
     code = f"""
         import json
         from sentence_transformers import SentenceTransformer
 
-        model = SentenceTransformer({str(folder)!r}, trust_remote_code=True)
-        print(json.dumps([model.max_seq_length, model.encode({texts!r}).tolist()]))
+        for folder in ("cls", "mean"):
+            model = SentenceTransformer(folder, trust_remote_code=True)
+            print(json.dumps([model.max_seq_length, model.encode({texts!r}).tolist()]))
     """
-    max_length, embeddings = json.loads(fresh_process.run_python(code, tmp_path).splitlines()[-1])
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    assert max_length == 32 < len(tokenizer(texts[2])["input_ids"])
-    expected = encode(TinyBertModel.from_pretrained(folder), tokenizer, texts)
-    torch.testing.assert_close(torch.tensor(embeddings), expected, atol=1e-5, rtol=0)
+    printed = fresh_process.run_stranger(code, tmp_path).splitlines()[-2:]
+    for pooling, (max_length, embeddings) in zip(("cls", "mean"), map(json.loads, printed), strict=True):
+        folder = tmp_path / pooling
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        assert max_length == 32 < len(tokenizer(texts[2])["input_ids"])
+        expected = encode(TinyBertModel.from_pretrained(folder), tokenizer, texts)
+        torch.testing.assert_close(torch.tensor(embeddings), expected, atol=1e-5, rtol=0, msg=pooling)

@@ -126,6 +126,7 @@ def test_the_death_of_the_launcher_is_a_signal(accelerator: Accelerator, monkeyp
 # ---- Memory ----
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library's allocator has no such settings")
 def test_freed_memory_is_there_for_the_next_step(tmp_path: Path) -> None:
     printed = run_python(

@@ -2,12 +2,12 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import hub_datasets
 import pytest
+from fresh_process import run
 from loopback_hub import LoopbackHub
 from training_run import ROOT, TINY, start, train
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
@@ -107,45 +107,48 @@ def test_a_file_alone_holds_rows_out(tmp_path: Path) -> None:
     assert not set(data.train["text"]) & set(data.evaluation["text"])
 
 
-def launch(hub: LoopbackHub, home: Path, script: str, *arguments: str) -> str:
-    """`accelerate launch script` in a process that sees only this Hub; what it logged."""
-    accelerate = str(Path(sys.executable).with_name("accelerate"))
-    environment = hub.env(home) | {"PATH": os.environ["PATH"]}
-    done = subprocess.run(
-        [accelerate, "launch", script, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stderr
+# ---- Data sets of the Hub ----
+
+
+@pytest.fixture(scope="module")
+def from_the_hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs `sentiment`, by `accelerate launch`, then `retrieval` and `nli` in another process that sees only this Hub."""
+    folder = tmp_path_factory.mktemp("from_the_hub")
+    rows = [(text, 1) for text in GOOD] + [(text, 0) for text in BAD]
+    pairs = [(f"{text} {i}", f"{text}, said {i}") for i in range(10) for text in GOOD + BAD]
+    inferences = [(GOOD[i % 5], BAD[(i + label) % 5], label) for i in range(20) for label in range(3)]
+    shared = ["--max_steps", "2", "--per_device_train_batch_size", "8"]
+    sentiment, retrieval = str(folder / "sentiment"), str(folder / "retrieval")
+    launched = ["full", "--config_overrides", TINY, "--output_dir", sentiment, *shared]
+    more = ["full", "--model", sentiment, "--eval_size", "40", "--output_dir", retrieval, *shared]
+    nli = ["--data", "sentence-transformers/all-nli", "--data_config", "pair-class", "--eval_split", "dev"]
+    nli += ["--text_columns", "premise", "hypothesis", "--config_overrides", TINY, "--output_dir", str(folder / "nli")]
+    commands = [["train", "retrieval", *more], ["train", "sentiment", *nli, *shared]]
+    code = f"from tinybert_hf.cli import main\nfor command in {commands!r}:\n    main(command)"
+    accelerate = Path(sys.executable).with_name("accelerate")
+    with LoopbackHub() as hub:
+        hub.add_repo("dataset", "stanfordnlp/sst2", hub_datasets.sst2(rows * 4, rows))
+        hub.add_repo("dataset", "sentence-transformers/natural-questions", hub_datasets.natural_questions(pairs))
+        hub.add_repo("dataset", "sentence-transformers/all-nli", hub_datasets.all_nli(inferences))
+        env = hub.env(folder) | {"PATH": os.environ["PATH"]}
+        for process in ([accelerate, "launch", "train_sentiment.py", *launched], [sys.executable, "-c", code]):
+            run(process, env, ROOT)
+        assert hub.unexpected == []
+    return folder
 
 
 @pytest.mark.slow
-def test_both_stages_train_on_the_hubs_data_sets(hub: LoopbackHub, tmp_path: Path) -> None:
-    rows = [(text, 1) for text in GOOD] + [(text, 0) for text in BAD]
-    pairs = [(f"{text} {i}", f"{text}, said {i}") for i in range(10) for text in GOOD + BAD]
-    hub.add_repo("dataset", "stanfordnlp/sst2", hub_datasets.sst2(rows * 4, rows))
-    hub.add_repo("dataset", "sentence-transformers/natural-questions", hub_datasets.natural_questions(pairs))
-    shared = ["--max_steps", "2", "--per_device_train_batch_size", "8"]
-    sentiment, retrieval = str(tmp_path / "sentiment"), str(tmp_path / "retrieval")
-    first = ["--config_overrides", TINY, "--output_dir", sentiment, *shared]
-    launch(hub, tmp_path, "train_sentiment.py", "full", *first)
-    more = ["--model", sentiment, "--eval_size", "40", "--output_dir", retrieval, *shared]
-    launch(hub, tmp_path, "train_retrieval.py", "full", *more)
-    one = json.loads((tmp_path / "sentiment" / "sentiment_summary.json").read_text())
-    two = json.loads((tmp_path / "retrieval" / "retrieval_summary.json").read_text())
+def test_both_stages_train_on_the_hubs_data_sets(from_the_hub: Path) -> None:
+    one = json.loads((from_the_hub / "sentiment" / "sentiment_summary.json").read_text())
+    two = json.loads((from_the_hub / "retrieval" / "retrieval_summary.json").read_text())
     assert one["data"]["labels"] == ["negative", "positive"]
     assert (one["data"]["train_rows"], one["data"]["eval_rows"]) == (40, 10)
     assert (two["data"]["train_rows"], two["data"]["eval_rows"]) == (60, 40)
 
 
 @pytest.mark.slow
-def test_natural_language_inference_pairs_train_too(hub: LoopbackHub, tmp_path: Path) -> None:
-    rows = [(GOOD[i % 5], BAD[(i + label) % 5], label) for i in range(20) for label in range(3)]
-    hub.add_repo("dataset", "sentence-transformers/all-nli", hub_datasets.all_nli(rows))
-    out = tmp_path / "out"
-    nli = ["--data", "sentence-transformers/all-nli", "--data_config", "pair-class", "--eval_split", "dev"]
-    columns = ["--text_columns", "premise", "hypothesis", "--config_overrides", TINY]
-    shared = ["--max_steps", "2", "--per_device_train_batch_size", "8", "--output_dir", str(out)]
-    launch(hub, tmp_path, "train_sentiment.py", *nli, *columns, *shared)
+def test_natural_language_inference_pairs_train_too(from_the_hub: Path) -> None:
+    out = from_the_hub / "nli"
     summary = json.loads((out / "sentiment_summary.json").read_text())
     assert summary["data"]["labels"] == ["entailment", "neutral", "contradiction"]
     assert AutoModelForSequenceClassification.from_pretrained(out).config.num_labels == 3

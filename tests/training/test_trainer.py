@@ -19,11 +19,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training_run import NO_DROPOUT, ROOT, start, train, write_pairs
+from training_run import NO_DROPOUT, ROOT, context, run_command, start, train, write_pairs
 
 from tinybert_hf import RetrievalArguments, train_retrieval
 from tinybert_hf.errors import InputError, UnreadableError
 from tinybert_hf.files import find_damage, write_manifest
+from tinybert_hf.training import trainer
 from tinybert_hf.training.arguments import Schedule
 from tinybert_hf.training.checkpoints import list_checkpoints
 from tinybert_hf.training.retrieval import RetrievalStage
@@ -127,24 +128,28 @@ def test_killed_at_ten_random_moments_a_run_ends_with_the_same_bytes(
     assert resumed >= 5, "this test would be vacuous: no run had a checkpoint to resume from"
 
 
+def die_in_the_second_save(arguments: list[str], log: Path) -> None:
+    """In the child."""
+    save_tokenizer = trainer.save_tokenizer
+
+    def save_or_die(tokenizer: Any, folder: Path) -> None:
+        if f"checkpoint-{2 * SAVE_STEPS}" in str(folder):
+            os.kill(os.getpid(), signal.SIGKILL)
+        save_tokenizer(tokenizer, folder)
+
+    trainer.save_tokenizer = save_or_die
+    run_command(["train", "retrieval", *arguments], log, {})
+
+
 @pytest.mark.slow
 def test_a_checkpoint_whose_writing_was_killed_is_not_picked_up(
     data: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
     output_dir = tmp_path / "out"
-    code = f"""
-import os, signal, sys
-from tinybert_hf.cli import main
-from tinybert_hf.training import trainer
-def die_in_the_second_save(tokenizer, folder, save=trainer.save_tokenizer):
-    if "checkpoint-{2 * SAVE_STEPS}" in str(folder):
-        os.kill(os.getpid(), signal.SIGKILL)
-    save(tokenizer, folder)
-trainer.save_tokenizer = die_in_the_second_save
-main(["train", "retrieval", *{flags(data, output_dir)!r}])
-"""
-    died = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
-    assert died.returncode == -signal.SIGKILL
+    process = context.Process(target=die_in_the_second_save, args=(flags(data, output_dir), tmp_path / "log"))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert list(output_dir.glob("unfinished-*")), "this test would be vacuous: the save was not interrupted"
     assert list_checkpoints(output_dir)[-1].name == f"checkpoint-{SAVE_STEPS}"
     train("retrieval", flags(data, output_dir), tmp_path / "log")
