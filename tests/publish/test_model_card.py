@@ -19,7 +19,7 @@ from tinybert_hf.publish.model_card import Origin, is_signed
 
 
 def model_index(card: ModelCard) -> list[tuple[str, str, float]]:
-    return [(r.dataset_type, r.metric_name, r.metric_value) for r in card.data.eval_results or []]
+    return [(r.dataset_type, r.metric_type, r.metric_value) for r in card.data.eval_results or []]
 
 
 def test_the_model_index_holds_the_measured_numbers_of_this_model(
@@ -27,15 +27,15 @@ def test_the_model_index_holds_the_measured_numbers_of_this_model(
 ) -> None:
     card = ModelCard.load(build_folder(encoder, tmp_path / "a", REPO) / "README.md")
     assert model_index(card) == [
-        ("beir/test", "nDCG@10", 0.4567),
-        ("beir/test", "R@100", 0.9012),
+        ("beir/test", "cosine_ndcg@10", 0.4567),
+        ("beir/test", "cosine_recall@100", 0.9012),
         ("held_out.jsonl", "loss", 1.0203),
-        ("held_out.jsonl", "nDCG@10", 0.5678),
-        ("held_out.jsonl", "RR@10", 0.5432),
+        ("held_out.jsonl", "cosine_ndcg@10", 0.5678),
+        ("held_out.jsonl", "cosine_mrr@10", 0.5432),
     ]
     assert (card.data.pipeline_tag, card.data.library_name) == ("feature-extraction", "transformers")
     card = ModelCard.load(build_folder(classifier, tmp_path / "b", REPO, Origin("mit")) / "README.md")
-    assert model_index(card) == [("stanfordnlp/sst2", "accuracy", 0.8123), ("stanfordnlp/sst2", "f1_macro", 0.8045)]
+    assert model_index(card) == [("stanfordnlp/sst2", "accuracy", 0.8123), ("stanfordnlp/sst2", "f1", 0.8045)]
     assert (card.data.pipeline_tag, card.data.license) == ("text-classification", "mit")
 
 

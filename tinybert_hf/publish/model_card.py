@@ -28,6 +28,9 @@ SIGNATURE = "\n<!-- Written by tinybert publish, which replaces it while nobody 
 MINILM = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", "sentence-transformers/all-MiniLM-L6-v2"
 
 NO_PATHS = {"command", "labels", "hardware", "versions"}  # in a summary or an evaluation
+# What the Hub and sentence-transformers call our measures.
+HUB_METRICS = {"nDCG@10": "cosine_ndcg@10", "RR@10": "cosine_mrr@10", "AP": "cosine_map@100", "f1_macro": "f1"}
+HUB_METRICS |= {"R@10": "cosine_recall@10", "R@100": "cosine_recall@100"}
 # The name of a library among the tags: the Hub finds the model among that library's, and shows how it loads it.
 SEARCH_TAGS = ["semantic-search", "sentence-similarity", "sentence-transformers"]
 ONNX_TAGS = ["onnx", "transformers.js"]
@@ -167,7 +170,7 @@ def measured_results(summary: dict[str, Any] | None, evaluations: list[dict[str,
         data, task = run["eval_data"] or run["data"], tasks[summary["stage"]]
         measured.append((task, data, f"{data} (held out)", run["eval_split"], summary["results"]))
     return [
-        EvalResult(task, data, name, measure.lower(), value, dataset_split=split, metric_name=measure)
+        EvalResult(task, data, name, HUB_METRICS.get(measure, measure), value, dataset_split=split, metric_name=measure)
         for task, data, name, split, values in measured
         for measure, value in values.items()
     ]
