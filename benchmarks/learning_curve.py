@@ -11,6 +11,7 @@ recipe's. The output file is written after each number of pairs, and numbers tha
 
 import json
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,18 +37,18 @@ class LearningCurve:
         default=None, metadata={"help": "The start, a folder or Hub id; without it, only the plot is drawn."}
     )
     pairs: list[int] = field(
-        default_factory=lambda: [100, 300, 1_000, 3_000, 10_000, 18_000],
+        default_factory=lambda: [30, 100, 300, 1_000, 3_000, 10_000, 18_000],
         metadata={"help": "How many pairs to train on, a run for each."},
     )
     plot: str | None = field(default=None, metadata={"help": "A PNG file to draw."})
 
 
 def measure(curve: LearningCurve, path: Path) -> None:
-    """Write nDCG@10 for each number of pairs, with its interval and the seconds of training, and the lines beside it."""
+    """Write nDCG@10 for each number of pairs, as `benchmarks.tables` shows a result."""
     assert curve.model
     numbers = json.loads(path.read_text(encoding="utf-8")) if path.exists() else start(curve.model)
     rows = load_data(TRAIN)
-    for count in sorted(set(curve.pairs) - {known["pairs"] for known in numbers["points"]}):
+    for count in sorted(set(curve.pairs) - {row.get("pairs") for row in numbers["rows"]}):
         with TemporaryDirectory() as folder:
             data, output_dir = Path(folder, f"{count}.jsonl"), Path(folder, "model")
             rows.select(range(count)).to_json(data)
@@ -59,52 +60,60 @@ def measure(curve: LearningCurve, path: Path) -> None:
                 "report_to": "none",
             }
             tinybert(["train", "retrieval", "minilm", *(f"--{name}={value}" for name, value in flags.items())])
-            summary = json.loads((output_dir / "retrieval_summary.json").read_text(encoding="utf-8"))
             result = evaluate_model(str(output_dir), TEST)
-        numbers["points"].append({"pairs": count, "seconds": summary["seconds"], **point(result)})
+        numbers["rows"].append({"system": "recipe minilm", "pairs": count, **cell(result, MODEL)})
+        numbers["rows"].sort(key=lambda row: row.get("pairs", -1))
         path.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
 
 
 def start(model: str) -> dict[str, Any]:
-    """The model as it is, and BM25."""
+    """BM25, and the model as it is."""
     result = evaluate_model(model, TEST)
-    first = point(result)
     return {
-        "model": Path(model).name,
+        "title": f"How many pairs are enough, {MEASURE}",
+        "command": ["python -m benchmarks.learning_curve --model START --output_file FILE"],
         "machine": describe_machine(0),
-        "measure": MEASURE,
-        "points": [{"pairs": 0, **first}],
-        "lines": {BM25: result["results"][BM25][MEASURE], Path(model).name: first["value"]},
+        "date": date.today().isoformat(),
+        "source": "the run",
+        "log": ["../log/quality.md#learning-curve"],
+        "columns": {"system": None, "pairs": 0, MEASURE: 3},
+        "rows": [
+            {"system": BM25, **cell(result, BM25)},
+            {"system": Path(model).name, "pairs": 0, **cell(result, MODEL)},
+        ],
+        "notes": ["The bundled pairs and their test: 1,000 queries and 10,000 documents. One run, seed 0."],
     }
 
 
-def point(result: dict[str, Any]) -> dict[str, Any]:
-    """The model's measure and its interval."""
-    low, high = result["intervals"][MODEL][MEASURE]
-    return {"value": result["results"][MODEL][MEASURE], "low": low, "high": high}
+def cell(result: dict[str, Any], system: str) -> dict[str, Any]:
+    """A system's measure, and half of its 95% interval."""
+    low, high = result["intervals"][system][MEASURE]
+    return {MEASURE: {"value": result["results"][system][MEASURE], "plus_minus": (high - low) / 2}}
 
 
 def draw(numbers: dict[str, Any], path: Path) -> None:
-    """The measure over the number of pairs, the latter as a scale of equal steps."""
+    """The measure over the number of pairs, the latter as a scale of equal steps; BM25 and the start as lines."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    points = numbers["points"]
+    trained = [row for row in numbers["rows"] if "pairs" in row]
+    lines = [row for row in numbers["rows"] if not row.get("pairs")]
+    values = [row[MEASURE]["value"] for row in trained]
+    spreads = [row[MEASURE]["plus_minus"] for row in trained]
     figure, axis = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
-    places = range(len(points))
-    values = [point["value"] for point in points]
-    below = [point["value"] - point["low"] for point in points]
-    above = [point["high"] - point["value"] for point in points]
-    axis.errorbar(places, values, yerr=(below, above), marker="o", capsize=3, color="C0", label="trained on your pairs")
-    for place, value in zip(places, values, strict=True):
+    axis.errorbar(
+        range(len(trained)), values, spreads, marker="o", capsize=3, color="C0", label="trained on your pairs"
+    )
+    for place, value in enumerate(values):
         axis.annotate(f"{value:.2f}", (place, value), xytext=(6, -12), textcoords="offset points", color="C0")
-    for (name, value), color in zip(numbers["lines"].items(), ("C1", "C2"), strict=True):
-        axis.axhline(value, color=color, linestyle="--", label=f"{name}: {value:.2f}")
-    axis.set_xticks(places, [f"{point['pairs']:,}" for point in points])
+    for row, color in zip(lines, ("C1", "C2"), strict=True):
+        value = row[MEASURE]["value"]
+        axis.axhline(value, color=color, linestyle="--", label=f"{row['system']}: {value:.2f}")
+    axis.set_xticks(range(len(trained)), [f"{row['pairs']:,}" for row in trained])
     axis.set_xlabel("pairs of a query and its answer")
-    axis.set_ylabel(numbers["measure"])
+    axis.set_ylabel(MEASURE)
     axis.grid(axis="y", alpha=0.3)
     axis.legend(loc="lower right", frameon=False)
     figure.savefig(path, dpi=120)

@@ -83,10 +83,20 @@ def test_a_folder_has_a_split_for_each_file(tmp_path: Path) -> None:
         load_data(str(folder), split="test")
 
 
-@pytest.mark.parametrize("name", ["missing.csv", "./missing", "missing/train.jsonl.gz", "a/b/c"])
+@pytest.mark.parametrize("name", ["missing.csv", "missing/train.jsonl.gz"])
 def test_a_file_that_is_not_there_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MissingFileError, match=f"{name} does not exist .looked in {tmp_path}"):
+        load_data(name)
+
+
+@pytest.mark.parametrize("name", ["./missing", "/missing", "~missing", "a/b/c", "missing"])
+def test_what_can_be_no_id_on_the_hub_is_told_at_once(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    expected = f"There is no data set '{name}': no such file or folder here .in {tmp_path}"
+    with pytest.raises(MissingFileError, match=expected):
         load_data(name)
 
 

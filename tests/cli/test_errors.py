@@ -29,7 +29,7 @@ SEARCH = ["search", "--model", "m", "--query", "q", "--chunks", "-"]
         (
             ["tran"],
             'Unknown command "tran". Did you mean "train"? Available commands: train, evaluate, mine, publish, search, '
-            "index, convert, recipes. See: tinybert --help",
+            "index, serve, mcp, ... See: tinybert --help",
         ),
         (
             ["index", "serch"],
