@@ -196,9 +196,7 @@ def test_a_name_that_can_be_no_model_is_refused_at_once(
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        UnreadableError, match=r"Could not load the model .*nowhere \(no such folder here\) from the Hub"
-    ):
+    with pytest.raises(MissingFileError, match=r"There is no model '.*nowhere': no such file or folder here"):
         load_search_pipeline(tmp_path / "nowhere")
 
 

@@ -114,7 +114,7 @@ def propose_encoding(path: Path, wrong: UnicodeDecodeError) -> str:
 
     tried = wrong.encoding.upper()
     if str(path) == "-":
-        return f"Standard input is no text in {tried}. Pass another --encoding, as cp1252."
+        return f"Standard input is not in {tried}. Pass another --encoding, as cp1252."
     content = open_bytes(path).read()
     try:
         content.decode(tried)
@@ -126,7 +126,7 @@ def propose_encoding(path: Path, wrong: UnicodeDecodeError) -> str:
     likely = names[-1] if names and "cp1252" not in names else "cp1252"
     line = content[begin : begin + 200].split(b"\n")[0].decode(likely, errors="replace").strip()
     number = content.count(b"\n", 0, begin) + 1
-    return f"{path} is no text in {tried} (line {number}). With --encoding {likely} this line would be: {line:.60}"
+    return f"{path} is not in {tried} (line {number}). With --encoding {likely} this line would be: {line:.60}"
 
 
 def txt_rows(path: Path, columns: Collection[str], written: Written) -> Iterator[Row]:

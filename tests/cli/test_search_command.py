@@ -146,7 +146,7 @@ def test_a_file_that_is_no_text_is_a_message(model_folder: Path, tmp_path: Path)
     path.write_bytes("text\nFür Möbel und größere Türen".encode("cp1252"))
     done = tinybert("search", "--model", model_folder, "--query", QUERY, "--chunks", path)
     assert (done.status, done.out) == (1, "")
-    assert done.err.startswith(f"error: {path} is no text in UTF-8 (line 2). With --encoding cp1252 this ")
+    assert done.err.startswith(f"error: {path} is not in UTF-8 (line 2). With --encoding cp1252 this ")
     flags = ["--encoding", "cp1252", "--json"]
     done = tinybert("search", "--model", model_folder, "--query", QUERY, "--chunks", path, *flags)
     assert {hit["text"] for hit in json.loads(done.out)} == {"text", "Für Möbel und größere Türen"}

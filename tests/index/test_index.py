@@ -33,7 +33,7 @@ from tinybert_hf import TinyBertConfig, TinyBertModel
 from tinybert_hf import index as module
 from tinybert_hf.cli import main
 from tinybert_hf.encoding import load_search_pipeline
-from tinybert_hf.errors import InputError, MissingExtraError, UnreadableError
+from tinybert_hf.errors import InputError, MissingExtraError, MissingFileError, UnreadableError
 from tinybert_hf.index import SearchIndex
 from tinybert_hf.index.folder import BusyError, FolderStore
 from tinybert_hf.index.milvus import MilvusStore
@@ -505,7 +505,7 @@ def test_truncated_embeddings_are_searched_as_the_pipeline_truncates(address: st
     [
         ({"truncate_dim": 8}, InputError, "pass model too"),
         ({"model": "ENCODER", "truncate_dim": 33}, InputError, "from 1 to 32, .* got 33"),
-        ({"model": "/no/such/model"}, UnreadableError, "Could not load the model /no/such/model"),
+        ({"model": "/no/such/model"}, MissingFileError, "There is no model '/no/such/model': no such file or folder"),
         ({"token": "a:b"}, InputError, "A token is for a server"),
         ({"address": "s3://bucket/index"}, InputError, "folder or http"),
         ({"address": "http://127.0.0.1/a-b"}, InputError, "'a-b' .* cannot be a collection's name"),
@@ -801,7 +801,7 @@ def relay(uri: str) -> Iterator[Relay]:
 def test_a_server_that_is_away_is_named(encoder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
-    with pytest.raises(ConnectionError, match=f"http://127.0.0.1:{port} is away") as raised:
+    with pytest.raises(ConnectionError, match=f"http://127.0.0.1:{port} did not answer") as raised:
         SearchIndex(f"http://127.0.0.1:{port}", encoder)
     assert isinstance(raised.value, InputError)  # a command prints it in one line
 
@@ -883,10 +883,10 @@ def test_upsert_replaces_from_the_command_line(command: Any, encoder: Path, tmp_
         (
             ("add", "--index", "i", "--data", "a.jsonl"),
             1,
-            "error: There is no index at i. Make it with: tinybert index build",
+            "error: There is no index at i. Make one: tinybert index build",
         ),
         (("search", "--index", "i", "--query", "a", "--filter", "{"), 1, "error: --filter is no JSON: {"),
-        (("search", "--index", "i", "--query", "a"), 1, "error: The index i is empty"),
+        (("search", "--index", "i", "--query", "a"), 1, "error: There is no index at i. Make one"),
         (("remove",), 2, "Available commands: build, add, sync, search, info"),
     ],
 )

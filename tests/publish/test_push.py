@@ -34,7 +34,7 @@ from tinybert_hf.publish.space import BROWSER_MODEL
         ([], "Pass --repo_id to push"),
         (["--output_dir", "x", "--private"], "pass --repo_id too"),
         (["--repo_id", REPO, "--space", "demo"], "--space demo names no owner"),
-        (["--repo_id", REPO, "--space", SPACE, "--private"], "leave one out"),
+        (["--repo_id", REPO, "--space", SPACE, "--private"], "Leave one of them out"),
         (["--space", SPACE], "Pass --repo_id to push"),
     ],
 )

@@ -306,6 +306,7 @@ def test_outputs_of_linear_layers_take_their_share_of_a_graph_at_most(dropout: f
         vocab_size=100, num_hidden_layers=1, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
     )
     model = TinyBertModel(config).train()
+    model.set_attn_implementation("eager")  # as the trainer does in bf16
 
     def sizes(num_texts: int) -> Tensor:
         """Bytes of what autograd saves, weights included, and of the outputs."""

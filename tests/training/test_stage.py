@@ -129,9 +129,9 @@ def test_a_stage_tells_what_the_summary_needs(kind: str, tmp_path: Path, acceler
 def test_a_step_is_computed_by_the_kernels(
     kind: str, tmp_path: Path, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their masks, attention and packed weights."""
+    """Their masks and packed weights."""
     used: set[str] = set()
-    for name in ("dropout", "attention", "multiply_packed"):
+    for name in ("dropout", "multiply_packed"):
         original = getattr(kernels, name)
         monkeypatch.setattr(kernels, name, lambda *a, _of=original, _as=name, **k: (used.add(_as), _of(*a, **k))[1])
     monkeypatch.setattr(kernels, "LEAST_TOKENS_TO_PACK", 1)
@@ -140,7 +140,7 @@ def test_a_step_is_computed_by_the_kernels(
     stage.prepare(stage.model, step)
     used.clear()
     stage.backward(stage.model.train(), stage.batch(stage.sampler.micro_batches(step)[0], step))
-    expected = {"dropout", "attention"}
+    expected = {"dropout"}
     if kind != "sentiment" and kernels.can_pack(torch.float32):
         expected.add("multiply_packed")
     assert used == expected

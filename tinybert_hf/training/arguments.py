@@ -34,7 +34,7 @@ ABOVE_ZERO = (
 class TrainingArguments(DataArguments):
     """What both stages share. Each stage adds its columns and its defaults."""
 
-    data: Annotated[Data, DATA] = ""
+    data: Annotated[Data, DATA] = field(default_factory=list)
     """Training data: Hub ids, files or folders, one or several."""
     eval_data: Annotated[Data | None, DATA] = None
     """Data to measure on. By default, a split or some rows of --data."""
@@ -125,7 +125,7 @@ class TrainingArguments(DataArguments):
 class SentimentArguments(TrainingArguments):
     """Stage one. The defaults are the full recipe."""
 
-    data: Annotated[Data, DATA] = "stanfordnlp/sst2"
+    data: Annotated[Data, DATA] = field(default_factory=lambda: ["stanfordnlp/sst2"])
     eval_split: Annotated[str | None, DATA] = "validation"
     text_columns: Annotated[list[str], DATA] = field(default_factory=lambda: ["sentence"])
     """The column of the text, or the two columns of a pair of texts."""
@@ -143,7 +143,7 @@ class SentimentArguments(TrainingArguments):
 class RetrievalArguments(TrainingArguments):
     """Stage two. The defaults are the full recipe."""
 
-    data: Annotated[Data, DATA] = "sentence-transformers/natural-questions"
+    data: Annotated[Data, DATA] = field(default_factory=lambda: ["sentence-transformers/natural-questions"])
     query_column: Annotated[str, DATA] = "query"
     """The column of the query."""
     answer_column: Annotated[str, DATA] = "answer"
