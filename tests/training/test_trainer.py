@@ -708,3 +708,29 @@ def test_an_older_checkpoint_goes_only_after_the_new_one_is_on_the_disk(
     assert files | {""} <= before
     assert calls[counted + 1] == "flush out"
     assert calls.index("rename checkpoint-2 unfinished-checkpoint-2") > counted + 1
+
+
+@pytest.mark.parametrize(("dropout", "attention"), [(0.0, "sdpa"), (0.1, "eager")])
+def test_attention_is_written_out_where_no_fused_one_trains_faster(
+    dropout: float, attention: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    used: set[str] = set()
+    backward = RetrievalStage.backward
+
+    def spy(stage: RetrievalStage, *arguments: Any) -> Any:
+        used.add(stage.model.config._attn_implementation)
+        return backward(stage, *arguments)
+
+    monkeypatch.setattr(RetrievalStage, "backward", spy)
+    train_retrieval(
+        RetrievalArguments(
+            data=str(data / "train.csv"),
+            config_overrides=f"{TINY},attention_probs_dropout_prob={dropout}",
+            output_dir=str(tmp_path / "out"),
+            max_steps=1,
+            per_device_train_batch_size=8,
+            report_to="none",
+        )
+    )
+    assert used == {attention}

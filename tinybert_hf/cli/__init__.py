@@ -34,7 +34,7 @@ Each command explains its flags: tinybert train retrieval --help.""",
         consume_multiple=1,  # --matryoshka_dims 64 128
         negative=(),
         allow_repeating=True,  # the last one counts
-        show_default=lambda value: None if value is False else value,
+        show_default=lambda value: None if value is False else " ".join(value) if isinstance(value, list) else value,
     ),
     config=last_one_counts,
     help_formatter=HelpFormatter(),
