@@ -107,15 +107,16 @@ def draw(numbers: dict[str, Any], path: Path) -> None:
         range(len(trained)), values, spreads, marker="o", capsize=3, color="C0", label="trained on your pairs"
     )
     for place, value in enumerate(values):
-        axis.annotate(f"{value:.2f}", (place, value), xytext=(6, -12), textcoords="offset points", color="C0")
+        axis.annotate(f"{value:.3f}", (place, value), xytext=(6, -13), textcoords="offset points", color="C0")
     for row, color in zip(lines, ("C1", "C2"), strict=True):
         value = row[MEASURE]["value"]
-        axis.axhline(value, color=color, linestyle="--", label=f"{row['system']}: {value:.2f}")
+        axis.axhline(value, color=color, linestyle="--", label=f"{row['system']}: {value:.3f}")
     axis.set_xticks(range(len(trained)), [f"{row['pairs']:,}" for row in trained])
-    axis.set_xlabel("pairs of a query and its answer")
-    axis.set_ylabel(MEASURE)
+    axis.set_xlabel("pairs of a query and its answer that the model was trained on")
+    axis.set_ylabel(f"{MEASURE} on 1,000 new queries")
     axis.grid(axis="y", alpha=0.3)
-    axis.legend(loc="lower right", frameon=False)
+    axis.margins(x=0.1, y=0.1)
+    axis.legend(loc="upper left", frameon=False)
     figure.savefig(path, dpi=120)
 
 
