@@ -59,7 +59,8 @@ def read_records(
         raise InputError(f"{data} has no column {min(missing)!r}; it has {known}. See {flags}.")
     rows = with_texts(rows.select_columns(list(dict.fromkeys(columns.values()))), [*texts.values()], data)
     with without_progress_bars():
-        kept = rows.filter(lambda text: bool(text and text.strip()), input_columns=text_column)
+        options: dict[str, Any] = {"batched": True, "input_columns": text_column}
+        kept = rows.filter(lambda texts: [bool((text or "").strip()) for text in texts], **options)
     if blank := len(rows) - len(kept):
         logger.info("%s rows without text were left out.", f"{blank:,}")
     return kept.with_transform(lambda batch: {name: batch[column] for name, column in columns.items()})
