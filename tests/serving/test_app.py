@@ -314,15 +314,24 @@ def test_an_error_of_the_model_reaches_those_who_wait_and_nobody_else(
 # ---- What else ----
 
 
-def test_metrics_count_requests_failures_and_batches(client: httpx.Client) -> None:
-    def counted() -> dict[str, float]:
-        lines = [line.split() for line in client.get("/metrics").text.splitlines() if not line.startswith("#")]
-        return {name: float(value) for name, value in lines}
+def counted(client: httpx.Client) -> dict[str, float]:
+    lines = [line.split() for line in client.get("/metrics").text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in lines}
 
-    before = counted()
+
+def test_a_search_by_words_encodes_nothing(client: httpx.Client) -> None:
+    before = counted(client)
+    assert client.get("/search", params={"q": QUESTION, "mode": "bm25"}).json()
+    assert counted(client)["tinybert_batch_texts_sum"] == before["tinybert_batch_texts_sum"]
+    client.get("/search", params={"q": QUESTION})
+    assert counted(client)["tinybert_batch_texts_sum"] == before["tinybert_batch_texts_sum"] + 1
+
+
+def test_metrics_count_requests_failures_and_batches(client: httpx.Client) -> None:
+    before = counted(client)
     client.get("/search", params={"q": "x"})
     client.get("/search", params={"q": "x", "filter": '{"colour": 1}'})
-    after = counted()
+    after = counted(client)
     for name, more in (
         ('tinybert_request_seconds_count{path="/search"}', 2),
         ("tinybert_requests_failed_total", 1),

@@ -99,8 +99,9 @@ class Service:
         return list(zip(rows, map(len, self.pipeline.tokenizer(texts, verbose=False)["input_ids"]), strict=True))
 
     async def search(self, q: Question, top_k: TopK = 3, filter: Filter = None, mode: Mode = "dense") -> JSONResponse:
-        [(row, _)] = await self.encode(with_prompt(self.pipeline.model.config, "query", [q]))
-        return JSONResponse(await asyncio.to_thread(self.index.search, q, top_k, filter, mode, row[None]))
+        texts = [] if mode == "bm25" else with_prompt(self.pipeline.model.config, "query", [q])
+        rows = np.stack([row for row, _ in await self.encode(texts)]) if texts else None
+        return JSONResponse(await asyncio.to_thread(self.index.search, q, top_k, filter, mode, rows))
 
     async def embeddings(self, asked: EmbeddingsRequest) -> JSONResponse:
         texts = [asked.input] if isinstance(asked.input, str) else asked.input
