@@ -15,14 +15,7 @@ from tinybert_hf import mine_negatives as module
 from tinybert_hf import ranking
 from tinybert_hf.data import load_data, read_columns
 from tinybert_hf.encoding import load_search_pipeline
-from tinybert_hf.mine_negatives import (
-    Negatives,
-    check_output_file,
-    mine_by_embeddings,
-    mine_data,
-    mine_negatives,
-    write_pairs,
-)
+from tinybert_hf.mine_negatives import Negatives, mine_by_embeddings, mine_data, mine_negatives, write_pairs
 from tinybert_hf.training.arguments import RetrievalArguments
 from tinybert_hf.training.retrieval import load_pairs
 
@@ -239,6 +232,8 @@ def test_what_is_written_is_what_training_reads(name: str, pairs: Path) -> None:
     assert load_data(str(out)).to_list() == rows.to_list()
 
 
-def test_a_file_of_another_kind_is_refused() -> None:
+def test_a_file_of_another_kind_is_not_written(pairs: Path) -> None:
+    rows, _ = mine_file(pairs, num_negatives=1)
     with pytest.raises(ValueError, match=r"--output_file must end in .*, got .*mined\.txt"):
-        check_output_file("new/mined.txt")
+        write_pairs(rows, pairs.parent / "new" / "mined.txt")
+    assert not (pairs.parent / "new").exists()

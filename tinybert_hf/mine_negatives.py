@@ -190,7 +190,8 @@ def check_output_file(path: str | Path) -> None:
 
 @without_progress_bars()
 def write_pairs(pairs: Dataset, path: Path) -> None:
-    """Write a file that `load_data` reads: one of OUTPUT_SUFFIXES."""
+    """Write a file that `load_data` reads. Raises: InputError: if its name ends in none of OUTPUT_SUFFIXES."""
+    check_output_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         pairs.to_parquet(path)
