@@ -143,9 +143,8 @@ def load_weights(source: str, bert_config: Any, config: TinyBertConfig, revision
         # It knows no segments; adding 0 is the same.
         weights["embeddings.token_type_embeddings.weight"] = torch.zeros(1, config.hidden_size)
     own = from_bert(weights)
-    own["embeddings.positions"] = own["embeddings.positions"][first_position(bert_config) :][
-        : config.max_position_embeddings
-    ]
+    positions = own["embeddings.positions"][first_position(bert_config) :]
+    own["embeddings.positions"] = positions[: config.max_position_embeddings]
     kept = torch.linspace(0, bert_config.num_hidden_layers - 1, config.num_hidden_layers).round().int().tolist()
     parts = {f"layers.{old}.": f"layers.{new}." for new, old in enumerate(kept)} | {"embeddings.": "embeddings."}
     return {rename(name, parts): tensor for name, tensor in own.items() if name.startswith(tuple(parts))}

@@ -1,7 +1,4 @@
-"""Where rows are read from, as flags of the commands and as arguments in Python.
-
-Importing this file imports neither torch nor `datasets`, so that `--help` answers at once.
-"""
+"""Where rows are read from, as flags and in Python. It imports neither torch nor `datasets`: `--help` answers at once."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any

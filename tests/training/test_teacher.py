@@ -1,5 +1,6 @@
 """The words of a new model start as a teacher has them."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,14 +28,26 @@ def as_texts(model_folder: Path, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     return plain
 
 
+@pytest.fixture
+def taught(
+    model_folder: Path, config: TinyBertConfig, tokenizer: PreTrainedTokenizerBase
+) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """The embeddings of a new model of a width, before and after it started from the teacher."""
+
+    def start(width: int) -> tuple[Tensor, Tensor]:
+        config.hidden_size = width
+        model = TinyBertModel(config)
+        before = embeddings(model)
+        start_from_teacher(model, tokenizer, str(model_folder))
+        return before, embeddings(model)
+
+    return start
+
+
 def test_tokens_start_as_the_teacher_embeds_them_as_texts(
-    model_folder: Path, config: TinyBertConfig, tokenizer: PreTrainedTokenizerBase, as_texts: Tensor
+    taught: Callable[[int], tuple[Tensor, Tensor]], tokenizer: PreTrainedTokenizerBase, as_texts: Tensor
 ) -> None:
-    config.hidden_size = 64
-    model = TinyBertModel(config)
-    before = embeddings(model)
-    start_from_teacher(model, tokenizer, str(model_folder))
-    after = embeddings(model)
+    before, after = taught(64)
     own = after[:, :32]
     scale = before.std() / as_texts.std()
     torch.testing.assert_close(own @ own.T, scale**2 * as_texts @ as_texts.T, rtol=1e-3, atol=1e-4 * float(scale) ** 2)
@@ -44,13 +57,9 @@ def test_tokens_start_as_the_teacher_embeds_them_as_texts(
 
 
 def test_a_narrower_model_takes_the_dimensions_that_tell_most(
-    model_folder: Path, config: TinyBertConfig, tokenizer: PreTrainedTokenizerBase, as_texts: Tensor
+    taught: Callable[[int], tuple[Tensor, Tensor]], as_texts: Tensor
 ) -> None:
-    config.hidden_size = 16
-    model = TinyBertModel(config)
-    before = embeddings(model)
-    start_from_teacher(model, tokenizer, str(model_folder))
-    after = embeddings(model)
+    before, after = taught(16)
     variances = after.square().sum(dim=0)
     assert torch.equal(variances, variances.sort(descending=True).values)
     assert after.std().item() == pytest.approx(before.std().item(), rel=1e-4)

@@ -19,6 +19,7 @@ from ..configuration_tinybert import has_berts_form
 from ..data import FILE_KINDS
 from ..errors import InputError
 from ..files import read_json, sha256
+from ..measures import MEASURES
 from ..reading import file_suffix
 
 logger = logging.getLogger(__name__)
@@ -29,8 +30,8 @@ MINILM = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", "se
 
 NO_PATHS = {"command", "labels", "hardware", "versions"}  # in a summary or an evaluation
 # What the Hub and sentence-transformers call our measures.
-HUB_METRICS = {"nDCG@10": "cosine_ndcg@10", "RR@10": "cosine_mrr@10", "AP": "cosine_map@100", "f1_macro": "f1"}
-HUB_METRICS |= {"R@10": "cosine_recall@10", "R@100": "cosine_recall@100"}
+HUB_METRICS = {name: f"cosine_{shown.lower()}" for name, shown in MEASURES.items()}
+HUB_METRICS |= {"AP": "cosine_map@100", "f1_macro": "f1"}
 # The name of a library among the tags: the Hub finds the model among that library's, and shows how it loads it.
 SEARCH_TAGS = ["semantic-search", "sentence-similarity", "sentence-transformers"]
 ONNX_TAGS = ["onnx", "transformers.js"]
