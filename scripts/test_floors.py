@@ -147,6 +147,7 @@ def use_extras() -> None:
     tinybert(*mined, "by_words.jsonl")
     tinybert(*mined, "by_model.jsonl", "--model", "published")
     use_index("packages.index")
+    serve_documents()
 
     sys.path.insert(0, str(ROOT / "tests"))
     from milvus_server import PYTHON, milvus_server
@@ -157,6 +158,23 @@ def use_extras() -> None:
             use_index(f"{address}/packages")
     else:
         print("No index on a Milvus server was made: `make interop` installs one.")
+
+
+def serve_documents() -> None:
+    """Read, cut and index a folder, and ask its server and its tool."""
+    from fastapi.testclient import TestClient
+
+    from tinybert_hf import SearchIndex
+    from tinybert_hf.serving.app import Service
+    from tinybert_hf.serving.mcp import create_server
+
+    Path("notes").mkdir()
+    Path("notes/git.md").write_text("# Branches\n\nrename a git branch\n")
+    tinybert("index", "sync", "notes.index", "notes", "--model", "published")
+    index = SearchIndex("notes.index")
+    with TestClient(Service(index, None).app, base_url="http://127.0.0.1") as client:
+        assert client.get("/search", params={"q": "git"}).json()[0]["file"] == "git.md"
+    create_server(index)
 
 
 def use_index(index: str) -> None:

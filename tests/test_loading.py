@@ -1,6 +1,8 @@
 """What is damaged, incomplete or a stranger's is refused, wherever a model is loaded."""
 
 import json
+import logging
+import logging.handlers
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,17 @@ def test_a_classifier_may_be_new_and_nothing_else(model_folder: Path, classifier
     assert other.load(TinyBertForSequenceClassification).classifier.weight.shape[0] == 5
     with pytest.raises(UnreadableError, match=r"its weights lack classifier\.bias and 1 more"):
         load_model(TinyBertForSequenceClassification, model_folder, model_folder)
+
+
+def test_a_new_classifier_is_no_news_for_transformers_log(model_folder: Path) -> None:
+    log, told = logging.getLogger("transformers.modeling_utils"), logging.handlers.BufferingHandler(capacity=9)
+    log.addHandler(told)
+    try:
+        load_encoder(str(model_folder)).load(TinyBertForSequenceClassification)
+        log.warning("heard again")
+    finally:
+        log.removeHandler(told)
+    assert [record.getMessage() for record in told.buffer] == ["heard again"]
 
 
 def test_a_bert_without_a_tensor_is_refused(bert: BertModel, bert_folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The rows of stage two: pairs, and documents without queries."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -45,6 +46,27 @@ def test_a_missing_negative_column_is_named(triplets: Path) -> None:
 def test_too_few_rows_to_hold_out_are_refused(triplets: Path) -> None:
     with pytest.raises(InputError, match="Cannot hold out 50 of 80 rows"):
         load_pairs(RetrievalArguments(data=str(triplets), query_column="q", answer_column="a", eval_size=50))
+
+
+def test_a_data_set_is_read_as_often_as_its_weight_says_and_held_out_rows_once(tmp_path: Path) -> None:
+    paths = [write_pairs(tmp_path / f"{seed}.csv", 100, seed) for seed in (0, 1)]
+    alone = load_pairs(RetrievalArguments(data=list(map(str, paths)), eval_size=20))
+    data = load_pairs(RetrievalArguments(data=list(map(str, paths)), data_weights=[3, 1], eval_size=20))
+    assert data.evaluation[:] == alone.evaluation[:] and data.train.column_names == ["query", "answer"]
+    first = {tuple(row.values()) for row in pd.read_csv(paths[0]).to_dict("records")}
+    second = {tuple(row.values()) for row in pd.read_csv(paths[1]).to_dict("records")} - first
+    counts = Counter(tuple(row.values()) for row in data.train)
+    expected = Counter(tuple(row.values()) for row in alone.train)
+    assert {counts[row] / expected[row] for row in expected if row in second} == {1.0}
+    assert sum(counts[row] for row in first) > 2 * sum(expected[row] for row in first)
+
+
+def test_weights_that_fit_no_data_set_are_refused(tmp_path: Path) -> None:
+    path = str(write_pairs(tmp_path / "pairs.csv", 100, seed=0))
+    with pytest.raises(InputError, match="--data_weights has 2 numbers, and --data 1 data sets"):
+        load_pairs(RetrievalArguments(data=path, data_weights=[3, 1]))
+    with pytest.raises(InputError, match="--data_weights must be 1 or more, got 0"):
+        RetrievalArguments(data=path, data_weights=[0])
 
 
 @pytest.mark.parametrize(("rows", "held_out"), [(30, 10), (100, 10), (300, 30), (20_000, 1_000)])

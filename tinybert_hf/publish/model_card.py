@@ -9,9 +9,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx  # huggingface_hub's client
 import jinja2
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
-from huggingface_hub.utils import httpx
 from transformers import Pipeline, TextClassificationPipeline
 from transformers.utils import SAFE_WEIGHTS_NAME
 

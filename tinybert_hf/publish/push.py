@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import httpx  # huggingface_hub's client
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_session
 from huggingface_hub.errors import LocalEntryNotFoundError
-from huggingface_hub.utils import filter_repo_objects, httpx
+from huggingface_hub.utils import filter_repo_objects
 
 from ..configuration_tinybert import TinyBertConfig, has_berts_form
 from ..errors import InputError

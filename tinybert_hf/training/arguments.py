@@ -144,6 +144,8 @@ class RetrievalArguments(TrainingArguments):
     """Stage two. The defaults are the full recipe."""
 
     data: Annotated[Data, DATA] = field(default_factory=lambda: ["sentence-transformers/natural-questions"])
+    data_weights: Annotated[list[int] | None, DATA] = None
+    """How often an epoch reads each data set of --data, such as 3 1. By default once."""
     query_column: Annotated[str, DATA] = "query"
     """The column of the query."""
     answer_column: Annotated[str, DATA] = "answer"
@@ -187,6 +189,8 @@ class RetrievalArguments(TrainingArguments):
                 "--documents makes new queries in every epoch, and --negative_columns and --mined_negatives need fixed "
                 "ones. Leave them out."
             )
+        if self.data_weights and min(self.data_weights) < 1:
+            raise InputError(f"--data_weights must be 1 or more, got {min(self.data_weights)}.")
         for name in ("mined_negatives", "activation_budget_tokens"):
             if getattr(self, name) < 0:
                 raise InputError(f"--{name} must not be negative, got {getattr(self, name)}.")

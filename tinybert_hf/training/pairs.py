@@ -5,10 +5,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from ..data import FILE_KINDS, Split, data_sources, describe_data, hold_out, load_data, read_columns
 from ..documents import pairs_from_documents, read_documents
+from ..errors import InputError
 from ..passages import find_files, import_library, read_files
 from ..reading import file_suffix
 from .arguments import RetrievalArguments
@@ -29,10 +31,20 @@ def load_pairs(arguments: RetrievalArguments) -> Split:
     )
     if arguments.documents is not None:
         return load_documents(arguments, read)
-    train = read(arguments.data, split=arguments.data_split)
+    parts = [read(one, split=arguments.data_split) for one in data_sources(arguments.data)]
+    weights = arguments.data_weights or [1] * len(parts)
+    if len(weights) != len(parts):
+        raise InputError(
+            f"--data_weights has {len(weights)} numbers, and --data {len(parts)} data sets. Give one for each."
+        )
+    parts = [part.add_column("times", [weight] * len(part)) for part, weight in zip(parts, weights, strict=True)]
+    train = concatenate_datasets(parts)
     if source := arguments.evaluation_source:
-        return Split(train, read(source[0], split=source[1]))
-    return hold_out(train, arguments.eval_size, arguments.seed, by=["query", "answer"])
+        split = Split(train, read(source[0], split=source[1]))
+    else:
+        split = hold_out(train, arguments.eval_size, arguments.seed, by=["query", "answer"])
+    rows = np.repeat(np.arange(len(split.train)), split.train["times"])
+    return Split(*(part.select_columns([*columns]) for part in (split.train.select(rows), split.evaluation)))
 
 
 def load_documents(arguments: RetrievalArguments, read: Callable[..., Dataset]) -> Split:
