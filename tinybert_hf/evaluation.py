@@ -4,6 +4,7 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from timeit import timeit
 from typing import Any, NamedTuple
@@ -19,12 +20,15 @@ from .encoding import SearchPipeline, load_search_pipeline
 from .errors import InputError, UnreadableError, import_extra
 from .losses import false_negatives, ranking_loss
 from .measures import MEASURES, measures_by_query, percentile_interval, ranking_measures, resampled_means
-from .ranking import TOP_K, Bm25, Run, Score, by_dot_product, fuse_runs, rank
+from .pipeline_tinybert import fuse_scores
+from .ranking import Bm25, Run, Score, by_dot_product, fuse_runs, rank
 from .reading import PLAINLY, Written
 
 MODEL, BM25 = "model", "BM25"  # what results call these two
 DEFAULTS = {"split": "test", "query_column": PAIR_COLUMNS[0], "answer_column": PAIR_COLUMNS[1]}  # of the command
 Runs = dict[str, tuple[Run, float]]  # system -> how it ranks, and the seconds
+RERANK_DEPTH = 50  # results of a search that may be ranked anew
+RERANK_WEIGHTS = (0.25, 0.5, 0.75, 1.0)  # what part of a score may be that of the tokens
 LOSS_BATCH = 32  # pairs that the held-out loss ranks against each other
 
 
@@ -144,7 +148,7 @@ def evaluate_model(
     for name in (MODEL, *names):
         run, seconds = runs[name]
         runs[f"{BM25} + {name}"] = fuse_runs(bm25, run), bm25_seconds + seconds
-    milliseconds = rank_anew(pipeline, loaded, runs, rerank) if rerank > 0 else {}
+    milliseconds = measure_rerank(pipeline, loaded, runs, rerank) if rerank > 0 else {}
     values = np.stack([measures_by_query(loaded.qrels, run, list(MEASURES)) for run, _ in runs.values()], axis=1)
     means = resampled_means(values)  # (RESAMPLES, systems, measures)
     systems = list(runs)
@@ -195,23 +199,48 @@ def run_model(pipeline: SearchPipeline, data: RetrievalData, truncate_dims: Sequ
     return runs
 
 
-def rank_anew(pipeline: SearchPipeline, data: RetrievalData, runs: Runs, depth: int) -> dict[str, float]:
-    """Add those ranked anew by MaxSim to the runs. Returns milliseconds from a query to its embedding, and to its ranking."""
-    queries = list(data.queries.values())
+def rank_anew(
+    pipeline: SearchPipeline, data: RetrievalData, run: Run, depth: int, weights: Sequence[float]
+) -> list[Run]:
+    """The first `depth` of each query ranked anew by MaxSim, for each weight that it may have beside the score of the run."""
+    found = {query: run.get(query, {}) for query in data.queries}
+    texts = [[data.corpus[document] for document in islice(hits, depth)] for hits in found.values()]
+    maxsims = pipeline.maxsim(list(data.queries.values()), texts)
+    by_query = [
+        (query, dict(zip(hits, scores, strict=False)), hits)
+        for (query, hits), scores in zip(found.items(), maxsims, strict=True)
+    ]
+    return [{query: fuse_scores(weight, scores, hits) for query, scores, hits in by_query} for weight in weights]
+
+
+def choose_rerank(pipeline: SearchPipeline, data: RetrievalData) -> dict[str, Any]:
+    """`rerank_depth` and `rerank_weight` for a model's configuration, and the `results` of a search that obeys them.
+
+    Of RERANK_WEIGHTS, the weight that ranks best is chosen. The depth is 0 unless the nDCG@10 of these queries rises by more
+    than chance (95%).
+    """
+    run, _ = run_model(pipeline, data, ())[MODEL]
+    runs = [run, *rank_anew(pipeline, data, run, RERANK_DEPTH, RERANK_WEIGHTS)]
+    before, *values = (measures_by_query(data.qrels, one, ["nDCG@10", "RR@10"]) for one in runs)
+    best = int(np.argmax([rows[:, 0].mean() for rows in values]))
+    pays = percentile_interval(resampled_means((values[best] - before)[:, 0]))[0] > 0
+    chosen = {"rerank_depth": RERANK_DEPTH if pays else 0, "rerank_weight": RERANK_WEIGHTS[best]}
+    return {**chosen, "results": dict(zip(("nDCG@10", "RR@10"), values[best].mean(axis=0).tolist(), strict=True))}
+
+
+def measure_rerank(pipeline: SearchPipeline, data: RetrievalData, runs: Runs, depth: int) -> dict[str, float]:
+    """Add those ranked anew to the runs. Returns milliseconds from a query to its embedding, and to its ranking."""
     for name in (MODEL, f"{BM25} + {MODEL}"):
         run, before = runs[name]
-        found = [run.get(query_id, {}).items() for query_id in data.queries]
-        rankings: list[list] = [[{"id": i, "text": data.corpus[i], "score": s} for i, s in hits] for hits in found]
         started = time.perf_counter()
-        rankings = pipeline.refine(queries, rankings, TOP_K, depth)
-        seconds = time.perf_counter() - started
-        anew = ({hit["id"]: hit["score"] for hit in hits} for hits in rankings)
-        runs[f"{name} + MaxSim"] = dict(zip(data.queries, anew, strict=True)), before + seconds
-    few = list(zip(queries, rankings, strict=True))[:20]
-    embedding = timeit(lambda: [pipeline.encode_query([query]) for query, _ in few], number=1)
-    refining = timeit(lambda: [pipeline.refine([query], [hits], TOP_K, depth) for query, hits in few], number=1)
+        (anew,) = rank_anew(pipeline, data, run, depth, [pipeline.model.config.rerank_weight])
+        runs[f"{name} + MaxSim"] = anew, before + time.perf_counter() - started
+    few = RetrievalData(dict(islice(data.queries.items(), 20)), data.corpus, {})
+    embedding = timeit(lambda: [pipeline.encode_query([query]) for query in few.queries.values()], number=1)
+    each = [few._replace(queries={name: query}) for name, query in few.queries.items()]
+    refining = timeit(lambda: [rank_anew(pipeline, one, runs[MODEL][0], depth, [0.5]) for one in each], number=1)
     taken = {MODEL: embedding, f"{MODEL} + MaxSim": embedding + refining}
-    return {name: round(1000 * seconds / len(few), 1) for name, seconds in taken.items()}
+    return {name: round(1000 * seconds / len(each), 1) for name, seconds in taken.items()}
 
 
 def run_baseline(model: str, data: RetrievalData) -> tuple[Run, float]:

@@ -124,6 +124,7 @@ class OnnxEncoder(nn.Module):
             raise MissingFileError(f"{folder} has no {file}; build it with: tinybert publish --onnx.")
         with loading(folder):
             self.config = TinyBertConfig.from_pretrained(folder)
+        self.config.rerank_depth = 0  # it gives no states of tokens
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -14,12 +14,12 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..beir import pairs_as_retrieval
+from ..beir import RetrievalData, pairs_as_retrieval
 from ..data import MOST_HELD_OUT, describe_data
 from ..documents import draw_pair, tokenize_documents
-from ..encoding import encode_by_processes
+from ..encoding import encode_by_processes, load_search_pipeline
 from ..errors import InputError
-from ..evaluation import LOSS_BATCH, evaluate_pairs
+from ..evaluation import LOSS_BATCH, choose_rerank, evaluate_pairs
 from ..kernels import CpuKernels
 from ..losses import MultipleNegativesRankingLoss
 from ..measures import ranking_measures
@@ -161,6 +161,23 @@ class RetrievalStage(Stage):
         others = with_prompt(self.config, "document", self.other_answers())
         return evaluate_pairs(queries, answers, embed, self.arguments.temperature, others)
 
+    def finish(self, folder: Path) -> dict[str, Any]:
+        """Have searches rank the best anew by their tokens where that pays on the held-out pairs."""
+        if not self.config.num_hidden_layers:
+            return {}
+        pipeline = load_search_pipeline(folder, dtype=torch.float32)
+        chosen = choose_rerank(pipeline, self.held_out())
+        pipeline.model.config.update({name: chosen[name] for name in ("rerank_depth", "rerank_weight")})
+        pipeline.model.config.save_pretrained(folder)
+        if chosen["rerank_depth"]:
+            logger.info("Searches with it will rank the best results anew by their tokens. --rerank 0 leaves it out.")
+        return {"rerank": chosen}
+
+    def held_out(self) -> RetrievalData:
+        """Each held-out query, and all answers that it is to rank."""
+        pairs = self.data.evaluation
+        return pairs_as_retrieval(pairs["query"][:], pairs["answer"][:], self.other_answers())
+
     def other_answers(self) -> list[str]:
         """What is ranked beside few held-out answers: among ten texts alone, every model finds the right one."""
         if self.arguments.evaluation_source:
@@ -170,8 +187,7 @@ class RetrievalStage(Stage):
 
     def baselines(self) -> dict[str, dict[str, float]]:
         """BM25 on the held-out pairs."""
-        evaluation = self.data.evaluation
-        pairs = pairs_as_retrieval(evaluation["query"][:], evaluation["answer"][:], self.other_answers())
+        pairs = self.held_out()
         run = Bm25(list(pairs.corpus.values())).rank(pairs.queries, list(pairs.corpus))
         return {"BM25": ranking_measures(pairs.qrels, run, ("nDCG@10", "RR@10"))}
 

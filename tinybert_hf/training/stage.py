@@ -1,6 +1,7 @@
 """What a training stage brings to the loop."""
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -43,6 +44,10 @@ class Stage(ABC):
     @abstractmethod
     def facts(self) -> dict[str, Any]:
         """About the data, for the summary: at least `data`, `train_rows`, `eval_rows`."""
+
+    def finish(self, folder: Path) -> dict[str, Any]:
+        """Settle what the finished model's folder says besides its weights; returns facts for the summary."""
+        return {}
 
     def baselines(self) -> dict[str, dict[str, float]]:
         """What else was measured on the held-out data: system -> measures."""

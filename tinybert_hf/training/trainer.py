@@ -266,13 +266,15 @@ class Trainer:
             start = self.arguments.model  # how it was trained is told too
             for path in Path(start).glob("*_summary.json") if start else ():
                 shutil.copyfile(path, self.output_dir / path.name)
+            summary |= self.stage.finish(self.output_dir)
             write_json(self.output_dir / f"{self.stage.name}_summary.json", summary)
             flush(self.output_dir)
             for path in self.output_dir.glob("unfinished-checkpoint-*"):
                 shutil.rmtree(path, ignore_errors=True)
             if self.state.step < self.max_steps:
                 logger.info("Stopped at step %d: nothing better since step %d.", self.state.step, self.state.best_step)
-            systems = {"before": summary["start"], "after": summary["results"], **summary["baselines"]}
+            anew = {"ranked anew": summary["rerank"]["results"]} if "rerank" in summary else {}
+            systems = {"before": summary["start"], "after": summary["results"], **anew, **summary["baselines"]}
             logger.info("On the held-out %s:\n%s", self.stage.unit, report.result_table(systems))
             if not self.state.best_step:
                 logger.warning("Training did not make the model better: the weights that it started from are kept.")
