@@ -83,7 +83,7 @@ def test_a_run_is_ranked_anew_as_the_search_does_it(beir: Path, model_folder: Pa
     data, search = load_beir(beir), load_search_pipeline(model_folder)
     runs = run_model(load_search_pipeline(model_folder), data, [])
     runs["BM25 + model"] = runs["model"]
-    evaluation.rank_anew(search, data, runs, 2)
+    evaluation.measure_rerank(search, data, runs, 2)
     for query_id, text in data.queries.items():
         hits = search(text, list(DOCUMENTS.values()), rerank=2)
         expected = {list(DOCUMENTS)[hit["index"]]: hit["score"] for hit in hits}

@@ -19,7 +19,7 @@ from ..data import MOST_HELD_OUT, describe_data
 from ..documents import draw_pair, tokenize_documents
 from ..encoding import encode_by_processes, load_search_pipeline
 from ..errors import InputError
-from ..evaluation import LOSS_BATCH, choose_rerank, evaluate_pairs
+from ..evaluation import LOSS_BATCH, RERANK_DEPTH, choose_rerank, evaluate_pairs
 from ..kernels import CpuKernels
 from ..losses import MultipleNegativesRankingLoss
 from ..measures import ranking_measures
@@ -170,7 +170,7 @@ class RetrievalStage(Stage):
         pipeline.model.config.update({name: chosen[name] for name in ("rerank_depth", "rerank_weight")})
         pipeline.model.config.save_pretrained(folder)
         if chosen["rerank_depth"]:
-            logger.info("Searches with it will rank the best results anew by their tokens. --rerank 0 leaves it out.")
+            logger.info("Searches will rank the best %d anew by their tokens. --rerank 0 is faster.", RERANK_DEPTH)
         return {"rerank": chosen}
 
     def held_out(self) -> RetrievalData:
