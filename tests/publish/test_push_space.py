@@ -14,6 +14,7 @@ from loopback_hub import LoopbackHub
 from publishing import EVALUATION, REPO, SPACE, Command, contents
 
 from tinybert_hf.errors import InputError
+from tinybert_hf.publish.folder import build_folder
 from tinybert_hf.publish.space import BROWSER_MODEL, SPACE_FILES, build_space
 
 
@@ -85,13 +86,14 @@ def test_a_page_is_built_to_try_it_without_the_hub(encoder: Path, tmp_path: Path
 
 
 def test_a_page_is_built_again_but_not_over_one_that_was_edited(encoder: Path, tmp_path: Path) -> None:
-    (encoder / BROWSER_MODEL).parent.mkdir()
-    (encoder / BROWSER_MODEL).write_bytes(b"ONNX")
+    model = build_folder(encoder, tmp_path / "published", REPO)
+    (model / BROWSER_MODEL).parent.mkdir()
+    (model / BROWSER_MODEL).write_bytes(b"ONNX")
     for _ in range(2):
-        page = build_space(tmp_path / "page", SPACE, encoder, None)
+        page = build_space(tmp_path / "page", SPACE, model, None)
     (page / "style.css").write_text("mine")
     with pytest.raises(InputError, match=r"holds style\.css, which was not built here, or was edited"):
-        build_space(tmp_path / "page", SPACE, encoder, None)
+        build_space(tmp_path / "page", SPACE, model, None)
     assert (page / "style.css").read_text() == "mine"
 
 

@@ -16,6 +16,7 @@ def publish(
     language: list[str] | None = None,
     base_model: str | None = None,
     dataset: list[str] | None = None,
+    examples: Path | None = None,
     onnx: bool = False,
     space: str | None = None,
     private: bool = False,
@@ -41,6 +42,9 @@ def publish(
         language: The languages, such as en or de. By default those of the model that training started from.
         base_model: Hub id of the model that training started from. By default as the training's summary says.
         dataset: Hub ids of the training data. By default as the training's summary says.
+        examples: A file whose texts the card and the page show, with columns as for training (query and answer; text).
+            By default, some of the rows that training held out, of which everybody who sees the model then reads the
+            first 200 characters.
         onnx: Add ONNX models, fp32 and int8: pip install 'tinybert_hf[onnx]'.
         space: Also publish a page on which visitors search with the model, as the static Space OWNER/NAME. It needs the
             files of --onnx, from this push or an earlier one. With --output_dir, the page is kept in OUTPUT_DIR-space.
@@ -70,7 +74,7 @@ def publish(
     with scratch_folder(Path(gettempdir()), "tinybert-publish-") as scratch:
         built = output_dir or scratch / "model"
         origin = Origin(license, language, base_model, dataset)
-        folder = build_folder(model, built, repo_id or built.resolve().name, origin, onnx)
+        folder = build_folder(model, built, repo_id or built.resolve().name, origin, onnx, examples)
         if output_dir:
             print(f"Built {output_dir}: {', '.join(sorted(list_files(folder)))}")
         if repo_id:

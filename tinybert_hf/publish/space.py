@@ -8,7 +8,9 @@ from pathlib import Path
 from huggingface_hub import HfApi, SpaceCard, SpaceCardData
 
 from ..convert_bert import read_prompts
+from ..data import EXAMPLES_FILE
 from ..errors import MissingFileError
+from ..files import read_json
 from .folder import replace_whole
 
 SPACE_FILES = Path(__file__).with_name("space")
@@ -37,7 +39,7 @@ def build_space(output_dir: Path, space_id: str, model: Path, pushed_model: tupl
         name, revision = model.name, "main"
         place = {"host": f"{above}/", "path": "{model}/", "link": f"{above}/{name}/"}
     settings = {"model": name, "revision": revision, **place, "prompts": read_prompts(str(model), None)}
-    settings |= {"npm": NPM, "version": TRANSFORMERS_JS}
+    settings |= {"npm": NPM, "version": TRANSFORMERS_JS, "examples": read_json(model / EXAMPLES_FILE)}
     card = SpaceCardData(
         title=space_id.split("/")[-1],
         emoji="🔎",

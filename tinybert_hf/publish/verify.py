@@ -8,7 +8,6 @@ from tempfile import gettempdir
 
 from ..errors import UnreadableError
 from ..files import scratch_folder
-from .model_card import PASSAGES
 
 
 class HubError(UnreadableError):
@@ -24,7 +23,7 @@ def load_back(folder: Path, repo_id: str, revision: str, endpoint: str) -> None:
         caches = {"HF_HUB_CACHE": f"{scratch}/hub", "HF_MODULES_CACHE": f"{scratch}/modules"}
         settings = {"HF_ENDPOINT": endpoint, "PYTHONSAFEPATH": "1"}  # else Python imports from the script's folder
         done = subprocess.run(
-            [sys.executable, Path(__file__).with_name("stranger.py"), repo_id, revision, folder.resolve(), PASSAGES[0]],
+            [sys.executable, Path(__file__).with_name("stranger.py"), repo_id, revision, folder.resolve()],
             env=os.environ | caches | settings,
             cwd=scratch,
             stdin=subprocess.DEVNULL,
