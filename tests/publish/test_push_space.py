@@ -54,13 +54,12 @@ def test_a_space_is_one_commit_of_a_static_page_that_loads_the_pushed_commit(
     assert expected.items() <= settings(files).items()
     assert settings(files)["revision"] == online.commits(REPO)[0].id
 
-    command(*argv)  # the ONNX models are on the Hub; the card does not tell how to use them any more
-    assert "The page is up to date" in command(*argv)
-    assert len(space.commits) == 3
+    assert "The page is up to date" in command(*argv)  # and the card still tells of the ONNX models
+    assert len(space.commits) == 2
     (encoder / "evaluation_other.json").write_text(json.dumps(EVALUATION))
     command(*argv)
     assert settings(online.files(SPACE, repo_type="space"))["revision"] == online.commits(REPO)[0].id
-    assert len(space.commits) == 4
+    assert len(space.commits) == 3
 
 
 def test_a_space_beside_a_pull_request_loads_what_is_proposed(

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Pipeline, TextClassificationPipeline
@@ -29,6 +30,7 @@ ARCHITECTURES = {cls.__name__: cls for cls in (TinyBertModel, TinyBertForSequenc
 RESULT_FILES = ("*_summary.json", "evaluation_*.json")
 POOLER_SCALE = 4096  # tanh(x / 4096) is x / 4096 to fp32; a power of two scales without rounding
 BUILD_RECORD = ".build.json"  # file -> SHA-256 of what a build wrote; stays on this machine
+ONNX_RECORD = "onnx/cosines.json"  # file -> what the card says of it
 
 
 def build_folder(
@@ -77,6 +79,8 @@ def build_folder(
         texts = [text for row in examples for text in row.values()]
         texts.append(" ".join(texts * 50))  # is cut off
         cosines = export_onnx(pipeline.model, pipeline.tokenizer, folder, texts) if onnx else {}
+        if onnx:
+            write_json(folder / ONNX_RECORD, cosines)
         made = {str(result.get("arguments", {}).get("output_dir")) for result in results.values()} | {str(model)}
         for file, result in results.items():
             write_json(folder / file, without_paths(result, made, name))
@@ -109,10 +113,22 @@ def replace_whole(output_dir: Path) -> Iterator[Path]:
         folder = scratch / "new"
         folder.mkdir()
         yield folder
-        write_json(folder / BUILD_RECORD, {file: sha256(folder / file) for file in sorted(list_files(folder))})
+        write_record(folder)
         if output_dir.exists():
             output_dir.rename(scratch / "old")
         put_in_place(folder, output_dir)
+
+
+def write_record(folder: Path) -> None:
+    write_json(folder / BUILD_RECORD, {file: sha256(folder / file) for file in sorted(list_files(folder))})
+
+
+def tell_of_onnx(folder: Path, name: str, cosines: dict[str, float]) -> None:
+    """Write the card of a built folder anew, for a repository that holds ONNX models of these weights."""
+    said = ModelCard.load(folder / "README.md").data
+    origin = Origin(said.license, said.language, said.base_model, said.datasets)
+    render_card(folder, load_pipeline(folder), name, origin, cosines).save(folder / "README.md")
+    write_record(folder)
 
 
 def load_pipeline(folder: Path) -> Pipeline:
