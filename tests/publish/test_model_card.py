@@ -73,6 +73,45 @@ def test_the_card_tells_both_stages_from_their_summaries(encoder: Path, tmp_path
     assert "0.812" not in card  # stage one's accuracy is not this model's
 
 
+def test_the_card_has_the_measures_over_the_steps_with_the_first_the_best_and_the_last(
+    encoder: Path, tmp_path: Path
+) -> None:
+    history = [{"step": step, "loss": 7.0} for step in range(1, 26)]
+    names = ("loss", "nDCG@10", "RR@10")
+    history += [{"step": step, **{f"eval_{name}": step / 100 for name in names}} for step in range(26)]
+    run = RETRIEVAL | {"history": history, "best_step": 19}
+    (encoder / "retrieval_summary.json").write_text(json.dumps(run))
+    card = (build_folder(encoder, tmp_path / "published", REPO) / "README.md").read_text()
+    table = card.split("| step | loss | nDCG@10 | RR@10 |\n|---|---|---|---|\n")[1].split("\n\n")[0]
+    rows = [[float(cell) for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    assert [row[0] for row in rows] == [0, 3, 6, 9, 12, 15, 18, 19, 21, 24, 25]
+    assert all(row[1:] == [row[0] / 100] * 3 for row in rows)
+    assert card.count("The measures over the steps") == 1  # stage one has no history
+
+
+def test_a_search_model_cites_what_it_was_trained_by_and_links_to_its_start(encoder: Path, tmp_path: Path) -> None:
+    card = (build_folder(encoder, tmp_path / "a", REPO) / "README.md").read_text()
+    cited = re.findall(r"```bibtex\n@\w+\{(\S+),.*?\n\}\n```", card, re.DOTALL)
+    assert cited == ["reimers-gurevych-2019-sentence", "henderson-etal-2017-efficient", "gao-etal-2021-scaling"]
+    assert "[someone/base](https://huggingface.co/someone/base)" in card
+    run = RETRIEVAL | {"arguments": RETRIEVAL["arguments"] | {"matryoshka_dims": [64]}}
+    (encoder / "retrieval_summary.json").write_text(json.dumps(run))
+    assert "kusupati-etal-2022-matryoshka" in (build_folder(encoder, tmp_path / "b", REPO) / "README.md").read_text()
+
+
+def test_the_card_links_to_the_project_once_it_has_an_address(
+    classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = (build_folder(classifier, tmp_path / "a", REPO) / "README.md").read_text()
+    assert "\nMade with tinybert_hf.\n" in card and "bibtex" not in card
+    (tmp_path / "tinybert_hf-9.9.dist-info").mkdir()
+    metadata = "Metadata-Version: 2.1\nName: tinybert_hf\nVersion: 9.9\nProject-URL: Home, https://example.org/t\n"
+    (tmp_path / "tinybert_hf-9.9.dist-info" / "METADATA").write_text(metadata)
+    monkeypatch.syspath_prepend(tmp_path)
+    card = (build_folder(classifier, tmp_path / "b", REPO) / "README.md").read_text()
+    assert "\nMade with [tinybert_hf](https://example.org/t).\n" in card
+
+
 def test_what_was_not_measured_is_said_and_not_invented(
     model_folder: Path, classifier_folder: Path, tmp_path: Path
 ) -> None:

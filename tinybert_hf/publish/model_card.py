@@ -6,6 +6,7 @@ import logging
 import re
 import shlex
 from collections.abc import Sequence
+from importlib.metadata import distributions
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,6 +105,8 @@ def render_card(
             template_path=str(Path(__file__).with_name("model_card.md")),
             title=title,
             name=name,
+            origin=origin,
+            urls=[url for one in distributions(name="tinybert_hf") for url in one.metadata.get_all("Project-URL", [])],
             classifies=classifies,
             plain=has_berts_form(read_json(folder / "config.json")),
             config=pipeline.model.config,
