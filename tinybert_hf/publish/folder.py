@@ -113,14 +113,10 @@ def replace_whole(output_dir: Path) -> Iterator[Path]:
         folder = scratch / "new"
         folder.mkdir()
         yield folder
-        write_record(folder)
+        write_json(folder / BUILD_RECORD, {file: sha256(folder / file) for file in sorted(list_files(folder))})
         if output_dir.exists():
             output_dir.rename(scratch / "old")
         put_in_place(folder, output_dir)
-
-
-def write_record(folder: Path) -> None:
-    write_json(folder / BUILD_RECORD, {file: sha256(folder / file) for file in sorted(list_files(folder))})
 
 
 def tell_of_onnx(folder: Path, name: str, cosines: dict[str, float]) -> None:
@@ -128,7 +124,7 @@ def tell_of_onnx(folder: Path, name: str, cosines: dict[str, float]) -> None:
     said = ModelCard.load(folder / "README.md").data
     origin = Origin(said.license, said.language, said.base_model, said.datasets)
     render_card(folder, load_pipeline(folder), name, origin, cosines).save(folder / "README.md")
-    write_record(folder)
+    write_json(folder / BUILD_RECORD, read_json(folder / BUILD_RECORD) | {"README.md": sha256(folder / "README.md")})
 
 
 def load_pipeline(folder: Path) -> Pipeline:
