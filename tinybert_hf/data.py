@@ -370,7 +370,6 @@ def pick_examples(rows: Dataset) -> list[dict[str, str]]:
     columns = [name for name in ("query", "answer", "text", "text_pair") if name in rows.column_names]
     few = pd.DataFrame(rows.select_columns(columns)[:1000])
     for name in columns:
-        # Up to the end of a word; some scripts have no blanks.
         few[name] = few[name].str.split().str.join(" ").str.extract(r"(.{,200}(?!\S)|.{200})", expand=False)
         few = few.drop_duplicates(name)
     return few[:12].to_dict("records")

@@ -35,8 +35,10 @@ NO_PATHS = {"command", "labels", "hardware", "versions"}  # in a summary or an e
 HUB_METRICS = {name: f"cosine_{shown.lower()}" for name, shown in MEASURES.items()}
 HUB_METRICS |= {"AP": "cosine_map@100", "f1_macro": "f1"}
 # The name of a library among the tags: the Hub finds the model among that library's, and shows how it loads it.
-SEARCH_TAGS = ["semantic-search", "sentence-similarity", "sentence-transformers"]
-ONNX_TAGS = ["onnx", "transformers.js"]
+SEARCH_TAGS, ONNX_TAGS = (
+    ["semantic-search", "sentence-similarity", "sentence-transformers"],
+    ["onnx", "transformers.js"],
+)
 
 
 class Origin(NamedTuple):
@@ -85,7 +87,6 @@ def render_card(
         own_summary = next((summary for summary in summaries if summary["stage"] == own_stage), None)
         rows = read_json(folder / EXAMPLES_FILE)[:3]
         inputs = [row.get("answer") or (row if "text_pair" in row else row["text"]) for row in rows]
-        answers = pipeline(inputs) if classifies else pipeline(rows[0]["query"], inputs)
         results = measured_results(own_summary, evaluations)
         tags = [] if classifies else [*SEARCH_TAGS, *(ONNX_TAGS if onnx_cosines else [])]
         if own_summary:
@@ -112,7 +113,7 @@ def render_card(
             pipeline=pipeline,
             queries=[row.get("query") for row in rows],
             inputs=inputs,
-            answers=answers,
+            answers=pipeline(inputs) if classifies else pipeline(rows[0]["query"], inputs),
             summaries=summaries,
             own_summary=own_summary,
             evaluations=evaluations,
