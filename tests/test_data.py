@@ -21,6 +21,7 @@ from tinybert_hf.data import (
     iterate_texts,
     label_names,
     load_data,
+    pick_examples,
     report_labels,
     select_columns,
     take_rows,
@@ -365,3 +366,24 @@ def test_text_ids_are_equal_for_equal_texts_on_every_process() -> None:
     assert all(0 <= text_id(str(i)) < 2**63 for i in range(1000))
     # BLAKE2b of "a text", first 8 bytes, halved: from `printf 'a text' | b2sum -l 64`
     assert text_id("a text") == 0x536408935BE0E950 >> 1
+
+
+# ---- Examples for the card ----
+
+
+def test_no_example_comes_twice_and_none_has_a_label() -> None:
+    rows = [{"query": f"q{i // 2}", "answer": f"a{i}", "negative_0": "n", "label": 1} for i in range(40)]
+    assert pick_examples(Dataset.from_list(rows)) == [{"query": f"q{i}", "answer": f"a{2 * i}"} for i in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        ("  zwei\n Wörter ", "zwei Wörter"),
+        ("word " * 100, ("word " * 40)[:-1]),
+        ("長" * 300, "長" * 200),
+        ("a" * 199 + " bcd", "a" * 199),
+    ],
+)
+def test_a_long_example_is_cut_between_words_if_it_has_any(text: str, start: str) -> None:
+    assert pick_examples(Dataset.from_list([{"text": text, "label": 0}])) == [{"text": start}]

@@ -31,7 +31,10 @@ from tinybert_hf.tokenization import save_tokenizer, train_tokenizer
 pytestmark = pytest.mark.slow  # an export takes ten seconds
 INTEROP = ROOT / ".interop"
 LONG = "send and receive electronic mail " * 20
-SHOWN = ["chat with friends", "A client for instant messaging over the XMPP protocol."]  # in the card
+SHOWN = [
+    "chat with friends",
+    "A client for instant messaging over the XMPP protocol, with group rooms and file transfer.",
+]  # in the card
 
 
 @pytest.fixture(scope="module", params=["cls", "mean", "bert"])

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 FILE_KINDS = (*READERS, ".parquet")
 READING = "1"  # to be raised where the same file gives other rows than before
 MOST_HELD_OUT = 1_000
+EXAMPLES_FILE = "examples.json"  # of a model folder, whose card and page show them
 Part = tuple[str, Path | list[Row]]  # of data: its name for the messages, and a file or rows
 Names = dict[str, str]  # of columns, or of the flags that set them
 
@@ -238,9 +239,8 @@ def select_columns(dataset: Dataset, columns: Names, source: str, flags: Names, 
     for name, column in columns.items():
         if column not in dataset.column_names:
             there = ", ".join(dataset.column_names)
-            raise InputError(
-                f"{source} has no column {column!r}; it has {there}. Pass --{flags[name]} with one of these."
-            )
+            remedy = f"Pass --{flags[name]} with one of these." if flags else "Rename one of these."
+            raise InputError(f"{source} has no column {column!r}; it has {there}. {remedy}")
         if others := [other for other in columns if columns[other] == column and other != name]:
             raise InputError(
                 f"{source}: --{flags[name]} and --{flags[others[0]]} both name the column {column!r}. Pass another one."
@@ -363,6 +363,16 @@ def hold_out(dataset: Dataset, size: int | None, seed: int, by: Sequence[str]) -
     dropped = len(rest) - len(train)
     logger.info("Held out %d rows to measure on; left out %d that share a %s.", size, dropped, " or ".join(by))
     return Split(train, evaluation)
+
+
+def pick_examples(rows: Dataset) -> list[dict[str, str]]:
+    """The first rows of pairs or of labelled texts, without labels; long texts are cut, and none comes twice."""
+    columns = [name for name in ("query", "answer", "text", "text_pair") if name in rows.column_names]
+    few = pd.DataFrame(rows.select_columns(columns)[:1000])
+    for name in columns:
+        few[name] = few[name].str.split().str.join(" ").str.extract(r"(.{,200}(?!\S)|.{200})", expand=False)
+        few = few.drop_duplicates(name)
+    return few[:12].to_dict("records")
 
 
 def iterate_texts(dataset: Dataset) -> Iterator[str]:

@@ -44,13 +44,25 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ..
 
 
 def test_a_push_passes_every_flag_on_and_prints_the_address(calls: list[tuple[Any, ...]]) -> None:
-    flags = ["--license", "mit", "--language", "de", "nl", "--base_model", "a/b", "--dataset", "c/d"]
+    flags = [
+        "--license",
+        "mit",
+        "--language",
+        "de",
+        "nl",
+        "--base_model",
+        "a/b",
+        "--dataset",
+        "c/d",
+        "--examples",
+        "rows.csv",
+    ]
     flags += ["--onnx", "--private", "--create_pr", "--revision", "dev", "--overwrite_readme"]
     done = tinybert("publish", "--model", "m", "--repo_id", "me/model", *flags)
     assert done == (0, "https://hub/commit\n", "")
     options = {"repo_id": "me/model", "private": True, "create_pr": True, "revision": "dev", "overwrite_readme": True}
     assert calls == [
-        ("folder", Path("m"), "me/model", Origin("mit", ["de", "nl"], "a/b", ["c/d"]), True),
+        ("folder", Path("m"), "me/model", Origin("mit", ["de", "nl"], "a/b", ["c/d"]), True, Path("rows.csv")),
         ("push", options),
     ]
 
@@ -60,7 +72,7 @@ def test_without_a_repository_the_folder_is_built_and_kept(calls: list[tuple[Any
     (tmp_path / "out" / "README.md").touch()
     done = tinybert("publish", "--model", "m", "--output_dir", "out")
     assert done == (0, "Built out: README.md\n", "")
-    assert calls == [("folder", Path("m"), "out", Origin(), False)]
+    assert calls == [("folder", Path("m"), "out", Origin(), False, None)]
 
 
 def test_a_page_is_pushed_with_the_model_or_built_to_be_tried_here(

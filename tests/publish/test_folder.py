@@ -18,7 +18,14 @@ from tinybert_hf.errors import InputError
 from tinybert_hf.publish.folder import build_folder
 
 CODE_FILES = {"configuration_tinybert.py", "modeling_tinybert.py", "pipeline_tinybert.py"}
-MODEL_FILES = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+MODEL_FILES = {
+    "README.md",
+    "examples.json",
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
 
 
 def test_a_build_holds_the_model_and_nothing_else_of_the_training(encoder: Path, tmp_path: Path) -> None:
@@ -133,6 +140,20 @@ def test_a_classifier_is_not_described_to_sentence_transformers(classifier: Path
     folder = build_folder(classifier, tmp_path / "published", REPO)
     assert SENTENCE_TRANSFORMERS_FILES.isdisjoint(contents(folder))
     assert "sentence-transformers" not in (folder / "README.md").read_text()
+
+
+def test_a_file_of_examples_with_other_columns_or_without_texts_is_named(
+    encoder: Path, classifier: Path, tmp_path: Path, command: Command
+) -> None:
+    own = tmp_path / "own.csv"
+    for model, content, message in (
+        (encoder, "question,answer\nhow,so\n", "has no column 'query'; it has question, answer. Rename one of these."),
+        (encoder, "query,answer\nhow,\n", "has no row with text in query, answer"),
+        (classifier, "query,answer\nhow,so\n", "has no column 'text'"),
+    ):
+        own.write_text(content)
+        assert message in command("--model", model, "--output_dir", tmp_path / "published", "--examples", own)
+    assert not (tmp_path / "published").exists()
 
 
 def test_settings_of_one_call_and_what_somebody_added_are_not_published(encoder: Path, tmp_path: Path) -> None:

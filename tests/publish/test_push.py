@@ -252,6 +252,26 @@ def retrain(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def test_a_card_tells_of_the_onnx_models_that_stay_on_the_hub(
+    encoder: Path, tmp_path: Path, online: LoopbackHub, command: Command
+) -> None:
+    argv = ["--model", encoder, "--repo_id", REPO, "--output_dir", tmp_path / "published"]
+    command(*argv)
+    cosines = {"onnx/model.onnx": 0.99997, BROWSER_MODEL: 0.99531}
+    online.add_commit(REPO, dict.fromkeys(cosines, b"ONNX") | {"onnx/cosines.json": json.dumps(cosines).encode()})
+    for more in ({"data": "one"}, {"data": "other"}):
+        (encoder / "evaluation_beir.json").write_text(json.dumps(EVALUATION | more))
+        command(*argv)
+        card = online.files(REPO)["README.md"].decode()
+        assert f"| `{BROWSER_MODEL}` | int8 | 0.9953 |" in card and f"Search in `{more['data']}`" in card
+        assert "\n- transformers.js\n" in card and (tmp_path / "published" / "README.md").read_text() == card
+        assert "up to date" in command(*argv)
+
+    retrain(encoder)
+    assert f"other weights: onnx/cosines.json, onnx/model.onnx, {BROWSER_MODEL}." in command(*argv)
+    assert "onnx" not in online.files(REPO)["README.md"].decode()
+
+
 @pytest.mark.slow
 def test_onnx_models_of_other_weights_are_deleted_in_the_same_commit(
     encoder: Path, online: LoopbackHub, command: Command

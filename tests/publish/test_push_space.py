@@ -14,6 +14,7 @@ from loopback_hub import LoopbackHub
 from publishing import EVALUATION, REPO, SPACE, Command, contents
 
 from tinybert_hf.errors import InputError
+from tinybert_hf.publish.folder import build_folder
 from tinybert_hf.publish.space import BROWSER_MODEL, SPACE_FILES, build_space
 
 
@@ -53,13 +54,12 @@ def test_a_space_is_one_commit_of_a_static_page_that_loads_the_pushed_commit(
     assert expected.items() <= settings(files).items()
     assert settings(files)["revision"] == online.commits(REPO)[0].id
 
-    command(*argv)  # the ONNX models are on the Hub; the card does not tell how to use them any more
-    assert "The page is up to date" in command(*argv)
-    assert len(space.commits) == 3
+    assert "The page is up to date" in command(*argv)  # and the card still tells of the ONNX models
+    assert len(space.commits) == 2
     (encoder / "evaluation_other.json").write_text(json.dumps(EVALUATION))
     command(*argv)
     assert settings(online.files(SPACE, repo_type="space"))["revision"] == online.commits(REPO)[0].id
-    assert len(space.commits) == 4
+    assert len(space.commits) == 3
 
 
 def test_a_space_beside_a_pull_request_loads_what_is_proposed(
@@ -85,13 +85,14 @@ def test_a_page_is_built_to_try_it_without_the_hub(encoder: Path, tmp_path: Path
 
 
 def test_a_page_is_built_again_but_not_over_one_that_was_edited(encoder: Path, tmp_path: Path) -> None:
-    (encoder / BROWSER_MODEL).parent.mkdir()
-    (encoder / BROWSER_MODEL).write_bytes(b"ONNX")
+    model = build_folder(encoder, tmp_path / "published", REPO)
+    (model / BROWSER_MODEL).parent.mkdir()
+    (model / BROWSER_MODEL).write_bytes(b"ONNX")
     for _ in range(2):
-        page = build_space(tmp_path / "page", SPACE, encoder, None)
+        page = build_space(tmp_path / "page", SPACE, model, None)
     (page / "style.css").write_text("mine")
     with pytest.raises(InputError, match=r"holds style\.css, which was not built here, or was edited"):
-        build_space(tmp_path / "page", SPACE, encoder, None)
+        build_space(tmp_path / "page", SPACE, model, None)
     assert (page / "style.css").read_text() == "mine"
 
 

@@ -5,9 +5,9 @@
 Publishing it is in tests/publish/test_push_space.py.
 """
 
+import json
 import re
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from tinybert_hf import TinyBertConfig, TinyBertModel, encode
 from tinybert_hf.losses import ranking_loss
 from tinybert_hf.onnx import OnnxEncoder
 from tinybert_hf.publish.folder import build_folder
-from tinybert_hf.publish.space import SPACE_FILES, build_space
+from tinybert_hf.publish.space import build_space
 from tinybert_hf.tokenization import save_tokenizer, train_tokenizer
 
 pytestmark = pytest.mark.interop
@@ -34,32 +34,9 @@ SPACE = "tester/demo"
 READY = r" in \d+ ms"
 
 
-class Texts(HTMLParser):
-    """The text of each element of one name."""
-
-    def __init__(self, wanted: str) -> None:
-        super().__init__()
-        self.wanted, self.inside, self.found = wanted, False, list[str]()
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        self.inside = tag == self.wanted
-
-    def handle_endtag(self, tag: str) -> None:
-        self.inside = False
-
-    def handle_data(self, data: str) -> None:
-        if self.inside:
-            self.found.append(data)
-
-
-def texts_of(tag: str) -> list[str]:
-    parser = Texts(tag)
-    parser.feed((SPACE_FILES / "index.html").read_text())
-    return parser.found
-
-
-PASSAGES = texts_of("textarea")[0].strip().split("\n\n")
-QUESTIONS = [text for text in texts_of("button") if text != "Search"]
+EXAMPLES = json.loads(Path(tinybert_hf.publish.space.__file__).with_name("examples").joinpath("pairs.json").read_text())
+PASSAGES = [row["answer"] for row in EXAMPLES]
+QUESTIONS = [row["query"] for row in EXAMPLES[:4]]
 TOKENS = 20  # of the longest passage; the text below is cut off
 LONG = "scanned pages " * 100
 
@@ -216,6 +193,26 @@ def test_the_first_ranking_comes_without_a_click(page: webdriver.Chrome) -> None
     assert page.find_element(By.ID, "status").text.startswith("The best 10 of 14 in ")
     assert page.find_element(By.ID, "count").text == "14"
     assert not page.find_element(By.ID, "alert").is_displayed()
+
+
+def test_the_page_begins_with_the_models_own_examples_from_either_side(
+    site: str, exported: Path, chromium: webdriver.Chrome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tinybert_hf.publish.space, "NPM", "/npm")
+    page = build_space(exported.parent / "hebrew", SPACE, exported, None)
+    settings = page / "settings.js"
+    script = settings.read_text()
+    own = [{"query": "איפה </script>", "answer": "הגבינה במקרר"}, {"query": "🧀", "answer": "ein Käse"}]
+    start = script.index('"examples"')
+    settings.write_text(script[:start] + f'"examples": {json.dumps(own)}' + script[script.index("]", start) + 1 :])
+    chromium.get(f"{site}/hebrew/")
+    browser.wait_for(chromium, "status", READY)
+    assert {text for _, text in browser.ranking(chromium)} == {row["answer"] for row in own}
+    query = chromium.find_element(By.ID, "query")
+    assert query.get_property("value") == own[0]["query"]
+    assert chromium.execute_script("return getComputedStyle(arguments[0]).direction", query) == "rtl"
+    buttons = chromium.find_elements(By.CSS_SELECTOR, "#examples button")
+    assert [button.text for button in buttons] == [row["query"] for row in own]
 
 
 def test_an_example_is_one_click(page: webdriver.Chrome) -> None:

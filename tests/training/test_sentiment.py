@@ -152,3 +152,4 @@ def test_natural_language_inference_pairs_train_too(from_the_hub: Path) -> None:
     summary = json.loads((out / "sentiment_summary.json").read_text())
     assert summary["data"]["labels"] == ["entailment", "neutral", "contradiction"]
     assert AutoModelForSequenceClassification.from_pretrained(out).config.num_labels == 3
+    assert {*json.loads((out / "examples.json").read_text())[0]} == {"text", "text_pair"}  # no label

@@ -88,6 +88,12 @@ def test_a_run_leaves_a_model_its_summary_and_two_checkpoints(uninterrupted: Pat
     assert not list(uninterrupted.glob("unfinished-*"))
 
 
+def test_a_run_leaves_held_out_rows_for_the_card(data: Path, uninterrupted: Path) -> None:
+    shown = json.loads((uninterrupted / "examples.json").read_text())
+    held_out = pd.read_csv(data / "validation.csv").to_dict("records")
+    assert shown[0] == held_out[0] and len(shown) == 12 and all(row in held_out for row in shown)
+
+
 def test_the_summary_holds_what_the_history_measured(uninterrupted: Path) -> None:
     summary = json.loads((uninterrupted / "retrieval_summary.json").read_text())
     evaluations = {entry["step"]: entry for entry in summary["history"] if "eval_nDCG@10" in entry}

@@ -16,6 +16,7 @@ def publish(
     language: list[str] | None = None,
     base_model: str | None = None,
     dataset: list[str] | None = None,
+    examples: Path | None = None,
     onnx: bool = False,
     space: str | None = None,
     private: bool = False,
@@ -41,6 +42,8 @@ def publish(
         language: The languages, such as en or de. By default those of the model that training started from.
         base_model: Hub id of the model that training started from. By default as the training's summary says.
         dataset: Hub ids of the training data. By default as the training's summary says.
+        examples: A file (query, answer; or text) whose texts card and page show to everybody who sees the model. By
+            default, they show 12 of the rows that training held out, of each text the first 200 characters.
         onnx: Add ONNX models, fp32 and int8: pip install 'tinybert_hf[onnx]'.
         space: Also publish a page on which visitors search with the model, as the static Space OWNER/NAME. It needs the
             files of --onnx, from this push or an earlier one. With --output_dir, the page is kept in OUTPUT_DIR-space.
@@ -50,8 +53,9 @@ def publish(
         revision: Branch to commit to. It is made if it does not exist.
         overwrite_readme: Replace a README.md on the Hub that differs.
     """
-    check_repo_id("--repo_id", repo_id)
-    check_repo_id("--space", space)
+    for flag, name in (("--repo_id", repo_id), ("--space", space)):
+        if name:
+            check_repo_id(flag, name)
     if space and private:
         raise InputError("--space needs a public model, and --private hides it. Leave one of them out.")
     if not repo_id and not output_dir:
@@ -70,7 +74,7 @@ def publish(
     with scratch_folder(Path(gettempdir()), "tinybert-publish-") as scratch:
         built = output_dir or scratch / "model"
         origin = Origin(license, language, base_model, dataset)
-        folder = build_folder(model, built, repo_id or built.resolve().name, origin, onnx)
+        folder = build_folder(model, built, repo_id or built.resolve().name, origin, onnx, examples)
         if output_dir:
             print(f"Built {output_dir}: {', '.join(sorted(list_files(folder)))}")
         if repo_id:
@@ -88,9 +92,7 @@ def publish(
                 )
 
 
-def check_repo_id(flag: str, name: str | None) -> None:
-    if name is None:
-        return
+def check_repo_id(flag: str, name: str) -> None:
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     try:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Pipeline, TextClassificationPipeline
@@ -14,13 +15,14 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .. import auto  # noqa: F401 - registers the models
 from ..configuration_tinybert import TinyBertConfig
+from ..data import EXAMPLES_FILE, pick_examples, read_columns
 from ..errors import InputError, MissingFileError
 from ..files import explained, put_in_place, read_json, scratch_folder, sha256, write_json
 from ..loading import load_model, load_tokenizer
 from ..modeling_tinybert import BERT_NAMES, QKV, TinyBertForSequenceClassification, TinyBertModel, rename
 from ..pipeline_tinybert import SemanticSearchPipeline
 from ..tokenization import save_tokenizer
-from .model_card import PASSAGES, QUERY, REVIEWS, Origin, is_signed, render_card, without_paths
+from .model_card import Origin, is_signed, render_card, without_paths
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +30,12 @@ ARCHITECTURES = {cls.__name__: cls for cls in (TinyBertModel, TinyBertForSequenc
 RESULT_FILES = ("*_summary.json", "evaluation_*.json")
 POOLER_SCALE = 4096  # tanh(x / 4096) is x / 4096 to fp32; a power of two scales without rounding
 BUILD_RECORD = ".build.json"  # file -> SHA-256 of what a build wrote; stays on this machine
+ONNX_RECORD = "onnx/cosines.json"  # file -> what the card says of it
 
 
-def build_folder(model: Path, output_dir: Path, name: str, origin: Origin | None = None, onnx: bool = False) -> Path:
+def build_folder(
+    model: Path, output_dir: Path, name: str, origin: Origin | None = None, onnx: bool = False, rows: Path | None = None
+) -> Path:
     """Write all that loading, searching and judging the model needs; `output_dir` appears whole or not at all.
 
     Args:
@@ -39,6 +44,7 @@ def build_folder(model: Path, output_dir: Path, name: str, origin: Origin | None
         name: what the card's snippets load: the Hub id, or the folder.
         origin: what the card's metadata says; the rest is taken from the summaries and the start's card.
         onnx: also export the encoder for ONNX Runtime, in fp32 and with weights of 8 bits.
+        rows: a file of what card and page show; None takes what training held out.
 
     Raises: InputError: as `replace_whole`; if `model` is no TinyBERT, incomplete or damaged; if ONNX is asked for a
         classifier or without its extra, or computes another thing.
@@ -61,9 +67,20 @@ def build_folder(model: Path, output_dir: Path, name: str, origin: Origin | None
             if same_arithmetic and (encodes or config.pooling == "cls"):  # a BERT classifies the first token only
                 write_berts_form(folder, config)
             save_tokenizer(pipeline.tokenizer, folder)
-        texts = [QUERY, *PASSAGES, *REVIEWS, " ".join(PASSAGES * 50)]  # the last one is cut off
-        cosines = export_onnx(pipeline.model, pipeline.tokenizer, folder, texts) if onnx else {}
         results = {path.name: read_json(path) for pattern in RESULT_FILES for path in model.glob(pattern)}
+        own = (model / EXAMPLES_FILE).is_file()
+        general = Path(__file__).with_name("examples") / ("pairs.json" if encodes else "texts.json")
+        examples = read_json(model / EXAMPLES_FILE if own else general)
+        if rows:
+            examples = pick_examples(read_columns(rows, {name: name for name in examples[0]}, {}))
+        elif own:
+            logger.info("The card shows some of the rows that training held out. --examples FILE shows others.")
+        write_json(folder / EXAMPLES_FILE, examples)
+        texts = [text for row in examples for text in row.values()]
+        texts.append(" ".join(texts * 50))  # is cut off
+        cosines = export_onnx(pipeline.model, pipeline.tokenizer, folder, texts) if onnx else {}
+        if onnx:
+            write_json(folder / ONNX_RECORD, cosines)
         made = {str(result.get("arguments", {}).get("output_dir")) for result in results.values()} | {str(model)}
         for file, result in results.items():
             write_json(folder / file, without_paths(result, made, name))
@@ -100,6 +117,14 @@ def replace_whole(output_dir: Path) -> Iterator[Path]:
         if output_dir.exists():
             output_dir.rename(scratch / "old")
         put_in_place(folder, output_dir)
+
+
+def tell_of_onnx(folder: Path, name: str, cosines: dict[str, float]) -> None:
+    """Write the card of a built folder anew, for a repository that holds ONNX models of these weights."""
+    said = ModelCard.load(folder / "README.md").data
+    origin = Origin(said.license, said.language, said.base_model, said.datasets)
+    render_card(folder, load_pipeline(folder), name, origin, cosines).save(folder / "README.md")
+    write_json(folder / BUILD_RECORD, read_json(folder / BUILD_RECORD) | {"README.md": sha256(folder / "README.md")})
 
 
 def load_pipeline(folder: Path) -> Pipeline:

@@ -1,10 +1,12 @@
 """The model card: what was measured of a model, in the template model_card.md. No number comes from anywhere else."""
 
 import hashlib
+import json
 import logging
 import re
 import shlex
 from collections.abc import Sequence
+from importlib.metadata import distributions
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +18,7 @@ from transformers import Pipeline, TextClassificationPipeline
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..configuration_tinybert import has_berts_form
-from ..data import FILE_KINDS
+from ..data import EXAMPLES_FILE, FILE_KINDS
 from ..errors import InputError
 from ..files import read_json, sha256
 from ..measures import MEASURES
@@ -33,18 +35,10 @@ NO_PATHS = {"command", "labels", "hardware", "versions"}  # in a summary or an e
 HUB_METRICS = {name: f"cosine_{shown.lower()}" for name, shown in MEASURES.items()}
 HUB_METRICS |= {"AP": "cosine_map@100", "f1_macro": "f1"}
 # The name of a library among the tags: the Hub finds the model among that library's, and shows how it loads it.
-SEARCH_TAGS = ["semantic-search", "sentence-similarity", "sentence-transformers"]
-ONNX_TAGS = ["onnx", "transformers.js"]
-
-# The card prints what the model answers to these.
-QUERY = "chat with friends"
-PASSAGES = [
-    "A client for instant messaging over the XMPP protocol.",
-    "A library that reads and writes compressed archives.",
-    "An editor for photographs and drawings.",
-]
-REVIEWS = ["The food was cold and the waiter was rude.", "A warm and funny film. I loved it."]
-PAIRS = [{"text": "A man plays a guitar.", "text_pair": "Someone makes music."}]
+SEARCH_TAGS, ONNX_TAGS = (
+    ["semantic-search", "sentence-similarity", "sentence-transformers"],
+    ["onnx", "transformers.js"],
+)
 
 
 class Origin(NamedTuple):
@@ -82,7 +76,7 @@ class Origin(NamedTuple):
 def render_card(
     folder: Path, pipeline: Pipeline, name: str, origin: Origin, onnx_cosines: dict[str, float]
 ) -> ModelCard:
-    """The card of a folder, whose first example is run here; `onnx_cosines` are those to the PyTorch model by file."""
+    """The card of a folder, whose examples are run here; `onnx_cosines` are those to the PyTorch model by file."""
     classifies = isinstance(pipeline, TextClassificationPipeline)
     own_stage = "sentiment" if classifies else "retrieval"
     summaries = [read_json(path) for path in sorted(folder.glob("*_summary.json"))]
@@ -91,9 +85,8 @@ def render_card(
     title = " ".join(name.rstrip("/").split("/")[-1].split())
     try:
         own_summary = next((summary for summary in summaries if summary["stage"] == own_stage), None)
-        takes_pairs = classifies and own_summary and len(own_summary["arguments"]["text_columns"]) == 2
-        inputs: Any = (PAIRS if takes_pairs else REVIEWS) if classifies else PASSAGES
-        answers = pipeline(inputs) if classifies else pipeline(QUERY, inputs)
+        rows = read_json(folder / EXAMPLES_FILE)[:3]
+        inputs = [row.get("answer") or (row if "text_pair" in row else row["text"]) for row in rows]
         results = measured_results(own_summary, evaluations)
         tags = [] if classifies else [*SEARCH_TAGS, *(ONNX_TAGS if onnx_cosines else [])]
         if own_summary:
@@ -106,25 +99,27 @@ def render_card(
             tags=["tinybert", *tags],
             model_name=title if results else None,
             eval_results=results or None,
+            widget=[{"text": row.get("query") or row["text"]} for row in rows if "text_pair" not in row] or None,
         )
         card = ModelCard.from_template(
             metadata,
             template_path=str(Path(__file__).with_name("model_card.md")),
             title=title,
             name=name,
+            origin=origin,
+            urls=[url for one in distributions(name="tinybert_hf") for url in one.metadata.get_all("Project-URL", [])],
             classifies=classifies,
             plain=has_berts_form(read_json(folder / "config.json")),
-            config=pipeline.model.config,
-            parameters=pipeline.model.num_parameters(),
-            ignores_case=pipeline.tokenizer.tokenize("WORD") == pipeline.tokenizer.tokenize("word"),
-            query=QUERY,
+            pipeline=pipeline,
+            queries=[row.get("query") for row in rows],
             inputs=inputs,
-            printed=[f"{a['score']:.3f}  {a['label' if classifies else 'text']}" for a in answers],
+            answers=pipeline(inputs) if classifies else pipeline(rows[0]["query"], inputs),
             summaries=summaries,
             own_summary=own_summary,
             evaluations=evaluations,
             onnx_cosines=onnx_cosines,
             quote=shlex.quote,
+            literal=lambda value: json.dumps(value, ensure_ascii=False),
         )
     except (KeyError, TypeError, jinja2.UndefinedError) as error:
         raise InputError(f"A summary or evaluation of the model is incomplete ({error}); make it again.") from error

@@ -15,7 +15,7 @@ from huggingface_hub.utils import filter_repo_objects
 from ..configuration_tinybert import TinyBertConfig, has_berts_form
 from ..errors import InputError
 from ..files import read_json
-from .folder import BUILD_RECORD, RESULT_FILES
+from .folder import BUILD_RECORD, ONNX_RECORD, RESULT_FILES, tell_of_onnx
 from .model_card import is_signed
 from .space import BROWSER_MODEL, SPACE_SETTINGS
 from .verify import HubError, load_back
@@ -40,7 +40,7 @@ def push(
 
     Only files that differ are sent, and without any there is no commit. So the same call is safe after any fault, also
     where a commit was made and its answer lost. ONNX models and results of other weights, which the folder does not
-    replace, are deleted in the same commit. A card that a build wrote and nobody edited is replaced. All else stays.
+    replace, are deleted in the same commit; of ONNX models that stay the card tells. A card that a build wrote and nobody edited is replaced. All else stays.
 
     Args:
         repo_id: OWNER/NAME; created where it does not exist.
@@ -71,6 +71,10 @@ def push(
             config = read_json(Path(download("config.json")))
             if config.get("model_type") != TinyBertConfig.model_type and not has_berts_form(config):
                 raise InputError(f"{repo_id} is taken by a {config.get('model_type')} model; choose another --repo_id.")
+        retrained = any(file == "config.json" or file.endswith(".safetensors") for file in files)
+        if ONNX_RECORD in further and not retrained and is_signed(folder / "README.md"):
+            tell_of_onnx(folder, repo_id, read_json(Path(download(ONNX_RECORD))))
+            files, _ = compare(api, repo_id, commit, folder)
         if files.get("README.md") and not (overwrite_readme or is_signed(Path(download("README.md")))):
             del files["README.md"]
             logger.info("The README.md on the Hub differs and stays; pass --overwrite_readme to replace it.")
@@ -80,7 +84,6 @@ def push(
             url, commit = pull_request
             logger.info("A pull request with these files is there already: %s", url)
         else:
-            retrained = any(file == "config.json" or file.endswith(".safetensors") for file in files)
             stale = [*filter_repo_objects(further, allow_patterns=["onnx/*", *RESULT_FILES])] if retrained else []
             added = [CommitOperationAdd(file, folder / file) for file in files]
             done = api.create_commit(

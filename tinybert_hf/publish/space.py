@@ -5,10 +5,12 @@ import os
 import shutil
 from pathlib import Path
 
-from huggingface_hub import HfApi, SpaceCard, SpaceCardData
+from huggingface_hub import HfApi
 
 from ..convert_bert import read_prompts
+from ..data import EXAMPLES_FILE
 from ..errors import MissingFileError
+from ..files import read_json
 from .folder import replace_whole
 
 SPACE_FILES = Path(__file__).with_name("space")
@@ -37,21 +39,12 @@ def build_space(output_dir: Path, space_id: str, model: Path, pushed_model: tupl
         name, revision = model.name, "main"
         place = {"host": f"{above}/", "path": "{model}/", "link": f"{above}/{name}/"}
     settings = {"model": name, "revision": revision, **place, "prompts": read_prompts(str(model), None)}
-    settings |= {"npm": NPM, "version": TRANSFORMERS_JS}
-    card = SpaceCardData(
-        title=space_id.split("/")[-1],
-        emoji="🔎",
-        colorFrom="blue",
-        colorTo="gray",
-        sdk="static",
-        license="apache-2.0",  # of the page
-        models=[name] if pushed_model else None,
-        short_description="Rank your own passages by meaning, in your browser",
-    )
+    settings |= {"npm": NPM, "version": TRANSFORMERS_JS, "examples": read_json(model / EXAMPLES_FILE)}
     with replace_whole(output_dir) as folder:
         shutil.copytree(SPACE_FILES, folder, dirs_exist_ok=True)
         script = f"// Written by push_to_hub.py --space.\nexport const settings = {json.dumps(settings, indent=2)};\n"
         (folder / SPACE_SETTINGS).write_text(script, encoding="utf-8")
-        text = f"---\n{card}\n---\n\nA page to search with [{name}]({place['link']}): the model runs in the browser.\n"
-        SpaceCard(text).save(folder / "README.md")
+        card = {"title": json.dumps(space_id.split("/")[-1]), "models": json.dumps([name] if pushed_model else [])}
+        text = (folder / "README.md").read_text(encoding="utf-8").format(name=name, link=place["link"], **card)
+        (folder / "README.md").write_text(text, encoding="utf-8")
     return output_dir

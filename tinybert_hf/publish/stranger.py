@@ -32,8 +32,9 @@ def outputs(source: str, revision: str, auto_model: Any, text: str, onnx_files: 
     return found
 
 
-def main(repo_id: str, revision: str, folder: str, text: str) -> None:
-    """Exit with a message where the model on the Hub does not do with `text` as the folder's."""
+def main(repo_id: str, revision: str, folder: str) -> None:
+    """Exit with a message where the model on the Hub does not do with the folder's first example as the folder's model."""
+    (text, *_), *_ = map(dict.values, json.loads(Path(folder, "examples.json").read_text(encoding="utf-8")))
     (architecture,) = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))["architectures"]
     classifies = architecture.endswith("ForSequenceClassification")
     auto_model = transformers.AutoModelForSequenceClassification if classifies else transformers.AutoModel

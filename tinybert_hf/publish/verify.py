@@ -8,7 +8,6 @@ from tempfile import gettempdir
 
 from ..errors import UnreadableError
 from ..files import scratch_folder
-from .model_card import PASSAGES
 
 
 class HubError(UnreadableError):
@@ -21,17 +20,11 @@ def load_back(folder: Path, repo_id: str, revision: str, endpoint: str) -> None:
     Raises: HubError: if an output differs by more than 1e-6.
     """
     with scratch_folder(Path(gettempdir()), "tinybert-publish-") as scratch:
-        caches = {"HF_HUB_CACHE": f"{scratch}/hub", "HF_MODULES_CACHE": f"{scratch}/modules"}
-        settings = {"HF_ENDPOINT": endpoint, "PYTHONSAFEPATH": "1"}  # else Python imports from the script's folder
-        done = subprocess.run(
-            [sys.executable, Path(__file__).with_name("stranger.py"), repo_id, revision, folder.resolve(), PASSAGES[0]],
-            env=os.environ | caches | settings,
-            cwd=scratch,
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
+        env = os.environ | {"HF_HUB_CACHE": f"{scratch}/hub", "HF_MODULES_CACHE": f"{scratch}/modules"}
+        env |= {"HF_ENDPOINT": endpoint, "PYTHONSAFEPATH": "1"}  # else Python imports from the script's folder
+        command = [sys.executable, str(Path(__file__).with_name("stranger.py"))]
+        command += [repo_id, revision, str(folder.resolve())]
+        done = subprocess.run(command, env=env, cwd=scratch, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
         raise HubError(

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data import Split
 from .sampler import StepSampler
 
 
@@ -21,6 +22,7 @@ class Stage(ABC):
     unit: ClassVar[str]  # what a row is called
     best_measure: ClassVar[str]  # the higher, the better: by it the best checkpoint is chosen
 
+    data: Split
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     sampler: StepSampler

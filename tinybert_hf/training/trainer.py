@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import std
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ..data import describe_data
+from ..data import EXAMPLES_FILE, describe_data, pick_examples
 from ..errors import InputError, UnreadableError
 from ..files import MANIFEST, explained, find_damage, flush, put_in_place, write_json, write_manifest
 from ..kernels import SparseEmbeddingGradient
@@ -267,6 +267,7 @@ class Trainer:
             for path in Path(start).glob("*_summary.json") if start else ():
                 shutil.copyfile(path, self.output_dir / path.name)
             summary |= self.stage.finish(self.output_dir)
+            write_json(self.output_dir / EXAMPLES_FILE, pick_examples(self.stage.data.evaluation))
             write_json(self.output_dir / f"{self.stage.name}_summary.json", summary)
             flush(self.output_dir)
             for path in self.output_dir.glob("unfinished-checkpoint-*"):

@@ -146,6 +146,11 @@ function answer({ data }) {
   }
 }
 
+query.value = settings.examples[0].query;
+passages.value = settings.examples.map(({ answer }) => answer).join("\n\n");
+for (const { query: textContent } of settings.examples.slice(0, 4)) {
+  examples.append(Object.assign(document.createElement("button"), { type: "button", dir: "auto", textContent }));
+}
 element("model").textContent = settings.model;
 element("model").href = settings.link;
 document.title = `${settings.model}: search by meaning`;
