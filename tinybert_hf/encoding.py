@@ -26,8 +26,7 @@ from .words import embed_words, is_words_alone
 
 logger = logging.getLogger(__name__)
 
-# oneDNN keeps what it made for a shape of input, by default for 1,024 of them, and reads this before the first of them.
-# A pass needs a few. Made anew, one takes 0.4 ms (docs/promises.md).
+# oneDNN reads this before its first use: of how many shapes of input it keeps what it made (docs/promises.md).
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
 # A forked process has none of the threads among which torch shares its work, and would wait for them for ever.
 if hasattr(os, "register_at_fork"):

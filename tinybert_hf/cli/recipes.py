@@ -1,7 +1,6 @@
 """tinybert recipes: training runs that are ready to start. Each is a YAML file of flags."""
 
 import difflib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ def list_recipes(stage: str) -> list[Path]:
 def find_recipe(stage: str, recipe: str) -> Path:
     """The file of a recipe that is named, or given as a path that ends in .yaml or .yml."""
     if recipe.endswith((".yaml", ".yml")):
-        path = Path(os.path.expanduser(recipe))
+        path = Path(recipe)
         if not path.is_file():
             raise MissingFileError(f"The recipe {recipe} does not exist (looked in {Path.cwd()}).")
         return path

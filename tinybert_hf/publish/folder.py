@@ -1,7 +1,6 @@
 """A trained model to a complete folder with a model card: all that loading, searching and judging it needs."""
 
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +45,7 @@ def build_folder(model: Path, output_dir: Path, name: str, origin: Origin | None
     """
     if onnx:
         from ..onnx import export_onnx
-    output_dir = Path(os.path.expanduser(output_dir)).resolve()
+    output_dir = output_dir.resolve()
     with replace_whole(output_dir) as folder:
         pipeline = load_pipeline(model)
         config = pipeline.model.config
