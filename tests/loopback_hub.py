@@ -51,7 +51,7 @@ LARGEST_REGULAR_FILE = 10 * 2**20
 ANONYMOUS = "Invalid username or password."  # what the Hub says when there is no token
 
 RepoType = Literal["model", "dataset", "space"]
-Cut = Literal["request", "response"]
+Cut = Literal["request", "response", "silence"]
 
 
 class Request(NamedTuple):
@@ -528,7 +528,8 @@ class LoopbackHub:
         """Cut the connection of the next `times` requests that match.
 
         "request": half of the body is read, nothing is done. "response": all is done (a commit is there!), and the
-        client gets half of the answer's body, or nothing of an answer that has none.
+        client gets half of the answer's body, or nothing of an answer that has none. "silence": nothing is done, and
+        there is no answer until the client gives up.
         """
         self._faults.append(Fault(method, re.compile(path_regex), times, during))
 
@@ -607,6 +608,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._reset_connection()
             return
         body = self.rfile.read(length)
+        if fault == "silence":
+            self.rfile.read(1)  # it waits for the client's next word, which is that it leaves
+            self.close_connection = True
+            return
         if not isinstance(fault, int):
             answer = hub.answer(self.command, self.path, self.headers, body)
         elif fault >= 502:  # the load balancer speaks, and it speaks HTML

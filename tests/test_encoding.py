@@ -11,6 +11,7 @@ import pytest
 import torch
 from accelerate import PartialState
 from conftest import TEXTS
+from fresh_process import run_stranger
 from torch import Tensor
 from transformers import BertModel, MPNetConfig, PreTrainedTokenizerBase
 from two_processes import run_two_processes
@@ -301,3 +302,21 @@ def test_two_processes_both_return_the_rows_of_one(model_folder: Path, tmp_path:
     for processs_rows in run_two_processes(worker, tmp_path):
         for number, rows in zip((5, 1, 0), processs_rows, strict=True):
             torch.testing.assert_close(rows, search.encode(TEXTS[:number]), rtol=1e-5, atol=1e-6)
+
+
+# ---- Memory ----
+
+
+@pytest.mark.slow
+def test_what_onednn_keeps_for_each_length_has_a_limit(tmp_path: Path) -> None:
+    """It tells of every primitive that it makes: of 40 lengths, the first one's is gone when it comes again."""
+    code = """
+        import tinybert_hf.encoding, torch
+
+        for length in [*range(1, 41), 1, 1]:
+            torch.nn.functional.gelu(torch.ones(length, 64))
+    """
+    printed = run_stranger(code, tmp_path, os.environ | {"ONEDNN_VERBOSE": "profile"}, without_package=False)
+    made = [line for line in printed.splitlines() if ",create:cache_miss," in line]
+    found = [line for line in printed.splitlines() if ",create:cache_hit," in line]
+    assert (len(made), len(found)) == (41, 1)

@@ -487,3 +487,12 @@ def test_transformers_pushes_and_loads_a_model(hub: LoopbackHub, tmp_path: Path)
     )
     assert printed == "True\n"
     assert {"config.json", "model.safetensors"} <= set(hub.files(MODEL))
+
+
+def test_a_hub_that_falls_silent_does_nothing_until_the_client_gives_up(hub: LoopbackHub) -> None:
+    hub.add_repo("model", MODEL, FILES)
+    hub.drop_next("GET", "/api/models/", during="silence")
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.get(f"{hub.url}/api/models/{MODEL}", timeout=0.2)
+    assert hub.requests == []
+    assert httpx.get(f"{hub.url}/api/models/{MODEL}", timeout=20).status_code == 200

@@ -67,19 +67,23 @@ def run_command(argv: list[str], log: Path, environment: dict[str, str]) -> None
     main(argv)
 
 
+def environments(num_processes: int) -> list[dict[str, str]]:
+    """What a launcher tells each of its processes; nothing where there is one."""
+    if num_processes == 1:
+        return [{}]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    ranks = [str(rank) for rank in range(num_processes)]
+    size = {"WORLD_SIZE": str(num_processes), "LOCAL_WORLD_SIZE": str(num_processes)}
+    return [address | size | {"RANK": rank, "LOCAL_RANK": rank} for rank in ranks]
+
+
 def start(stage: str, arguments: list[str], log: Path, num_processes: int = 1) -> list[BaseProcess]:
     """Start `tinybert train STAGE ...` as one process, or as several that know each other as torchrun's do."""
-    environments: list[dict[str, str]] = [{}]
-    if num_processes > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-        ranks = [str(rank) for rank in range(num_processes)]
-        size = {"WORLD_SIZE": str(num_processes), "LOCAL_WORLD_SIZE": str(num_processes)}
-        environments = [address | size | {"RANK": rank, "LOCAL_RANK": rank} for rank in ranks]
     processes = [
         context.Process(target=run_command, args=(["train", stage, *arguments], log, environment))
-        for environment in environments
+        for environment in environments(num_processes)
     ]
     for process in processes:
         process.start()

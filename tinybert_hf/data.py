@@ -7,6 +7,7 @@ A data set leaves this module with the columns that training knows, whatever the
 import glob
 import hashlib
 import logging
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
@@ -84,7 +85,7 @@ def load_data(
         return data
     if not isinstance(data, str | Path):
         return store_rows([(describe_data(data), take_rows(data))], texts, values, unfold, written)
-    path, name = Path(data).expanduser(), str(data)
+    path, name = Path(os.path.expanduser(data)), str(data)  # pathlib's raises where there is no such user
     if path.is_file() and file_suffix(path) not in FILE_KINDS:
         raise InputError(f"{name} is none of {', '.join(FILE_KINDS)}; convert it to one of these.")
     if not path.exists():

@@ -26,6 +26,8 @@ from .words import embed_words, is_words_alone
 
 logger = logging.getLogger(__name__)
 
+# oneDNN reads this before its first use: of how many shapes of input it keeps what it made (docs/promises.md).
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
 # A forked process has none of the threads among which torch shares its work, and would wait for them for ever.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))

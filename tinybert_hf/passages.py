@@ -31,7 +31,7 @@ def find_files(paths: Sequence[str | Path]) -> dict[str, Path]:
     Raises: InputError: if a path is not there, a folder in it cannot be listed, or there is no document.
     """
     found: set[Path] = set()
-    roots = [Path(path).expanduser().resolve() for path in paths]
+    roots = [Path(os.path.expanduser(path)).resolve() for path in paths]
     for root in roots:
         if not root.exists():
             raise MissingFileError(f"{root} does not exist.")

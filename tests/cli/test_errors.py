@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from command_line import Done, tinybert
@@ -167,3 +168,34 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(
     assert (done.status, done.out) == (1, "")
     assert done.err.startswith("error: ") and done.err.count("\n") == 1
     assert done.err.endswith(f"pip install 'tinybert_hf[{extra}]'\n")
+
+
+NOWHERE = "~nobody-has-this-name/x.csv"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "retrieval", "--data", NOWHERE],
+        ["train", "retrieval", "--documents", NOWHERE],
+        ["train", "retrieval", "--data", "pairs.csv", "--eval_data", NOWHERE],
+        ["train", "retrieval", f"{NOWHERE}.yaml"],
+        ["train", "sentiment", "--data", NOWHERE, "--eval_split", "validation"],
+        ["evaluate", "--model", "m", "--data", NOWHERE],
+        ["mine", "--data", NOWHERE, "--output_file", "negatives.jsonl"],
+        ["search", "--model", "m", "--query", "q", "--chunks", NOWHERE],
+        ["search", "--model", NOWHERE, "--query", "q", "--chunks", "pairs.csv"],
+        ["index", "search", "--index", NOWHERE, "--query", "q"],
+        ["publish", "--model", NOWHERE, "--output_dir", "built"],
+    ],
+)
+def test_the_home_of_nobody_is_a_path_that_is_not_there(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for the shell, which leaves such a path as it is."""
+    (tmp_path / "pairs.csv").write_text("query,answer\nmusic,play it\n")
+    monkeypatch.chdir(tmp_path)
+    done = tinybert(*arguments)
+    assert done.status == 1
+    assert "~nobody-has-this-name" in done.err.splitlines()[-1]
+    assert "Traceback" not in done.err and done.err.splitlines()[-1].startswith("error: ")

@@ -26,6 +26,7 @@ from datasets import Dataset
 from filelock import FileLock
 from fresh_process import run_python
 from milvus_server import milvus_server
+from psutil import Process
 from training_run import context, run_command
 from transformers import PreTrainedTokenizerBase
 
@@ -623,9 +624,7 @@ def test_two_writers_at_once_lose_nothing(address: str, monkeypatch: pytest.Monk
 def test_two_builds_of_the_same_records_at_once_store_each_once(
     address: str, encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both find nothing stored, encode, and then write. On a server, one build at a time is what is promised."""
-    if address.startswith("http"):
-        pytest.skip("a server has no lock")
+    """Both find nothing stored, encode, and then write. A server has no lock: both may write the same record."""
     both = threading.Barrier(2)
     embed = SearchIndex._embed
 
@@ -637,15 +636,16 @@ def test_two_builds_of_the_same_records_at_once_store_each_once(
     records = [{"id": str(row), "text": f"text {row}", "section": "a"} for row in range(40)]
     with ThreadPoolExecutor() as threads:
         added = list(threads.map(lambda _: SearchIndex(address, encoder).add(records), range(2)))
-    assert sorted(added) == [(0, 40), (40, 0)]
+    allowed = [[(0, 40), (40, 0)], *([[(40, 0), (40, 0)]] if address.startswith("http") else [])]
+    assert sorted(added) in allowed
     index = SearchIndex(address)
     assert len(index) == 40
     hits = index.search("text 7", top_k=40)
     assert sorted(hit["id"] for hit in hits) == sorted(record["id"] for record in records)
 
 
-def test_two_builds_that_disagree_are_told(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    slow, fast = (SearchIndex(tmp_path / "corpus", encoder) for _ in range(2))
+def test_two_builds_that_disagree_are_told(address: str, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, fast = (SearchIndex(address, encoder) for _ in range(2))
     embed = SearchIndex._embed
 
     def be_late(self: SearchIndex, *arguments: Any) -> Any:
@@ -657,10 +657,21 @@ def test_two_builds_that_disagree_are_told(encoder: Path, tmp_path: Path, monkey
     with pytest.raises(InputError, match=r"The id .1. is in .* with another text"):
         slow.add([{"id": "1", "text": "a text"}])
     assert texts_of(slow, ["1"]) == {"1": "another text"}
+    assert len(slow) == 1
 
 
-def test_two_builds_by_two_models_do_not_mix(encoder: Path, tmp_path: Path) -> None:
-    first, second = SearchIndex(tmp_path / "corpus"), SearchIndex(tmp_path / "corpus", encoder)
+def test_fields_of_two_writers_are_all_kept(address: str) -> None:
+    vectors = unit_rows(3, width=16)
+    first = SearchIndex(address)
+    first.add([{"text": "a", "embedding": vectors[0]}])
+    second = SearchIndex(address)
+    first.add([{"text": "b", "embedding": vectors[1], "section": "x"}])
+    second.add([{"text": "c", "embedding": vectors[2], "year": 1}])
+    assert SearchIndex(address).info()["fields"] == {"section": "str", "year": "int"}
+
+
+def test_two_builds_by_two_models_do_not_mix(address: str, encoder: Path) -> None:
+    first, second = SearchIndex(address), SearchIndex(address, encoder)
     first.add(vectors_as_records(unit_rows(3, width=64)))
     with pytest.raises(InputError, match=r"was made by embeddings that were given, not by"):
         second.add(["a text"])
@@ -743,6 +754,75 @@ def test_files_that_are_missing_or_damaged_are_noticed(encoder: Path, tmp_path: 
         SearchIndex(tmp_path / "photos", encoder)
     with pytest.raises(UnreadableError, match="is no search index"):
         SearchIndex(tmp_path / "photos" / "a.jpg", encoder)
+
+
+@pytest.mark.parametrize("kind", ["PanicException", "RustPanic"])
+def test_a_panic_of_the_engine_is_damage(tmp_path: Path, kind: str) -> None:
+    """Which byte makes LanceDB panic depends on its release; its two exceptions have no names to import."""
+    store = FolderStore(str(tmp_path / "corpus"))
+    with pytest.raises(UnreadableError, match=r"rust panicked .*restore a copy"), store._errors():
+        raise type(kind, (BaseException,), {})("rust panicked")
+    with pytest.raises(KeyboardInterrupt), store._errors():
+        raise KeyboardInterrupt
+
+
+@pytest.mark.interop
+@pytest.mark.slow
+def test_a_server_that_is_killed_keeps_what_it_confirmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinybert_hf.index.BATCH", 50)
+    records = vectors_as_records(unit_rows(1_000, width=24))
+
+    def until_the_server_dies() -> Iterator[dict[str, Any]]:
+        for number, record in enumerate(records):
+            if number == 420:  # the ninth batch is not complete
+                wrapper = next(child for child in Process().children() if str(tmp_path) in child.cmdline())
+                for process in [*wrapper.children(recursive=True), wrapper]:
+                    process.kill()
+            yield record
+
+    with milvus_server("milvus", tmp_path) as uri, pytest.raises(UnreadableError, match="run the same again"):
+        SearchIndex(uri).add(until_the_server_dies())
+    with milvus_server("milvus", tmp_path) as uri:
+        index = SearchIndex(uri)
+        assert index.add(records) == (600, 400)
+        assert len(index) == len(texts_of(index, [str(record["id"]) for record in records])) == 1_000
+        hits = index.search(None, 1_000, embeddings=records[0]["embedding"][None])[0]
+        assert len({hit["id"] for hit in hits}) == len(hits) == 1_000
+
+
+HOSTILE = [
+    *(
+        '" or 1 == 1 or "',
+        "' OR '1'='1",
+        '\\" or id != "',
+        "\\",
+        '"',
+        "'; DROP TABLE passages; --",
+        "%",
+        "_",
+        "{}",
+        "$meta",
+    ),
+    *('"] or true or $meta["section', "a\nb", "a\tb", "\u201d or 1 == 1", "/* */", "{section}", "null", "true"),
+]
+
+
+def test_filters_and_ids_inject_nothing(address: str) -> None:
+    index = SearchIndex(address)
+    vectors = unit_rows(len(HOSTILE) + 1, width=16)
+    values = [*HOSTILE, "harmless"]
+    rows = [
+        {"id": value, "text": "t", "section": value, "embedding": v} for value, v in zip(values, vectors, strict=True)
+    ]
+    index.add(rows)
+    for value in HOSTILE:
+        assert [hit["id"] for hit in index.search(None, 99, {"section": value}, embeddings=vectors[:1])[0]] == [value]
+        assert list(texts_of(index, [value])) == [value]
+        with pytest.raises(InputError, match="There is no field"):
+            index.search(None, 99, {value: "x"}, embeddings=vectors[:1])
+    assert sorted(row["id"] for row in index.store.rows([("section", ">=", "")], [])) == sorted(values)
+    assert index.delete(HOSTILE[:3]) == 3
+    assert len(index) == len(HOSTILE) - 2
 
 
 @pytest.mark.interop

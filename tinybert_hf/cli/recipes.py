@@ -36,7 +36,7 @@ def list_recipes(stage: str) -> list[Path]:
 def find_recipe(stage: str, recipe: str) -> Path:
     """The file of a recipe that is named, or given as a path that ends in .yaml or .yml."""
     if recipe.endswith((".yaml", ".yml")):
-        path = Path(recipe).expanduser()
+        path = Path(recipe)
         if not path.is_file():
             raise MissingFileError(f"The recipe {recipe} does not exist (looked in {Path.cwd()}).")
         return path

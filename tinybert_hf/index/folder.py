@@ -44,7 +44,7 @@ class FolderStore:
 
     def __init__(self, address: str) -> None:
         os.environ.setdefault("LANCEDB_LOG", "error")  # before the import: it warns of every table that it creates
-        self.path = Path(address).expanduser()
+        self.path = Path(os.path.expanduser(address))
         self._lancedb = import_engine("lancedb")
         seen_at_once = {"read_consistency_interval": timedelta(0)}  # what others write
         self._connect = partial(self._lancedb.connect, self.path, **seen_at_once)
@@ -65,10 +65,13 @@ class FolderStore:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """LanceDB raises ValueError and RuntimeError for what is wrong with files."""
+        """LanceDB raises ValueError and RuntimeError for what is wrong with files, and panics of Rust."""
         try:
             yield
-        except (OSError, RuntimeError, ValueError) as error:
+        except BaseException as error:
+            panicked = type(error).__name__ in ("PanicException", "RustPanic")  # one of them is no Exception
+            if not panicked and not isinstance(error, (OSError, RuntimeError, ValueError)):
+                raise
             if isinstance(error, Timeout) or "commit conflict" in str(error):
                 problem = f"Another process changed the index {self.path} at the same moment."
                 raise BusyError(f"{problem} Nothing is lost: run the same again.") from error

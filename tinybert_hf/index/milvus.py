@@ -47,26 +47,27 @@ class MilvusStore:
             self.version = self.client.get_server_version()
             self._properties: dict[str, Any] = {}  # until there is a collection
             self._has_bm25 = False
-            if not self.client.has_collection(self.collection, timeout=self.timeout):
-                return
-            described = self.client.describe_collection(self.collection, timeout=self.timeout)
-            stored = described["properties"].get(METADATA_KEY)
-            if stored is None:
-                raise UnreadableError(f"{self.collection} of {self.uri} was not made by tinybert_hf. Name another one.")
-            self._properties = json.loads(stored)
-            self._has_bm25 = bool(described.get("functions"))
-            self._complete()  # a process may have been killed while it made the collection or its index
+            if self.client.has_collection(self.collection, timeout=self.timeout):
+                self._open()
+
+    def _open(self) -> None:
+        """Read what is stored with the collection, by this process or another one."""
+        described = self.client.describe_collection(self.collection, timeout=self.timeout)
+        stored = described["properties"].get(METADATA_KEY)
+        if stored is None:
+            raise UnreadableError(f"{self.collection} of {self.uri} was not made by tinybert_hf. Name another one.")
+        self._properties = json.loads(stored)
+        self._has_bm25 = bool(described.get("functions"))
+        self._complete()  # a process may have been killed while it made the collection or its index
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
         except self._milvus.MilvusException as error:
-            problem = (
-                f"The Milvus server {self.uri} did not answer, or refused: {error.message} What it confirmed is stored."
-            )
+            problem = f"The Milvus server {self.uri} did not answer, or refused: {error.message}"
             remedy = "Check that it runs and that address and token are right, then run the same again."
-            raise ServerError(f"{problem} {remedy}") from error
+            raise ServerError(f"{problem} What it confirmed is stored. {remedy}") from error
 
     def description(self) -> dict[str, Any] | None:
         return self._properties.get("description")
@@ -75,21 +76,21 @@ class MilvusStore:
         types = self._milvus.DataType
         schema = self.client.create_schema(auto_id=False, enable_dynamic_field=True)
         version = re.search(r"(\d+)\.(\d+)", self.version)  # `v2.3.5-lite` and `milvus_lite-3.2.2` are versions too
-        self._has_bm25 = version is not None and (int(version[1]), int(version[2])) >= (2, 5)
+        has_bm25 = version is not None and (int(version[1]), int(version[2])) >= (2, 5)
         schema.add_field("id", types.VARCHAR, max_length=self.max_id_bytes, is_primary=True)
-        analyzer = {"enable_analyzer": True} if self._has_bm25 else {}
+        analyzer = {"enable_analyzer": True} if has_bm25 else {}
         schema.add_field("text", types.VARCHAR, max_length=self.max_text_bytes, **analyzer)
         schema.add_field("embedding", types.FLOAT_VECTOR, dim=description["dimension"])
-        if self._has_bm25:
+        if has_bm25:
             schema.add_field("bm25", types.SPARSE_FLOAT_VECTOR)
             schema.add_function(self._milvus.Function("bm25", self._milvus.FunctionType.BM25, ["text"], ["bm25"]))
-        properties = {"description": description, "fields": {}}
-        options = {"properties": {METADATA_KEY: json.dumps(properties)}, "num_shards": self.options["shards"]}
+        properties = {METADATA_KEY: json.dumps({"description": description, "fields": {}})}
+        options: dict[str, Any] = {"properties": properties, "num_shards": self.options["shards"]}
         options |= {"consistency_level": "Session", "timeout": self.timeout}  # a client sees what it has written
         with self._errors():
-            self.client.create_collection(self.collection, schema=schema, **options)
-            self._complete()
-        self._properties = properties
+            if not self.client.has_collection(self.collection, timeout=self.timeout):  # no other process was faster
+                self.client.create_collection(self.collection, schema=schema, **options)
+            self._open()
 
     def _complete(self, embedding_index: str = "FLAT") -> None:
         """Make the indexes that are missing, and load the collection into the servers' memory."""
@@ -108,8 +109,9 @@ class MilvusStore:
         return self._properties.get("fields", {})
 
     def add_fields(self, fields: Mapping[str, str]) -> None:
-        self._properties["fields"] |= fields
         with self._errors():
+            self._open()  # another process may have added some
+            self._properties["fields"] = {**fields, **self._properties["fields"]}
             stored = {METADATA_KEY: json.dumps(self._properties)}
             self.client.alter_collection_properties(self.collection, stored, timeout=self.timeout)
 
@@ -122,27 +124,34 @@ class MilvusStore:
     def rows(self, conditions: Filter, fields: Sequence[str]) -> list[dict[str, Any]]:
         if not self._properties:
             return []
+        found: list[dict[str, Any]] = []
         with self._errors():
             columns, chosen = ["id", *fields], _expression(conditions)
             pages = self.client.query_iterator(self.collection, filter=chosen, output_fields=columns, **self._strong)
-            return [row for page in iter(pages.next, []) for row in page]
+            for page in iter(pages.next, []):
+                found += page
+                pages._next_id = json.dumps(page[-1]["id"], ensure_ascii=False)[1:-1]  # goes between quotes as it is
+        return found
 
     def write(self, rows: Sequence[dict[str, Any]], replace: bool) -> int:
+        """Write the rows; how many. Without `replace`, none that another process has stored, but at this very moment."""
         for row in rows:
             for name, limit in (("id", self.max_id_bytes), ("text", self.max_text_bytes)):
                 if (size := len(row[name].encode())) > limit:
                     place = f"The {name} of the record {row['id'][:60]!r}"
                     raise InputError(f"{place} has {size:,} bytes; Milvus stores {limit:,}. Split it, or use a folder.")
-        send = self.client.upsert if replace else self.client.insert
         step = max(1, self.max_bytes // max(row["embedding"].nbytes + len(row["text"].encode()) for row in rows))
+        if not replace:
+            stored = {row["id"] for row in self.rows([("id", "in", [row["id"] for row in rows])], [])}
+            rows = [row for row in rows if row["id"] not in stored]
         with self._errors():
             for start in range(0, len(rows), step):
-                send(self.collection, rows[start : start + step], timeout=self.timeout)
+                self.client.upsert(self.collection, rows[start : start + step], timeout=self.timeout)
         return len(rows)
 
     def delete(self, ids: Sequence[str]) -> None:
         with self._errors():
-            self.client.delete(self.collection, ids=list(ids), timeout=self.timeout)
+            self.client.delete(self.collection, filter=_expression([("id", "in", list(ids))]), timeout=self.timeout)
 
     def optimize(self) -> None:
         """From `ann_threshold` rows on, HNSW in place of the exact index; the server keeps it up to date."""

@@ -51,7 +51,7 @@ def build_folder(
     """
     if onnx:
         from ..onnx import export_onnx
-    output_dir = output_dir.expanduser().resolve()
+    output_dir = output_dir.resolve()
     with replace_whole(output_dir) as folder:
         pipeline = load_pipeline(model)
         config = pipeline.model.config

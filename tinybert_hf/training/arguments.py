@@ -3,6 +3,7 @@
 Importing this file imports neither torch nor transformers, so that `--help` answers at once.
 """
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -116,7 +117,7 @@ class TrainingArguments(DataArguments):
         split = None if self.eval_split == "none" else self.eval_split
         if self.eval_data is not None:
             return self.eval_data, split or "train"
-        if split is None or not isinstance(self.data, str) or Path(self.data).expanduser().is_file():
+        if split is None or not isinstance(self.data, str) or os.path.isfile(os.path.expanduser(self.data)):
             return None
         return self.data, split
 
