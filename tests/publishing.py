@@ -86,7 +86,7 @@ RETRIEVAL = summary(
     negative_columns=["near", "far"],
 )
 EVALUATION = {
-    "command": "python -m tinybert_hf.evaluation --model outputs/x --data beir/test",
+    "arguments": {"model": "outputs/x", "data": "beir/test"},
     "data": "beir/test",
     "split": "test",
     "queries": 1011,

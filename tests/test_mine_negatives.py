@@ -154,8 +154,6 @@ def test_embeddings_give_row_numbers_and_equal_answers_their_first_row() -> None
         ({"num_negatives": 3, "depth": 2}, r"depth must be num_negatives \(3\) or more, got 2"),
         ({"num_negatives": 1, "margin": 1.5}, "margin must be from 0 to 1, got 1.5"),
         ({"num_negatives": 5}, "has 4 candidates that do not answer it, and num_negatives is 5"),
-        ({"num_negatives": 1, "candidate_ids": FIVE % 4}, "Two candidates have the same text id"),
-        ({"num_negatives": 1, "answer_ids": FIVE + 3}, "3 answers are not among the candidates"),
     ],
 )
 def test_unusable_arguments_are_named(options: dict, message: str) -> None:

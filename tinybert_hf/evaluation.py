@@ -1,6 +1,5 @@
 """How well a model ranks, beside BM25, other encoders, and the fusions of both kinds."""
 
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -127,7 +126,7 @@ def evaluate_model(
         columns: of a file of pairs: that of the query, that of the answer.
         rerank: measure too what ranking so many of the best anew by their tokens brings, and the milliseconds it takes.
 
-    Returns: a mapping for JSON. Of it, `intervals` has [low, high] for each of the numbers in `results`, and
+    Returns: a mapping for JSON. Of it, `arguments` has what is not a default, `intervals` has [low, high] for each of the numbers in `results`, and
     `differences[a][b]` for the mean of a less that of b on the same queries. All are 95% bootstrap intervals over the
     queries.
 
@@ -135,7 +134,7 @@ def evaluate_model(
     """
     flags: dict[str, Any] = {"model": model, "data": data, "split": split}
     flags |= {"query_column": columns[0], "answer_column": columns[1], **written._asdict(), "rerank": rerank}
-    flags |= {"truncate_dims": truncate_dims, "baselines": baselines}
+    flags |= {"truncate_dims": list(truncate_dims), "baselines": list(baselines)}
     names = name_baselines(baselines)
     loaded = load_pairs_file(data, columns, written) if Path(data).is_file() else load_beir(data, split)
     started = time.perf_counter()
@@ -154,7 +153,7 @@ def evaluate_model(
     systems = list(runs)
     texts = len(loaded.queries) + len(loaded.corpus)
     return {
-        "command": evaluation_command(flags),
+        "arguments": {name: value for name, value in flags.items() if value and value != DEFAULTS.get(name)},
         "data": data,
         "split": split,
         "queries": len(loaded.queries),
@@ -249,15 +248,6 @@ def run_baseline(model: str, data: RetrievalData) -> tuple[Run, float]:
     started = time.perf_counter()
     score = encoder.score(list(data.queries.values()), list(data.corpus.values()))
     return rank(list(data.queries), list(data.corpus), score), time.perf_counter() - started
-
-
-def evaluation_command(flags: dict[str, Any]) -> str:
-    """The command that measures this again: name of a flag -> value or values, without those that are left at the default."""
-    command = ["tinybert", "evaluate"]
-    for name, value in flags.items():
-        if value and value != DEFAULTS.get(name):
-            command += [f"--{name}", *map(str, [value] if isinstance(value, str | int) else value)]
-    return shlex.join(command)
 
 
 def by_name(systems: Sequence[str], values: np.ndarray, without: Sequence[str] = ()) -> dict[Any, dict[str, Any]]:

@@ -64,8 +64,7 @@ def mine_negatives(
         margin: a candidate whose score is above the answer's less `margin` times its absolute value is left out.
         lowest_score: a candidate that scores this or less was not found by the ranking (0 of BM25: no word in common).
 
-    Raises: InputError: if a number is out of range, two candidates are one text, an answer is no candidate, or a query
-        has fewer than `num_negatives` candidates that do not answer it.
+    Raises: InputError: if a number is out of range, or a query has fewer than `num_negatives` candidates that do not answer it.
     """
     if num_negatives < 1:
         raise InputError(f"num_negatives must be 1 or more, got {num_negatives}.")
@@ -74,11 +73,7 @@ def mine_negatives(
     if not 0 <= margin <= 1:
         raise InputError(f"margin must be from 0 to 1, got {margin}.")
     columns = {candidate: column for column, candidate in enumerate(candidate_ids.tolist())}
-    if len(columns) < len(candidate_ids):
-        raise InputError("Two candidates have the same text id; pass each text once.")
-    own = torch.tensor([columns.get(answer, -1) for answer in answer_ids.tolist()])  # (N,)
-    if missing := int((own < 0).sum()):
-        raise InputError(f"{missing} answers are not among the candidates; add them.")
+    own = torch.tensor([columns[answer] for answer in answer_ids.tolist()])  # (N,)
     queries = query_ids.tolist()
     found = defaultdict(set)
     for query, column in zip(queries, own.tolist(), strict=True):

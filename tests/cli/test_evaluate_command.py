@@ -4,7 +4,6 @@ python -m pytest tests/cli/test_evaluate_command.py -q
 """
 
 import json
-import shlex
 from pathlib import Path
 
 from command_line import tinybert
@@ -13,7 +12,9 @@ from retrieval_setup import write_beir
 from tinybert_hf.evaluation import result_table
 
 
-def test_the_command_prints_a_table_and_its_own_command_repeats_it(model_folder: Path, tmp_path: Path) -> None:
+def test_the_command_prints_a_table_and_the_arguments_of_the_result_repeat_it(
+    model_folder: Path, tmp_path: Path
+) -> None:
     beir = write_beir(tmp_path / "beir")
     out = model_folder / "new" / "evaluation_beir.json"
     flags = ["--model", model_folder, "--data", beir, "--truncate_dims", "8", "16", "--output_file", out]
@@ -27,9 +28,11 @@ def test_the_command_prints_a_table_and_its_own_command_repeats_it(model_folder:
     ]
     assert out.read_text().endswith("}\n")
 
-    program, *words = shlex.split(result["command"])
-    again = tinybert(*words, "--output_file", tmp_path / "again.json")
-    assert (program, again.status) == ("tinybert", 0)
+    flags = []
+    for name, value in result["arguments"].items():
+        flags += [f"--{name}", *(value if isinstance(value, list) else [value])]
+    again = tinybert("evaluate", *map(str, flags), "--output_file", tmp_path / "again.json")
+    assert again.status == 0, again.err
     assert json.loads((tmp_path / "again.json").read_text())["results"] == result["results"]
 
 

@@ -223,10 +223,8 @@ def test_nothing_published_names_a_path_of_this_machine(
     run = RETRIEVAL | {"arguments": RETRIEVAL["arguments"] | changes}
     run["data"] = run["data"] | {"data": changes["data"], "labels": ["yes / no"]}
     (encoder / "retrieval_summary.json").write_text(json.dumps(run))
-    command = f"tinybert evaluate --model {encoder} --data {here}/beir/test"
-    (encoder / "evaluation_beir.json").write_text(
-        json.dumps(EVALUATION | {"command": command, "data": f"{here}/beir/test"})
-    )
+    measured = {"arguments": {"model": str(encoder), "data": f"{here}/beir/test"}, "data": f"{here}/beir/test"}
+    (encoder / "evaluation_beir.json").write_text(json.dumps(EVALUATION | measured))
     main(["publish", "--model", str(encoder), "--output_dir", "outputs/published"])
     folder = tmp_path / "outputs" / "published"
     for file, content in contents(folder).items():
@@ -237,6 +235,14 @@ def test_nothing_published_names_a_path_of_this_machine(
     summary = json.loads((folder / "retrieval_summary.json").read_text())
     assert summary["data"]["labels"] == ["yes / no"]
     assert summary["arguments"]["tokenizer_data"] == ["texts/", "someone/texts"]
+
+
+def test_the_command_that_measures_again_is_one_for_a_shell(encoder: Path, tmp_path: Path) -> None:
+    asked = {"model": str(encoder), "data": "my faq", "rerank": 2, "truncate_dims": [8, 16], "baselines": ["a/b"]}
+    (encoder / "evaluation_beir.json").write_text(json.dumps(EVALUATION | {"arguments": asked}))
+    card = (build_folder(encoder, tmp_path / "published", REPO) / "README.md").read_text()
+    expected = "tinybert evaluate --model {} --data 'my faq' --rerank 2 --truncate_dims 8 16 --baselines a/b\n"
+    assert expected.format(REPO) in card
 
 
 def test_a_hostile_name_stays_in_its_code_span_and_its_shell_word(encoder: Path, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def build_folder(
             write_json(folder / ONNX_RECORD, cosines)
         made = {str(result.get("arguments", {}).get("output_dir")) for result in results.values()} | {str(model)}
         for file, result in results.items():
-            write_json(folder / file, without_paths(result, made, name))
+            write_json(folder / file, without_paths(result, made))
         if (model / "README.md").is_file() and not is_signed(model / "README.md"):
             logger.info("The README.md of %s is kept as it is; remove it to have a card written.", model)
             shutil.copyfile(model / "README.md", folder / "README.md")

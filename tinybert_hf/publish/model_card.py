@@ -7,7 +7,6 @@ import re
 import shlex
 from collections.abc import Sequence
 from importlib.metadata import distributions
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +29,7 @@ SIGNATURE = "\n<!-- Written by tinybert publish, which replaces it while nobody 
 # The bundled start, by the SHA-256 of its weights.
 MINILM = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", "sentence-transformers/all-MiniLM-L6-v2"
 
-NO_PATHS = {"command", "labels", "hardware", "versions"}  # in a summary or an evaluation
+NO_PATHS = {"labels", "hardware", "versions"}  # in a summary or an evaluation
 # What the Hub and sentence-transformers call our measures.
 HUB_METRICS = {name: f"cosine_{shown.lower()}" for name, shown in MEASURES.items()}
 HUB_METRICS |= {"AP": "cosine_map@100", "f1_macro": "f1"}
@@ -136,20 +135,16 @@ def sign(card: str) -> str:
     return card + SIGNATURE.format(hashlib.sha256(card.encode()).hexdigest())
 
 
-def without_paths(value: Any, made: set[str], name: str) -> Any:
+def without_paths(value: Any, made: set[str]) -> Any:
     """What training or evaluation wrote, with the names of files and folders here in place of their paths.
 
-    `made` are folders that the runs wrote, which look like Hub ids; `name` is put for the model in commands.
+    `made` are folders that the runs wrote, which look like Hub ids.
     """
     if isinstance(value, dict):
         kept = {key: item for key, item in value.items() if key in NO_PATHS or key.endswith(("column", "columns"))}
-        value = {key: without_paths(item, made, name) for key, item in value.items()} | kept
-        if isinstance(value.get("command"), str):
-            words = ["", *shlex.split(value["command"])]
-            words = [name if last == "--model" else without_paths(w, made, name) for last, w in pairwise(words)]
-            value["command"] = shlex.join(words)
+        value = {key: without_paths(item, made) for key, item in value.items()} | kept
     elif isinstance(value, list):
-        return [without_paths(item, made, name) for item in value]
+        return [without_paths(item, made) for item in value]
     elif isinstance(value, str) and "://" not in value and not is_hub_id(value, made):
         path = Path(value)
         if len(path.parts) > 1 or value in made:
