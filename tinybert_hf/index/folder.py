@@ -31,7 +31,7 @@ class FolderStore:
     It knows nothing of models. Where its engine fails, it raises an UnreadableError that says what to do.
 
     Every write commits a new version of the table with one file, so a process that is killed leaves the version before.
-    Writers take turns by a lock, which the system frees when they are killed; readers need none.
+    Writers take turns by a lock, which the system frees when they are killed; readers need none, and see each at once.
 
     Below `ann_threshold` rows, and for rows since the last `optimize`, the query is compared with every row. Above,
     IVF_RQ finds candidates by codes of 4 bits a number (RaBitQ, Gao and Long 2024), ranked by their stored vectors.
@@ -46,8 +46,7 @@ class FolderStore:
         os.environ.setdefault("LANCEDB_LOG", "error")  # before the import: it warns of every table that it creates
         self.path = Path(os.path.expanduser(address))
         self._lancedb = import_engine("lancedb")
-        seen_at_once = {"read_consistency_interval": timedelta(0)}  # what others write
-        self._connect = partial(self._lancedb.connect, self.path, **seen_at_once)
+        self._connect = partial(self._lancedb.connect, self.path, read_consistency_interval=timedelta(0))
         self._indexes = import_engine("lancedb.index")
         self._arrow = import_engine("pyarrow")
         self.ann: Any = None  # set by benchmarks only: another LanceDB index in place of IVF_RQ
