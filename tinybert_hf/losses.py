@@ -3,6 +3,7 @@
 Shapes: B queries of this process, W processes, D candidates = W x B x (1 + negatives), H hidden size.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -55,20 +56,14 @@ def false_negatives(
 
     Returns: (2, N) rows and columns of such pairs in (B, D), by rising row.
     """
-    rows, askers = equal_entries(query_ids, all_query_ids)
-    pairs, columns = equal_entries(all_answer_ids[askers], candidate_ids)
-    right = torch.stack((rows[pairs], columns))
-    return right[:, right[1] != answers[right[0]]]
-
-
-def equal_entries(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """All (i, j) with first[i] == second[j], as two vectors, by rising i."""
-    ordered, places = second.sort()
-    start = torch.searchsorted(ordered, first)
-    counts = torch.searchsorted(ordered, first, right=True) - start
-    i = torch.arange(len(first), device=first.device).repeat_interleave(counts)
-    nth_of_i = torch.arange(len(i), device=first.device) - (counts.cumsum(0) - counts)[i]
-    return i, places[start[i] + nth_of_i]
+    right, places = defaultdict(set), defaultdict(list)  # query -> its answers; text -> where it is a candidate
+    for query, answer in zip(all_query_ids.tolist(), all_answer_ids.tolist(), strict=True):
+        right[query].add(answer)
+    for column, text in enumerate(candidate_ids.tolist()):
+        places[text].append(column)
+    rows = enumerate(zip(query_ids.tolist(), answers.tolist(), strict=True))
+    found = [(row, c) for row, (query, own) in rows for text in right[query] for c in places[text] if c != own]
+    return torch.tensor(found, dtype=torch.long, device=answers.device).view(-1, 2).T
 
 
 def gather(tensor: Tensor) -> Tensor:

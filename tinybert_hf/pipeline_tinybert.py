@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, Sized
 from itertools import chain, islice
 from typing import Any, Protocol
 
-import numpy as np
 import regex
 import torch
 from torch import Tensor
@@ -78,32 +77,24 @@ def check_truncate_dim(truncate_dim: int | None, width: int) -> None:
 def length_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     """Sort texts by length and split them into batches of little padding.
 
-    The split minimises padded tokens plus a fixed cost for each batch, by dynamic programming. That cost is a twentieth
-    of `max_tokens`, as measured on a CPU. A text that is longer than these is a batch of its own.
+    A batch has at most `max_tokens` tokens with its padding, and padding makes up at most a twentieth of `max_tokens`. A
+    text that is longer than `max_tokens` is a batch of its own.
 
     Returns: the positions of the texts, each in one batch, the longest texts first.
 
     >>> length_batches([2, 9, 3, 8], max_tokens=48)
     [[1, 3], [2, 0]]
     """
-    order = np.argsort([-length for length in lengths], kind="stable")
-    descending = np.array(lengths, dtype=int)[order]
-    costs = np.zeros(len(order) + 1, dtype=int)  # of the first n texts, split best
-    starts = np.zeros(len(order) + 1, dtype=int)  # where the last of their batches begins
-    first = 0
-    for end in range(1, len(order) + 1):
-        while first < end - 1 and (end - first) * descending[first] > max_tokens:
-            first += 1
-        candidates = costs[first:end] + np.arange(end - first, 0, -1) * descending[first:end]
-        best = candidates.argmin()
-        starts[end] = first + best
-        costs[end] = candidates[best] + max_tokens // 20
     batches: list[list[int]] = []
-    end = len(order)
-    while end:
-        batches.append(order[starts[end] : end].tolist())
-        end = starts[end]
-    return batches[::-1]
+    padding = 0  # of the last batch
+    for position in sorted(range(len(lengths)), key=lambda position: lengths[position], reverse=True):
+        longest = lengths[batches[-1][0]] if batches else 0
+        padding += longest - lengths[position]
+        if not batches or padding > max_tokens // 20 or (len(batches[-1]) + 1) * longest > max_tokens:
+            batches.append([])
+            padding = 0
+        batches[-1].append(position)
+    return batches
 
 
 def pad_batch(input_ids: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, Tensor]:
