@@ -10,7 +10,7 @@ let model, tokenizer;
 
 async function load() {
   const { npm, version, model: name, revision, host, path } = settings;
-  const { AutoModel, AutoTokenizer, env } = await import(`${npm}/@huggingface/transformers@${version}/dist/transformers.min.js`);
+  const { AutoTokenizer, PreTrainedModel, env } = await import(`${npm}/@huggingface/transformers@${version}/dist/transformers.min.js`);
   env.remoteHost = new URL(host, location.href).href;
   env.remotePathTemplate = path;
   // Its default runtime can use a GPU too and is twice as large.
@@ -24,7 +24,8 @@ async function load() {
     if (loaded === total) postMessage({ starting: true });
   };
   // The model first: where there is none, its error names the address.
-  model = await AutoModel.from_pretrained(name, { revision, progress_callback, dtype: "q8", device: "wasm" });
+  // Not AutoModel, which warns of a model type that it does not know, and then takes this class too.
+  model = await PreTrainedModel.from_pretrained(name, { revision, progress_callback, dtype: "q8", device: "wasm" });
   tokenizer = await AutoTokenizer.from_pretrained(name, { revision });
 }
 
