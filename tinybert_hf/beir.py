@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from datasets import Dataset, get_dataset_config_names
 
-from .data import load_data, read_columns, without_progress_bars
+from .data import load_data, without_progress_bars
 from .errors import InputError, MissingFileError
-from .reading import PLAINLY, Row, Written, read_rows
+from .reading import Row, Written, read_rows
 
 Qrels = dict[str, dict[str, int]]  # query id -> document id -> grade
 PAIR_COLUMNS = ("query", "answer")
@@ -69,15 +69,6 @@ def beir_hub(data: str | Path, split: str) -> tuple[Dataset, Dataset, Dataset]:
     configs = get_dataset_config_names(str(data))
     judging = next((config for config in ("qrels", "default") if config in configs), None)
     return corpus, queries, load_data(str(data) if judging else f"{data}-qrels", judging, split)
-
-
-def load_pairs_file(
-    file: str | Path, columns: tuple[str, str] = PAIR_COLUMNS, written: Written = PLAINLY
-) -> RetrievalData:
-    """A file of pairs as a retrieval task. Raises: InputError: if it cannot be read or lacks a column."""
-    names = dict(zip(PAIR_COLUMNS, columns, strict=True))
-    rows = read_columns(file, names, {name: f"{name}_column" for name in names}, written=written)
-    return pairs_as_retrieval(rows["query"][:], rows["answer"][:])
 
 
 def pairs_as_retrieval(queries: Sequence[str], answers: Sequence[str], others: Sequence[str] = ()) -> RetrievalData:

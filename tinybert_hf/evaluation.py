@@ -13,8 +13,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .beir import PAIR_COLUMNS, RetrievalData, load_beir, load_pairs_file, pairs_as_retrieval
+from .beir import PAIR_COLUMNS, RetrievalData, load_beir, pairs_as_retrieval
 from .configuration_tinybert import TinyBertConfig
+from .data import read_columns
 from .encoding import SearchPipeline, load_search_pipeline
 from .errors import InputError, UnreadableError, import_extra
 from .losses import false_negatives, ranking_loss
@@ -136,7 +137,12 @@ def evaluate_model(
     flags |= {"query_column": columns[0], "answer_column": columns[1], **written._asdict(), "rerank": rerank}
     flags |= {"truncate_dims": list(truncate_dims), "baselines": list(baselines)}
     names = name_baselines(baselines)
-    loaded = load_pairs_file(data, columns, written) if Path(data).is_file() else load_beir(data, split)
+    if Path(data).is_file():
+        roles = dict(zip(PAIR_COLUMNS, columns, strict=True))
+        rows = read_columns(data, roles, {role: f"{role}_column" for role in roles}, written=written)
+        loaded = pairs_as_retrieval(rows["query"][:], rows["answer"][:])
+    else:
+        loaded = load_beir(data, split)
     started = time.perf_counter()
     bm25 = Bm25(list(loaded.corpus.values())).rank(loaded.queries, list(loaded.corpus))
     bm25_seconds = time.perf_counter() - started

@@ -197,16 +197,10 @@ def write_pairs(pairs: Dataset, path: Path) -> None:
 def describe_negatives(mined: Negatives, ranking: str, output_file: Path) -> str:
     """What mining found, and how to train with it."""
     rows, num_negatives = mined.columns.shape
-    filtered = mined.num_filtered.float()
-    lines = [
-        f"{rows:,} rows with {num_negatives} negatives each, by {ranking}: {output_file}",
-        f"Left out as too close to the answer's score: {filtered.median():,.0f} texts in the median row, "
-        f"{filtered.mean():,.0f} on average, some in {(filtered > 0).float().mean():.0%} of the rows.",
-    ]
-    if drawn := int(mined.num_random.sum()):
-        lines.append(
-            f"Drawn at random, because the ranking found too few: {drawn:,} of {rows * num_negatives:,} negatives, in "
-            f"{int((mined.num_random > 0).sum()):,} rows."
-        )
     columns = " ".join(f"negative_{i}" for i in range(num_negatives))
-    return "\n".join([*lines, f"Train with: --data {output_file} --negative_columns {columns}"])
+    return (
+        f"{rows:,} rows with {num_negatives} negatives each, by {ranking}: {output_file}\n"
+        f"Left out as too close to the answer's score: {mined.num_filtered.float().mean():,.0f} texts a row. "
+        f"Drawn at random, because the ranking found too few: {mined.num_random.sum():,} negatives.\n"
+        f"Train with: --data {output_file} --negative_columns {columns}"
+    )

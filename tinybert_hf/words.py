@@ -16,7 +16,8 @@ from .modeling_tinybert import TinyBertModel, mean_over_tokens
 
 def is_words_alone(config: TinyBertConfig) -> bool:
     """Whether `embed_words` computes what a model of this configuration computes."""
-    return not config.num_hidden_layers and config.norm_position == "pre" and config.pooling == "mean"
+    kinds = (config.norm_position, config.pooling, config.position_embedding_type)
+    return not config.num_hidden_layers and kinds == ("pre", "mean", "rotary")
 
 
 def embed_words(model: TinyBertModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -25,11 +26,7 @@ def embed_words(model: TinyBertModel, input_ids: Tensor, attention_mask: Tensor)
     if model.training and embeddings.dropout.p:
         return mean_over_tokens(embeddings(input_ids, None, None, None), attention_mask)
     words = mean_of_words(embeddings.word_embeddings, input_ids, attention_mask)
-    pooled = words * embeddings.scale + embeddings.token_type_embeddings.weight[0]
-    if embeddings.positions is not None:
-        lengths = attention_mask.sum(dim=1).clamp(min=1)
-        pooled = pooled + embeddings.positions.cumsum(dim=0)[lengths - 1] / lengths[:, None]
-    return pooled
+    return words * embeddings.scale + embeddings.token_type_embeddings.weight[0]
 
 
 @torch.no_grad()

@@ -48,25 +48,15 @@ def test_too_few_rows_to_hold_out_are_refused(triplets: Path) -> None:
         load_pairs(RetrievalArguments(data=str(triplets), query_column="q", answer_column="a", eval_size=50))
 
 
-def test_a_data_set_is_read_as_often_as_its_weight_says_and_held_out_rows_once(tmp_path: Path) -> None:
-    paths = [write_pairs(tmp_path / f"{seed}.csv", 100, seed) for seed in (0, 1)]
-    alone = load_pairs(RetrievalArguments(data=list(map(str, paths)), eval_size=20))
-    data = load_pairs(RetrievalArguments(data=list(map(str, paths)), data_weights=[3, 1], eval_size=20))
-    assert data.evaluation[:] == alone.evaluation[:] and data.train.column_names == ["query", "answer"]
-    first = {tuple(row.values()) for row in pd.read_csv(paths[0]).to_dict("records")}
-    second = {tuple(row.values()) for row in pd.read_csv(paths[1]).to_dict("records")} - first
-    counts = Counter(tuple(row.values()) for row in data.train)
-    expected = Counter(tuple(row.values()) for row in alone.train)
-    assert {counts[row] / expected[row] for row in expected if row in second} == {1.0}
-    assert sum(counts[row] for row in first) > 2 * sum(expected[row] for row in first)
-
-
-def test_weights_that_fit_no_data_set_are_refused(tmp_path: Path) -> None:
-    path = str(write_pairs(tmp_path / "pairs.csv", 100, seed=0))
-    with pytest.raises(InputError, match="--data_weights has 2 numbers, and --data 1 data sets"):
-        load_pairs(RetrievalArguments(data=path, data_weights=[3, 1]))
-    with pytest.raises(InputError, match="--data_weights must be 1 or more, got 0"):
-        RetrievalArguments(data=path, data_weights=[0])
+def test_a_data_set_is_read_as_often_as_it_is_named_and_no_row_on_both_sides(tmp_path: Path) -> None:
+    first, second = (str(write_pairs(tmp_path / f"{seed}.csv", 100, seed)) for seed in (0, 1))
+    once = load_pairs(RetrievalArguments(data=[first, second], eval_data=second))
+    data = load_pairs(RetrievalArguments(data=[first, first, first, second], eval_data=second))
+    expected = Counter(tuple(row.values()) for row in pd.read_csv(first).to_dict("records"))
+    counts, before = (Counter(tuple(row.values()) for row in split.train) for split in (data, once))
+    assert counts == Counter({row: before[row] + 2 * expected[row] for row in before})
+    held_out = load_pairs(RetrievalArguments(data=[first, first], eval_size=20))
+    assert not {*held_out.train["query"]} & {*held_out.evaluation["query"]}
 
 
 @pytest.mark.parametrize(("rows", "held_out"), [(30, 10), (100, 10), (300, 30), (20_000, 1_000)])

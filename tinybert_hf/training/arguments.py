@@ -36,7 +36,7 @@ class TrainingArguments(DataArguments):
     """What both stages share. Each stage adds its columns and its defaults."""
 
     data: Annotated[Data, DATA] = field(default_factory=list)
-    """Training data: Hub ids, files or folders, one or several."""
+    """Training data: Hub ids, files or folders, one or several. An epoch reads one as often as it is named."""
     eval_data: Annotated[Data | None, DATA] = None
     """Data to measure on. By default, a split or some rows of --data."""
     eval_split: Annotated[str | None, DATA] = None
@@ -145,8 +145,6 @@ class RetrievalArguments(TrainingArguments):
     """Stage two. The defaults are the full recipe."""
 
     data: Annotated[Data, DATA] = field(default_factory=lambda: ["sentence-transformers/natural-questions"])
-    data_weights: Annotated[list[int] | None, DATA] = None
-    """How often an epoch reads each data set of --data, such as 3 1. By default once."""
     query_column: Annotated[str, DATA] = "query"
     """The column of the query."""
     answer_column: Annotated[str, DATA] = "answer"
@@ -190,8 +188,6 @@ class RetrievalArguments(TrainingArguments):
                 "--documents makes new queries in every epoch, and --negative_columns and --mined_negatives need fixed "
                 "ones. Leave them out."
             )
-        if self.data_weights and min(self.data_weights) < 1:
-            raise InputError(f"--data_weights must be 1 or more, got {min(self.data_weights)}.")
         for name in ("mined_negatives", "activation_budget_tokens"):
             if getattr(self, name) < 0:
                 raise InputError(f"--{name} must not be negative, got {getattr(self, name)}.")

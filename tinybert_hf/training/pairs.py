@@ -5,12 +5,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from ..data import FILE_KINDS, Split, data_sources, describe_data, hold_out, load_data, read_columns
 from ..documents import pairs_from_documents, read_documents
-from ..errors import InputError
 from ..passages import find_files, import_library, read_files
 from ..reading import file_suffix
 from .arguments import RetrievalArguments
@@ -31,20 +29,10 @@ def load_pairs(arguments: RetrievalArguments) -> Split:
     )
     if arguments.documents is not None:
         return load_documents(arguments, read)
-    parts = [read(one, split=arguments.data_split) for one in data_sources(arguments.data)]
-    weights = arguments.data_weights or [1] * len(parts)
-    if len(weights) != len(parts):
-        raise InputError(
-            f"--data_weights has {len(weights)} numbers, and --data {len(parts)} data sets. Give one for each."
-        )
-    parts = [part.add_column("times", [weight] * len(part)) for part, weight in zip(parts, weights, strict=True)]
-    train = concatenate_datasets(parts)
+    train = read(arguments.data, split=arguments.data_split)
     if source := arguments.evaluation_source:
-        split = Split(train, read(source[0], split=source[1]))
-    else:
-        split = hold_out(train, arguments.eval_size, arguments.seed, by=["query", "answer"])
-    rows = np.repeat(np.arange(len(split.train)), split.train["times"])
-    return Split(*(part.select_columns([*columns]) for part in (split.train.select(rows), split.evaluation)))
+        return Split(train, read(source[0], split=source[1]))
+    return hold_out(train, arguments.eval_size, arguments.seed, by=["query", "answer"])
 
 
 def load_documents(arguments: RetrievalArguments, read: Callable[..., Dataset]) -> Split:
