@@ -211,11 +211,9 @@ def rank_anew(
     found = {query: run.get(query, {}) for query in data.queries}
     texts = [[data.corpus[document] for document in islice(hits, depth)] for hits in found.values()]
     maxsims = pipeline.maxsim(list(data.queries.values()), texts)
-    by_query = [
-        (query, dict(zip(hits, scores, strict=False)), hits)
-        for (query, hits), scores in zip(found.items(), maxsims, strict=True)
-    ]
-    return [{query: fuse_scores(weight, scores, hits) for query, scores, hits in by_query} for weight in weights]
+    anew = [dict(zip(hits, scores, strict=False)) for hits, scores in zip(found.values(), maxsims, strict=True)]
+    ranked = list(zip(found.items(), anew, strict=True))
+    return [{query: fuse_scores(weight, scores, hits) for (query, hits), scores in ranked} for weight in weights]
 
 
 def choose_rerank(pipeline: SearchPipeline, data: RetrievalData) -> dict[str, Any]:

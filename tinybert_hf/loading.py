@@ -1,6 +1,5 @@
 """Models and tokenizers of folders and of the Hub: nobody's code is run but ours, and what is damaged is refused."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,14 +9,10 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from .errors import InputError, UnreadableError, check_hub_id
 
-TRANSFORMERS_LOG = logging.getLogger("transformers.modeling_utils")
-
 
 @contextmanager
 def loading(source: str | Path) -> Iterator[None]:
     """Say in one line that a model does not load, and why: UnreadableError in place of whatever the libraries raise."""
-    level = TRANSFORMERS_LOG.level
-    TRANSFORMERS_LOG.setLevel(logging.ERROR)  # its report of missing weights; `load_model` refuses, or allows them
     try:
         if not Path(source).exists():
             check_hub_id(str(source), "model")
@@ -28,8 +23,6 @@ def loading(source: str | Path) -> Iterator[None]:
         place = "from this folder" if Path(source).is_dir() else "(no such folder here) from the Hub"
         reason = error if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {error}"
         raise UnreadableError(f"Could not load the model {source} {place}: {reason}") from error
-    finally:
-        TRANSFORMERS_LOG.setLevel(level)
 
 
 def load_tokenizer(source: str | Path, vocab_size: int, revision: str | None = None) -> PreTrainedTokenizerBase:

@@ -4,10 +4,12 @@ It ranks thousands of texts a second on one core. A pre-norm encoder whose new l
 same, so its words can be trained alone before the layers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
 
 from .configuration_tinybert import TinyBertConfig
 from .kernels import mean_of_words
@@ -41,3 +43,24 @@ def weigh_by_rarity(model: TinyBertModel, texts: Sequence[list[int]]) -> None:
         counts[list(set(tokens))] += 1
     rarity = torch.log1p((len(texts) - counts + 0.5) / (counts + 0.5))
     embeddings.mul_((rarity / rarity[counts > 0].mean())[:, None].to(embeddings))
+
+
+@torch.no_grad()
+def start_from_teacher(
+    model: TinyBertModel, tokenizer: PreTrainedTokenizerBase, encode: Callable[[list[str]], Tensor]
+) -> None:
+    """Put a teacher's embeddings of the tokens into the first dimensions of the model's; the others stay random.
+
+    `encode` is the teacher's, texts -> (texts, its width). A token is a text of its own; pieces of words lose their mark. What it makes of them is centred
+    and rotated so that the first dimensions vary the most (principal components, as in Model2Vec: Tulkens and van Dongen
+    2024, https://github.com/MinishLab/model2vec), which leaves the similarities as they are. Dimensions beyond the model's
+    are cut. The others are scaled to the variance of the model's own, so that each counts alike. Special tokens are zeros.
+    """
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    learned = functional.normalize(encode([token.removeprefix("##") for token in tokens]).float().cpu(), dim=-1)
+    learned -= learned.mean(dim=0)
+    learned[tokenizer.all_special_ids] = 0
+    _, directions = torch.linalg.eigh(learned.T @ learned)  # the least telling direction first
+    embeddings = model.get_input_embeddings().weight
+    learned = (learned @ directions.flip(1))[:, : embeddings.shape[1]]
+    embeddings[:, : learned.shape[1]] = (learned * (embeddings.std() / learned.std())).to(embeddings)

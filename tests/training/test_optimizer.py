@@ -10,7 +10,7 @@ from torch import Tensor
 from tinybert_hf import RetrievalArguments, TinyBertModel
 from tinybert_hf.errors import InputError
 from tinybert_hf.training.arguments import Schedule, TrainingArguments
-from tinybert_hf.training.optimizer import build_optimizer, build_schedule
+from tinybert_hf.training.trainer import build_optimizer, build_schedule
 
 TYPES = get_args(Schedule)
 

@@ -17,9 +17,7 @@ def mine(
     corpus_column: str = "text",
     model: str | None = None,
     num_negatives: int = 5,
-    depth: int | None = None,
     margin: float = 0.05,
-    seed: int = 0,
 ) -> None:
     """Find hard negatives: wrong answers that BM25 or a model ranks high for a query.
 
@@ -35,9 +33,7 @@ def mine(
         corpus_column: The column of --corpus.
         model: Rank with this model: a folder or Hub id of ours, or a SentenceTransformer. By default BM25 ranks.
         num_negatives: Negatives for each row.
-        depth: Choose at random among this many of the best. By default the best are taken.
         margin: Only take texts that score at most (1 - margin) times the score of the row's own answer.
-        seed: Seed of the random choice.
     """
     log_progress()
     import_extra("datasets", purpose="mining")
@@ -52,6 +48,6 @@ def mine(
     if corpus:
         written = source.reading["written"]
         texts = read_columns(corpus, {"text": corpus_column}, {"text": "corpus_column"}, written=written)["text"][:]
-    pairs, mined = mine_data(pairs, texts, model, num_negatives=num_negatives, depth=depth, margin=margin, seed=seed)
+    pairs, mined = mine_data(pairs, texts, model, num_negatives=num_negatives, margin=margin)
     write_pairs(pairs, output_file)
     print(describe_negatives(mined, model or "BM25", output_file))

@@ -34,10 +34,8 @@ NO_PATHS = {"labels", "hardware", "versions"}  # in a summary or an evaluation
 HUB_METRICS = {name: f"cosine_{shown.lower()}" for name, shown in MEASURES.items()}
 HUB_METRICS |= {"AP": "cosine_map@100", "f1_macro": "f1"}
 # The name of a library among the tags: the Hub finds the model among that library's, and shows how it loads it.
-SEARCH_TAGS, ONNX_TAGS = (
-    ["semantic-search", "sentence-similarity", "sentence-transformers"],
-    ["onnx", "transformers.js"],
-)
+SEARCH_TAGS = ["semantic-search", "sentence-similarity", "sentence-transformers"]
+ONNX_TAGS = ["onnx", "transformers.js"]
 
 
 class Origin(NamedTuple):

@@ -19,7 +19,7 @@ from ..data import MOST_HELD_OUT, describe_data
 from ..documents import draw_pair, tokenize_documents
 from ..encoding import encode_by_processes, load_search_pipeline
 from ..errors import InputError
-from ..evaluation import LOSS_BATCH, RERANK_DEPTH, choose_rerank, evaluate_pairs
+from ..evaluation import LOSS_BATCH, RERANK_DEPTH, choose_rerank, evaluate_pairs, load_text_encoder
 from ..kernels import CpuKernels
 from ..losses import MultipleNegativesRankingLoss
 from ..measures import ranking_measures
@@ -28,14 +28,13 @@ from ..modeling_tinybert import TinyBertModel
 from ..pipeline_tinybert import length_batches, pad_batch, with_prompt
 from ..ranking import Bm25
 from ..tokenization import prompt_tokens, report_tokens, tokenize_columns
-from ..words import embed_words, is_words_alone, weigh_by_rarity
+from ..words import embed_words, is_words_alone, start_from_teacher, weigh_by_rarity
 from .arguments import RetrievalArguments
 from .gradients import MicroBatch, cached_backward
 from .pairs import load_pairs
 from .sampler import build_sampler
 from .stage import Stage
 from .start import load_start
-from .teacher import start_from_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +77,8 @@ class RetrievalStage(Stage):
             self.rows = self.tokenize()
             report_tokens(self.rows, self.told_columns, self.tokenizer, self.max_length)
             if arguments.teacher and start.source is None:
-                start_from_teacher(self.model, self.tokenizer, arguments.teacher)
+                teacher = load_text_encoder(arguments.teacher, "teacher")
+                start_from_teacher(self.model, self.tokenizer, teacher.encode_documents)
         if start.source is None and is_words_alone(self.config):
             weigh_by_rarity(self.model, self.rows[self.told_columns[-1]])
         self.sampler = build_sampler(arguments, accelerator, len(self.rows))

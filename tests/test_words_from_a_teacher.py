@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from tinybert_hf import TinyBertConfig, TinyBertModel, load_search_pipeline
 from tinybert_hf.errors import UnreadableError
-from tinybert_hf.training.teacher import start_from_teacher
+from tinybert_hf.evaluation import load_text_encoder
+from tinybert_hf.words import start_from_teacher
 
 
 def embeddings(model: TinyBertModel) -> Tensor:
@@ -38,7 +39,7 @@ def taught(
         config.hidden_size = width
         model = TinyBertModel(config)
         before = embeddings(model)
-        start_from_teacher(model, tokenizer, str(model_folder))
+        start_from_teacher(model, tokenizer, load_text_encoder(str(model_folder), "teacher").encode_documents)
         return before, embeddings(model)
 
     return start
@@ -70,8 +71,6 @@ def test_a_narrower_model_takes_the_dimensions_that_tell_most(
     torch.testing.assert_close(similarities, torch.ones_like(similarities), rtol=0, atol=1e-3)
 
 
-def test_a_teacher_that_is_none_is_named(
-    tmp_path: Path, model: TinyBertModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_a_teacher_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnreadableError, match=r"Could not load the teacher .*nowhere"):
-        start_from_teacher(model, tokenizer, str(tmp_path / "nowhere"))
+        load_text_encoder(str(tmp_path / "nowhere"), "teacher")
