@@ -11,7 +11,7 @@ import random
 import re
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -27,13 +27,6 @@ logger = logging.getLogger(__name__)
 SPAN_TOKENS = (6, 16)  # of a query, the shortest and the longest
 KEPT = 0.2  # how often the answer keeps the words of the query, so that finding them again is learned too
 MIN_TOKENS = 8  # a shorter document has no two halves
-
-
-class Pair(NamedTuple):
-    """Token ids with the special tokens around them."""
-
-    query: list[int]
-    answer: list[int]
 
 
 def split_sections(text: str) -> Iterator[tuple[str, str]]:
@@ -110,8 +103,10 @@ def tokenize_documents(documents: Dataset, tokenizer: PreTrainedTokenizerBase, m
     return rows
 
 
-def draw_pair(row: dict[str, Any], seed: int, epoch: int) -> Pair:
+def draw_pair(row: dict[str, Any], seed: int, epoch: int) -> tuple[list[int], list[int]]:
     """Cut a span out of the document's title or first sentence: the query; the answer is the document without it.
+
+    Returns: their token ids, with the special tokens around them.
 
     A function of its arguments alone, so that a resumed run, or one with another number of processes, draws the same.
     """
@@ -121,4 +116,4 @@ def draw_pair(row: dict[str, Any], seed: int, epoch: int) -> Pair:
     length = min(generator.randint(*SPAN_TOKENS), head, len(tokens) // 2)  # the answer keeps half of a short document
     start = generator.randint(0, head - length)
     rest = tokens if generator.random() < KEPT else tokens[:start] + tokens[start + length :]
-    return Pair([first, *tokens[start : start + length], last], [first, *rest, last])
+    return [first, *tokens[start : start + length], last], [first, *rest, last]

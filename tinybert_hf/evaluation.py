@@ -133,9 +133,8 @@ def evaluate_model(
 
     Raises: InputError: if the data or a model cannot be read, or two systems would have one name.
     """
-    flags: dict[str, Any] = {"model": model, "data": data, "split": split}
-    flags |= {"query_column": columns[0], "answer_column": columns[1], **written._asdict(), "rerank": rerank}
-    flags |= {"truncate_dims": list(truncate_dims), "baselines": list(baselines)}
+    flags = {"model": model, "data": data, "split": split, "query_column": columns[0], "answer_column": columns[1]}
+    flags |= written._asdict() | {"rerank": rerank, "truncate_dims": [*truncate_dims], "baselines": [*baselines]}
     names = name_baselines(baselines)
     if Path(data).is_file():
         roles = dict(zip(PAIR_COLUMNS, columns, strict=True))
@@ -238,9 +237,8 @@ def measure_rerank(pipeline: SearchPipeline, data: RetrievalData, runs: Runs, de
         started = time.perf_counter()
         (anew,) = rank_anew(pipeline, data, run, depth, [pipeline.model.config.rerank_weight])
         runs[f"{name} + MaxSim"] = anew, before + time.perf_counter() - started
-    few = RetrievalData(dict(islice(data.queries.items(), 20)), data.corpus, {})
-    embedding = timeit(lambda: [pipeline.encode_query([query]) for query in few.queries.values()], number=1)
-    each = [few._replace(queries={name: query}) for name, query in few.queries.items()]
+    each = [RetrievalData({name: query}, data.corpus, {}) for name, query in islice(data.queries.items(), 20)]
+    embedding = timeit(lambda: [pipeline.encode_query([*one.queries.values()]) for one in each], number=1)
     refining = timeit(lambda: [rank_anew(pipeline, one, runs[MODEL][0], depth, [0.5]) for one in each], number=1)
     taken = {MODEL: embedding, f"{MODEL} + MaxSim": embedding + refining}
     return {name: round(1000 * seconds / len(each), 1) for name, seconds in taken.items()}

@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 # Tokens that make up for the time that packing the weights takes (docs/decisions.md, D42).
 LEAST_TOKENS_TO_PACK = 2_048
-MASKED_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of which dropout can make a mask
 
 
 class CpuKernels(TorchFunctionMode):
@@ -146,7 +145,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     torch draws one number for each element, on one core. Here numpy draws as many random bits as the elements have, from
     a seed of torch's. So the probability is a multiple of 2^-15 in bf16 (0.1 becomes 0.100006) and of 2^-31 in fp32.
     """
-    if not training or not 0 < p < 1 or input.device.type != "cpu" or input.dtype not in MASKED_TYPES:
+    if not training or not 0 < p < 1 or input.device.type != "cpu" or not input.is_floating_point():
         return functional.dropout(input, p, training, inplace)
     masked = input * dropout_mask(input.shape, p, input.dtype)
     return input.copy_(masked) if inplace else masked

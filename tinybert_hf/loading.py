@@ -31,9 +31,7 @@ def load_tokenizer(source: str | Path, vocab_size: int, revision: str | None = N
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
         highest = max([*tokenizer.get_vocab().values(), *tokenizer("")["input_ids"]], default=-1)
         if highest >= vocab_size:
-            raise ValueError(
-                f"its tokenizer has the id {highest}, and the model embeddings for {vocab_size} tokens only."
-            )
+            raise ValueError(f"its tokenizer has the id {highest}, and the model embeddings for {vocab_size} tokens.")
     return tokenizer
 
 

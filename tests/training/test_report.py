@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from tinybert_hf.cli import app
-from tinybert_hf.training.report import describe_hardware, describe_versions, next_commands, plan, result_table
+from tinybert_hf.training.report import describe_hardware, describe_versions, next_commands, plan
 
 
 def test_the_plan_counts_rows_and_passes() -> None:
@@ -17,17 +17,6 @@ def test_the_plan_counts_rows_and_passes() -> None:
         "Training on 1,234 documents: 1,000 steps of 8 documents, 1 pass over them. Measured on 50 other documents."
     )
     assert "0.25 passes over them" in plan("pairs", facts, max_steps=10, rows_per_step=8, epochs=0.25)
-
-
-def test_a_measure_that_a_system_has_not_stays_blank() -> None:
-    table = result_table(
-        {"before": {"loss": 3.25, "nDCG@10": 0.5}, "after": {"loss": 1, "nDCG@10": 0.75}, "BM25": {"nDCG@10": 0.625}}
-    )
-    assert table.splitlines() == [
-        "         before   after    BM25",
-        "loss      3.250   1.000        ",
-        "nDCG@10   0.500   0.750   0.625",
-    ]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from accelerate import Accelerator
 
@@ -21,16 +20,6 @@ def plan(unit: str, facts: Mapping[str, Any], max_steps: int, rows_per_step: int
         f"Training on {facts['train_rows']:,} {unit}: {max_steps:,} steps of {rows_per_step:,} {unit}, "
         f"{epochs:.3g} pass{'' if epochs == 1 else 'es'} over them. Measured on {facts['eval_rows']:,} other {unit}."
     )
-
-
-def result_table(systems: Mapping[str, Mapping[str, float]]) -> str:
-    """Measures down, systems across, for a terminal.
-
-    >>> print(result_table({"before": {"nDCG@10": 0.789}, "after": {"nDCG@10": 0.871}, "BM25": {"nDCG@10": 0.767}}))
-             before   after    BM25
-    nDCG@10   0.789   0.871   0.767
-    """
-    return pd.DataFrame(systems).to_string(float_format="{:.3f}".format, na_rep="", col_space=7)
 
 
 def next_commands(stage: str, folder: Path) -> str:

@@ -163,8 +163,6 @@ class RetrievalStage(Stage):
 
     def finish(self, folder: Path) -> dict[str, Any]:
         """Have searches rank the best anew by their tokens where that pays on the held-out pairs."""
-        if not self.config.num_hidden_layers:
-            return {}
         pipeline = load_search_pipeline(folder, dtype=torch.float32)
         chosen = choose_rerank(pipeline, self.held_out())
         pipeline.model.config.update({name: chosen[name] for name in ("rerank_depth", "rerank_weight")})

@@ -24,9 +24,8 @@ class StepSampler:
     """The rows of each step, for one process.
 
     Every epoch is a seeded permutation of the rows, cut into optimizer steps of `num_processes` x
-    `gradient_accumulation_steps` x `batch_size` rows. What is left over waits for the next epoch. Process r of W takes
-    the r-th slice of each joint micro-batch, so W processes see together what one process would see with a batch W
-    times as large.
+    `gradient_accumulation_steps` x `batch_size` rows. What is left over waits for the next epoch. Process r takes the
+    r-th slice of each joint micro-batch.
 
     Raises: InputError: if the data set has fewer rows than one step takes.
 

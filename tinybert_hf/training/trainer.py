@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import load, send_to_device, set_seed
@@ -277,7 +278,8 @@ class Trainer:
                 logger.info("Stopped at step %d: nothing better since step %d.", self.state.step, self.state.best_step)
             anew = {"ranked anew": summary["rerank"]["results"]} if "rerank" in summary else {}
             systems = {"before": summary["start"], "after": summary["results"], **anew, **summary["baselines"]}
-            logger.info("On the held-out %s:\n%s", self.stage.unit, report.result_table(systems))
+            table = pd.DataFrame(systems).to_string(float_format="{:.3f}".format, na_rep="", col_space=7)
+            logger.info("On the held-out %s:\n%s", self.stage.unit, table)
             if not self.state.best_step:
                 logger.warning("Training did not make the model better: the weights that it started from are kept.")
             logger.info("The model of step %d is in %s.", self.state.best_step, self.output_dir)
