@@ -257,7 +257,7 @@ def test_sentence_transformers_finds_them_in_the_published_folder(
 
 def test_the_cards_snippets_hold_whole_texts_where_nobody_adds_a_prompt(prompted: Path, tmp_path: Path) -> None:
     card = (build_folder(prompted, tmp_path / "published", "tester/tiny") / "README.md").read_text()
-    assert 'every query begins with "music: ", every other text with "photos: ".\n' in card
+    assert 'every query begins with `"music: "`, every other text with `"photos: "`.\n' in card
     by_pipeline, both, *others = snippets(card)
     assert "music: " not in by_pipeline + both, "the pipeline adds them"
     assert len(others) >= 2

@@ -203,13 +203,11 @@ def run_model(pipeline: SearchPipeline, data: RetrievalData, truncate_dims: Sequ
     return runs
 
 
-def rank_anew(
-    pipeline: SearchPipeline, data: RetrievalData, run: Run, depth: int, weights: Sequence[float]
-) -> list[Run]:
+def rank_anew(search: SearchPipeline, data: RetrievalData, run: Run, depth: int, weights: Sequence[float]) -> list[Run]:
     """The first `depth` of each query ranked anew by MaxSim, for each weight that it may have beside the score of the run."""
     found = {query: run.get(query, {}) for query in data.queries}
     texts = [[data.corpus[document] for document in islice(hits, depth)] for hits in found.values()]
-    maxsims = pipeline.maxsim(list(data.queries.values()), texts)
+    maxsims = search.maxsim(list(data.queries.values()), texts)
     anew = [dict(zip(hits, scores, strict=False)) for hits, scores in zip(found.values(), maxsims, strict=True)]
     ranked = list(zip(found.items(), anew, strict=True))
     return [{query: fuse_scores(weight, scores, hits) for (query, hits), scores in ranked} for weight in weights]
@@ -218,8 +216,7 @@ def rank_anew(
 def choose_rerank(pipeline: SearchPipeline, data: RetrievalData) -> dict[str, Any]:
     """`rerank_depth` and `rerank_weight` for a model's configuration, and the `results` of a search that obeys them.
 
-    Of RERANK_WEIGHTS, the weight that ranks best is chosen. The depth is 0 unless the nDCG@10 of these queries rises by more
-    than chance (95%).
+    The weight is the best of RERANK_WEIGHTS. The depth is 0 unless the nDCG@10 rises by more than chance (95%).
     """
     run, _ = run_model(pipeline, data, ())[MODEL]
     runs = [run, *rank_anew(pipeline, data, run, RERANK_DEPTH, RERANK_WEIGHTS)]

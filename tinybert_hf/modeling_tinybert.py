@@ -182,6 +182,7 @@ class TinyBertAttention(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, A, T, H / A)
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
+        # For ALL_ATTENTION_FUNCTIONS.get_interface(...), which transformers 5.0 has not, and later ones look for in this file.
         attend = ALL_ATTENTION_FUNCTIONS.get(self.config._attn_implementation, eager_attention_forward)
         dropout = self.dropout_prob if self.training else 0.0
         context, weights = attend(self, query, key, value, mask, dropout=dropout, scaling=self.scaling, **kwargs)

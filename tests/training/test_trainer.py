@@ -83,8 +83,11 @@ def test_a_run_leaves_a_model_its_summary_and_two_checkpoints(uninterrupted: Pat
     kept = {path.name for path in list_checkpoints(uninterrupted)}
     assert kept == {f"checkpoint-{summary['best_step']}", f"checkpoint-{MAX_STEPS}"}
     best = uninterrupted / f"checkpoint-{summary['best_step']}"
-    for name in ("model.safetensors", "config.json", "tokenizer.json", "modeling_tinybert.py"):
+    for name in ("model.safetensors", "tokenizer.json", "modeling_tinybert.py"):
         assert (uninterrupted / name).read_bytes() == (best / name).read_bytes()
+    chosen = {name: summary["rerank"][name] for name in ("rerank_depth", "rerank_weight")}
+    before, after = (json.loads((folder / "config.json").read_text()) for folder in (best, uninterrupted))
+    assert after == before | chosen
     assert not list(uninterrupted.glob("unfinished-*"))
 
 
@@ -313,7 +316,8 @@ def test_the_log_has_the_plan_the_result_and_what_to_do_next(uninterrupted: Path
     }
     rows["nDCG@10"].append(f"{summary['baselines']['BM25']['nDCG@10']:.3f}")
     lines = log.splitlines()
-    heading = next(i for i, line in enumerate(lines) if line.split() == ["before", "after", "BM25"])
+    rows["nDCG@10"].insert(2, f"{summary['rerank']['results']['nDCG@10']:.3f}")
+    heading = next(i for i, line in enumerate(lines) if line.split() == ["before", "after", "ranked", "anew", "BM25"])
     table = {line.split()[0]: line.split()[1:] for line in lines[heading + 1 : heading + 4]}
     assert rows.items() <= table.items()
     assert f"The model of step {summary['best_step']} is in {uninterrupted}." in messages

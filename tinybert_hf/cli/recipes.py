@@ -7,7 +7,6 @@ from typing import Any
 from ..errors import InputError, MissingFileError
 
 FOLDER = Path(__file__).parents[1] / "recipes"
-STAGES = ("sentiment", "retrieval")
 
 
 def recipes(name: str | None = None, /) -> None:
@@ -20,7 +19,7 @@ def recipes(name: str | None = None, /) -> None:
     Args:
         name: Print this recipe, for both stages if both have one. By default all recipes are listed.
     """
-    files = [path for stage in STAGES for path in list_recipes(stage) if name in (None, path.stem)]
+    files = [path for stage in ("sentiment", "retrieval") for path in list_recipes(stage) if name in (None, path.stem)]
     if not files:
         raise MissingFileError(f"There is no recipe {name}. `tinybert recipes` lists them.")
     for path in files:

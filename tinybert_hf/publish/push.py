@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import httpx  # huggingface_hub's client
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_session
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
@@ -16,7 +16,7 @@ from ..configuration_tinybert import TinyBertConfig, has_berts_form
 from ..errors import InputError
 from ..files import read_json
 from .folder import BUILD_RECORD, ONNX_RECORD, RESULT_FILES, tell_of_onnx
-from .model_card import is_signed
+from .model_card import httpx, is_signed
 from .space import BROWSER_MODEL, SPACE_SETTINGS
 from .verify import HubError, load_back
 
@@ -181,6 +181,6 @@ def hub_errors_explained(endpoint: str, sent: str = "the model") -> Iterator[Non
         hooks.remove(limit_silence)
 
 
-def limit_silence(request: httpx.Request) -> None:
+def limit_silence(request: Any) -> None:
     """Each request gets the limit, since some calls of huggingface_hub switch that of the session off."""
     request.extensions["timeout"] = httpx.Timeout(SECONDS_OF_SILENCE).as_dict()

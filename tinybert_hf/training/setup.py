@@ -23,8 +23,6 @@ from .launch import keep_freed_memory, precision_was_chosen, start_processes, us
 from .stage import Stage
 from .trainer import Trainer
 
-SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
-
 
 class TrainingResult(NamedTuple):
     """What a training run leaves."""
@@ -52,12 +50,12 @@ def prepared_process(arguments: TrainingArguments) -> Iterator[Accelerator]:
     """An accelerator, in a process that is set up for training. Set back afterwards:
 
     - accelerate's state, so that a second training in a notebook starts afresh;
-    - the levels of the loggers of accelerate, bm25s and httpx, which write a line for each file, index and request;
+    - the levels of the loggers of accelerate, bm25s and httpx or httpx2, which write a line for each file, index and request;
     - the progress bars of transformers, which would cut the training bar in two, and of datasets without a terminal.
 
     What stays changed, on a CPU: the number of torch's threads, and that glibc keeps freed memory.
     """
-    ours, *others = [logging.getLogger(name) for name in ("tinybert_hf", "accelerate", "bm25s", "httpx")]
+    ours, *others = [logging.getLogger(name) for name in ("tinybert_hf", "accelerate", "bm25s", "httpx", "httpx2")]
     with ExitStack() as afterwards:
         for one in (ours, *others):
             afterwards.callback(one.setLevel, one.level)
@@ -95,7 +93,7 @@ def build_accelerator(arguments: TrainingArguments) -> Accelerator:
     if on_cpu:
         use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         keep_freed_memory()
-    if accelerator.distributed_type in SHARDED:
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise InputError(
             f"This training keeps a whole model on every device, and accelerate was configured for "
             f"{accelerator.distributed_type.value}. Launch it with --multi_gpu, or run `accelerate config` again."
