@@ -10,7 +10,7 @@ import pytest
 from command_line import tinybert
 
 from tinybert_hf import training
-from tinybert_hf.cli.recipes import STAGES, list_recipes
+from tinybert_hf.cli.recipes import list_recipes
 from tinybert_hf.training.arguments import RetrievalArguments, SentimentArguments, TrainingArguments
 
 ARGUMENTS = {"sentiment": SentimentArguments, "retrieval": RetrievalArguments}
@@ -20,7 +20,7 @@ ARGUMENTS = {"sentiment": SentimentArguments, "retrieval": RetrievalArguments}
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[TrainingArguments]:
     """What the commands would have trained with."""
     arguments: list[Any] = []
-    for stage in STAGES:
+    for stage in ARGUMENTS:
         monkeypatch.setattr(training, f"train_{stage}", arguments.append)
     return arguments
 
@@ -123,7 +123,7 @@ def test_a_recipe_that_is_not_there_is_a_message(
 
 def test_the_list_has_a_command_and_a_sentence_for_each_recipe() -> None:
     lines = tinybert("recipes").out.splitlines()
-    paths = [path for stage in STAGES for path in list_recipes(stage)]
+    paths = [path for stage in ARGUMENTS for path in list_recipes(stage)]
     assert len(lines) == len(paths) == 6
     for line, path in zip(lines, paths, strict=True):
         command, sentence = line.split("  ", 1)
@@ -132,7 +132,7 @@ def test_the_list_has_a_command_and_a_sentence_for_each_recipe() -> None:
         assert sentence.endswith(".")
 
 
-@pytest.mark.parametrize("path", [path for stage in STAGES for path in list_recipes(stage)], ids=str)
+@pytest.mark.parametrize("path", [path for stage in ARGUMENTS for path in list_recipes(stage)], ids=str)
 def test_every_recipe_is_right_and_every_value_arrives(path: Path) -> None:
     import yaml
 
@@ -158,13 +158,13 @@ def test_a_recipe_that_is_not_there_cannot_be_printed() -> None:
     assert done.err.startswith("error: There is no recipe nonesuch.")
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ARGUMENTS)
 def test_the_full_recipe_is_the_defaults(stage: str) -> None:
     arguments, defaults = parse("full", stage=stage), ARGUMENTS[stage]()
     differing = {name for name, value in vars(arguments).items() if value != vars(defaults)[name]}
     assert differing == {"tokenizer_data" if stage == "sentiment" else "model"}
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ARGUMENTS)
 def test_without_a_flag_the_defaults_count(stage: str) -> None:
     assert parse(stage=stage) == ARGUMENTS[stage]()
