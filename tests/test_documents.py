@@ -152,6 +152,7 @@ def test_a_draw_depends_on_seed_epoch_and_document() -> None:
     assert len({tuple(pair[0]) for pair in draw(0, 0)}) > 10, "documents must not all be cut at one place"
 
 
+@pytest.mark.slow
 def test_another_process_draws_the_same(tmp_path: Path) -> None:
     printed = run_python(
         f"from tinybert_hf.documents import draw_pair; print([*draw_pair({row(60, 20, 2**62)}, 3, 4)])",

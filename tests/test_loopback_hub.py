@@ -186,6 +186,7 @@ def test_a_readme_without_metadata_is_a_warning(hub: LoopbackHub, api: HfApi) ->
         api.upload_file(path_or_fileobj=b"# Tiny", path_in_repo="README.md", repo_id=MODEL)
 
 
+@pytest.mark.slow
 def test_model_card_push_to_hub(hub: LoopbackHub, tmp_path: Path) -> None:
     hub.add_repo("model", MODEL, {})
     run_python(

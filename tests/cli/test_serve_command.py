@@ -49,6 +49,7 @@ def test_a_missing_library_is_named_with_its_extra(command: str, module: str, ex
     assert module in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_server_once_running_requests_are_answered(
     tokenizer: PreTrainedTokenizerBase, tmp_path: Path, number: signal.Signals

@@ -149,6 +149,7 @@ def test_the_ranking_is_that_of_the_pipeline(built: tuple[str, str], encoder: Pa
     assert SearchIndex(built[1]).search(queries[0], top_k=1)[0]["id"] == found[0][0]["id"]
 
 
+@pytest.mark.slow
 def test_threads_find_at_once_what_they_find_one_after_the_other(built: tuple[str, str]) -> None:
     index = SearchIndex(built[1])
     mode = "hybrid" if built[0] == "folder" else "dense"
@@ -184,6 +185,7 @@ def search_there(address: str, answer: Path) -> None:
     answer.write_text(json.dumps([len(index), index.search("play some music", top_k=2)]))
 
 
+@pytest.mark.slow
 def test_another_process_opens_it(built: tuple[str, str], tmp_path: Path) -> None:
     process = context.Process(target=search_there, args=(built[1], tmp_path / "answer"))
     process.start()

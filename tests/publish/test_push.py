@@ -208,6 +208,7 @@ def test_after_a_fault_the_same_command_succeeds(
     assert len(online.commits(REPO)) == 2 and "model.safetensors" in online.files(REPO)
 
 
+@pytest.mark.slow
 def test_a_hub_that_is_away_or_silent_is_named(
     encoder: Path, online: LoopbackHub, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ async def ask(index: Path, calls: list[dict[str, Any]]) -> tuple[Any, list[Any]]
         return tools, await asyncio.gather(*(client.call_tool("search", call) for call in calls))
 
 
+@pytest.mark.slow
 def test_a_language_model_searches_and_reads_what_is_wrong(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     index = build_index(tmp_path, tokenizer)
     calls: list[dict[str, Any]] = [

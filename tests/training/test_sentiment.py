@@ -51,6 +51,7 @@ def test_labelled_sentences_of_a_file_are_learned(reviews: Path) -> None:
     assert [result["label"] for result in classify(["a good film", "worst phone so far"])] == ["happy", "sad"]
 
 
+@pytest.mark.slow
 def test_stage_two_starts_from_the_encoder_of_stage_one(reviews: Path) -> None:
     train("sentiment", flags(reviews, "--max_steps", "2"), reviews.parent / "log")
     pairs = reviews.parent / "pairs.csv"

@@ -58,6 +58,7 @@ def test_what_the_weights_do_not_allow_is_refused(bert_folder: Path, overrides: 
         load_encoder(str(bert_folder), overrides)
 
 
+@pytest.mark.slow
 def test_training_moves_all_of_it_and_can_be_resumed(bert_folder: Path, tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "pairs.csv", 100, seed=0)
     flags = ["--model", str(bert_folder), "--config_overrides", "num_hidden_layers=2,hidden_dropout_prob=0"]

@@ -166,6 +166,7 @@ def test_a_checkpoint_whose_writing_was_killed_is_not_picked_up(
     assert not list(output_dir.glob("unfinished-*"))
 
 
+@pytest.mark.slow
 def test_dropout_is_part_of_what_is_resumed(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
     """Guards the tests above: with another seed or without dropout the bytes differ."""
     for name, more in {"seed": ["--seed", "1"], "dropout": []}.items():
@@ -176,6 +177,7 @@ def test_dropout_is_part_of_what_is_resumed(data: Path, uninterrupted: Path, tmp
         assert weights(tmp_path / name) != weights(uninterrupted)
 
 
+@pytest.mark.slow
 def test_mined_negatives_are_part_of_what_is_resumed(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
     arguments = flags(data, tmp_path / "killed", "--mined_negatives", "1")
     train("retrieval", flags(data, tmp_path / "whole", "--mined_negatives", "1"), tmp_path / "log")
@@ -202,6 +204,7 @@ def test_two_processes_killed_and_resumed_end_with_the_same_bytes(data: Path, tm
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_trains_with_the_joint_batch(data: Path, tmp_path: Path) -> None:
     """Each step's loss depends on all the gradients before it; the weights themselves are no measure, since Adam blows
     the rounding of gradients near zero up to full steps."""
@@ -476,6 +479,7 @@ def test_a_run_that_stops_early_goes_on_to_the_same_end(
     assert last_weights(again) == last_weights(whole)
 
 
+@pytest.mark.slow
 def test_rows_in_memory_train_the_weights_of_a_file(data: Path, tmp_path: Path) -> None:
     """The first in a process of its own, the others one after the other in this one."""
     arguments = ["--data", str(data / "train.csv"), "--eval_size", "32", "--config_overrides", TINY]
