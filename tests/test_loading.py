@@ -106,7 +106,7 @@ def test_commands_keep_transformers_report_of_a_new_classifier_to_themselves(mod
         load_encoder(str(model_folder)).load(TinyBertForSequenceClassification)
     finally:
         log.removeHandler(told)
-        log.setLevel(logging.NOTSET)
+        log.disabled = False
     assert not told.buffer
 
 

@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     The status is 2 where the command line itself is wrong, 130 after Ctrl-C, and otherwise 1.
     """
-    logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)  # it reports what `load_model` allows
+    logging.getLogger("transformers.modeling_utils").disabled = True  # it reports what `load_model` allows
     try:
         options: dict[str, Any] = {"exit_on_error": False, "print_error": False, "result_action": "return_value"}
         app(sys.argv[1:] if argv is None else argv, console=Console(), **options)
