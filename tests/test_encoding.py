@@ -122,7 +122,7 @@ def test_weights_that_changed_between_two_calls_count(model: TinyBertModel, toke
 def test_words_alone_are_embedded_without_the_model(
     config: TinyBertConfig, tokenizer: PreTrainedTokenizerBase, num_hidden_layers: int, pooling: str, passes: int
 ) -> None:
-    config.num_hidden_layers, config.pooling = num_hidden_layers, pooling
+    config.num_hidden_layers, config.pooling, config.position_embedding_type = num_hidden_layers, pooling, "rotary"
     torch.manual_seed(0)
     model = TinyBertModel(config).eval()
     expected = plain.encode(model, tokenizer, TEXTS)

@@ -787,6 +787,11 @@ def test_a_server_that_is_killed_keeps_what_it_confirmed(tmp_path: Path, monkeyp
         SearchIndex(uri).add(until_the_server_dies())
     with milvus_server("milvus", tmp_path) as uri:
         index = SearchIndex(uri)
+        for _ in range(120):  # it answers before it has loaded its collections again
+            with suppress(UnreadableError):
+                index.store.rows([("id", "in", ["0"])], [])
+                break
+            time.sleep(0.5)
         assert index.add(records) == (600, 400)
         assert len(index) == len(texts_of(index, [str(record["id"]) for record in records])) == 1_000
         hits = index.search(None, 1_000, embeddings=records[0]["embedding"][None])[0]

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -64,7 +65,10 @@ def weights(output_dir: Path) -> bytes:
 def wait_for_checkpoint(output_dir: Path, step: int = 1) -> None:
     """Return as soon as a checkpoint of this step or a later one is complete."""
     deadline = time.monotonic() + 120
-    while not any(int(path.name.removeprefix("checkpoint-")) >= step for path in list_checkpoints(output_dir)):
+    while True:
+        with suppress(FileNotFoundError):  # the run has just removed one that it no longer needs
+            if any(int(path.name.removeprefix("checkpoint-")) >= step for path in list_checkpoints(output_dir)):
+                return
         if step == 0 and output_dir.exists():
             return
         assert time.monotonic() < deadline, "no checkpoint was written"
