@@ -185,13 +185,13 @@ def name_baselines(baselines: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def run_model(pipeline: SearchPipeline, data: RetrievalData, truncate_dims: Sequence[int]) -> Runs:
+def run_model(pipeline: SearchPipeline, data: RetrievalData, truncate_dims: Sequence[int], bar: bool = True) -> Runs:
     """Rank with a model of ours, and with the first dimensions of its embeddings; also the seconds."""
     width = pipeline.model.config.hidden_size
     if wrong := [dim for dim in truncate_dims if not 1 <= dim <= width]:
         raise InputError(f"--truncate_dims must be from 1 to {width}, the width of the embeddings, got {wrong[0]}.")
     started = time.perf_counter()
-    documents = pipeline.encode_document(list(data.corpus.values()), show_progress_bar=True)
+    documents = pipeline.encode_document(list(data.corpus.values()), show_progress_bar=bar)
     queries = pipeline.encode_query(list(data.queries.values()))
     seconds = time.perf_counter() - started
     runs = {}
@@ -218,7 +218,7 @@ def choose_rerank(pipeline: SearchPipeline, data: RetrievalData) -> dict[str, An
 
     The weight is the best of RERANK_WEIGHTS. The depth is 0 unless the nDCG@10 rises by more than chance (95%).
     """
-    run, _ = run_model(pipeline, data, ())[MODEL]
+    run, _ = run_model(pipeline, data, (), bar=False)[MODEL]
     runs = [run, *rank_anew(pipeline, data, run, RERANK_DEPTH, RERANK_WEIGHTS)]
     before, *values = (measures_by_query(data.qrels, one, ["nDCG@10", "RR@10"]) for one in runs)
     best = int(np.argmax([rows[:, 0].mean() for rows in values]))
