@@ -169,10 +169,13 @@ def test_every_size_but_the_heads_is_read_from_the_tensors() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_makes_a_folder_that_a_stranger_loads(original: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_command_makes_a_folder_that_a_stranger_loads(
+    original: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = tmp_path / "converted"
     done = tinybert("convert", *original, folder, "--num_attention_heads", "4")
     assert done.status == 0, done.err
+    assert "Left out of the conversion: classifier." in caplog.text
     assert "2 layers of 24, 4 heads, 120 tokens, context 16" in done.out
 
     printed = run_stranger(

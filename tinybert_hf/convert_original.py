@@ -1,5 +1,6 @@
 """The original project's weights and tokenizer to a model folder. Shapes: H hidden size."""
 
+import logging
 import math
 import re
 from pathlib import Path
@@ -13,6 +14,8 @@ from .configuration_tinybert import TinyBertConfig
 from .errors import InputError, UnreadableError
 from .modeling_tinybert import TinyBertModel, from_bert, rename
 from .tokenization import save_tokenizer, wrap_tokenizer
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS = {  # its names and BERT's
     "emb.src_emb.embedd.": "embeddings.word_embeddings.",
@@ -32,7 +35,7 @@ WEIGHTS = {  # its names and BERT's
 
 
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The tensors under `"model"` in a file that `torch.save` wrote.
+    """The tensors under `"model"` in a file that `torch.save` wrote; says what else it holds and leaves it out.
 
     Raises: InputError: if it is not such a file, or loading it would run code; none has run then.
     """
@@ -50,6 +53,8 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
         keys = f"the keys {list(checkpoint)}" if isinstance(checkpoint, dict) else type(checkpoint).__name__
         raise InputError(f'{path} must hold {{"model": state_dict}}; it holds {keys}.')
+    if left_out := [str(key) for key in checkpoint if key != "model"]:
+        logger.info("Left out of the conversion: %s. Only the encoder is converted.", ", ".join(left_out))
     state_dict = checkpoint["model"]
     if strange := [str(name) for name, value in state_dict.items() if not is_plain(value)]:
         raise InputError(f"{path} has values that are no plain tensors of numbers: {', '.join(strange)}.")
