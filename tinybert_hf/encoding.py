@@ -91,9 +91,9 @@ class SearchPipeline(SemanticSearchPipeline):
     def encode(self, texts: Sequence[str], **options: Any) -> Tensor:
         return encode(self.model, self.tokenizer, texts, **{**self._forward_params, **options})
 
-    def refine(self, *arguments: Any, **options: Any) -> list[list]:
+    def maxsim(self, *arguments: Any) -> list[list[float]]:
         with CpuKernels(training=False):
-            return super().refine(*arguments, **options)
+            return super().maxsim(*arguments)
 
 
 def load_search_pipeline(

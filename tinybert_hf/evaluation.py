@@ -27,7 +27,7 @@ from .reading import PLAINLY, Written
 MODEL, BM25 = "model", "BM25"  # what results call these two
 DEFAULTS = {"split": "test", "query_column": PAIR_COLUMNS[0], "answer_column": PAIR_COLUMNS[1]}  # of the command
 Runs = dict[str, tuple[Run, float]]  # system -> how it ranks, and the seconds
-RERANK_DEPTH = 20  # results of a search that may be ranked anew; 50 cost twice as much, for little (D54)
+RERANK_DEPTH = 20  # results of a search that may be ranked anew (docs/decisions.md, D54)
 RERANK_WEIGHTS = (0.25, 0.5, 0.75, 1.0)  # what part of a score may be that of the tokens
 LOSS_BATCH = 32  # pairs that the held-out loss ranks against each other
 
@@ -127,9 +127,9 @@ def evaluate_model(
         columns: of a file of pairs: that of the query, that of the answer.
         rerank: measure too what ranking so many of the best anew by their tokens brings, and the milliseconds it takes.
 
-    Returns: a mapping for JSON. Of it, `arguments` has what is not a default, `intervals` has [low, high] for each of the numbers in `results`, and
-    `differences[a][b]` for the mean of a less that of b on the same queries. All are 95% bootstrap intervals over the
-    queries.
+    Returns: a mapping for JSON. Of it, `arguments` has those that are no defaults, `intervals` [low, high] for each of the
+    numbers in `results`, and `differences[a][b]` for the mean of a less that of b on the same queries. All are 95%
+    bootstrap intervals over the queries.
 
     Raises: InputError: if the data or a model cannot be read, or two systems would have one name.
     """
@@ -204,7 +204,7 @@ def run_model(pipeline: SearchPipeline, data: RetrievalData, truncate_dims: Sequ
 
 
 def rank_anew(search: SearchPipeline, data: RetrievalData, run: Run, depth: int, weights: Sequence[float]) -> list[Run]:
-    """The first `depth` of each query ranked anew by MaxSim, for each weight that it may have beside the score of the run."""
+    """The first `depth` of each query ranked anew, once for each weight that MaxSim may have beside the score of the run."""
     found = {query: run.get(query, {}) for query in data.queries}
     texts = [[data.corpus[document] for document in islice(hits, depth)] for hits in found.values()]
     maxsims = search.maxsim(list(data.queries.values()), texts)
