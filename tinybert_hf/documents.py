@@ -104,9 +104,7 @@ def tokenize_documents(documents: Dataset, tokenizer: PreTrainedTokenizerBase, m
 
 
 def draw_pair(row: dict[str, Any], seed: int, epoch: int) -> tuple[list[int], list[int]]:
-    """Cut a span out of the document's title or first sentence: the query; the answer is the document without it.
-
-    Returns: their token ids, with the special tokens around them.
+    """Token ids of a query, a span cut out of the document's title or first sentence, and its answer, the document without it.
 
     A function of its arguments alone, so that a resumed run, or one with another number of processes, draws the same.
     """

@@ -77,8 +77,7 @@ def check_truncate_dim(truncate_dim: int | None, width: int) -> None:
 def length_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     """Sort texts by length and split them into batches of little padding.
 
-    A batch has at most `max_tokens` tokens with its padding, and padding makes up at most a twentieth of `max_tokens`. A
-    text that is longer than `max_tokens` is a batch of its own.
+    A batch has at most `max_tokens` tokens, a twentieth of them padding at most. A longer text is a batch of its own.
 
     Returns: the positions of the texts, each in one batch, the longest texts first.
 

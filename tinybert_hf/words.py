@@ -51,10 +51,10 @@ def start_from_teacher(
 ) -> None:
     """Put a teacher's embeddings of the tokens into the first dimensions of the model's; the others stay random.
 
-    `encode` is the teacher's, texts -> (texts, its width). A token is a text of its own; pieces of words lose their mark. What it makes of them is centred
-    and rotated so that the first dimensions vary the most (principal components, as in Model2Vec: Tulkens and van Dongen
-    2024, https://github.com/MinishLab/model2vec), which leaves the similarities as they are. Dimensions beyond the model's
-    are cut. The others are scaled to the variance of the model's own, so that each counts alike. Special tokens are zeros.
+    `encode` is the teacher's, texts -> (texts, its width). A token is a text of its own; pieces of words lose their mark.
+    The embeddings are centred and rotated so that the first dimensions vary the most (principal components, as in Model2Vec:
+    Tulkens and van Dongen 2024, https://github.com/MinishLab/model2vec), which leaves similarities as they are. Dimensions
+    beyond the model's are cut, the others scaled to the variance of the model's own. Special tokens are zeros.
     """
     tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     learned = functional.normalize(encode([token.removeprefix("##") for token in tokens]).float().cpu(), dim=-1)

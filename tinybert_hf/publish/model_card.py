@@ -138,10 +138,7 @@ def sign(card: str) -> str:
 
 
 def without_paths(value: Any, made: set[str]) -> Any:
-    """What training or evaluation wrote, with the names of files and folders here in place of their paths.
-
-    `made` are folders that the runs wrote, which look like Hub ids.
-    """
+    """What training or evaluation wrote, names in place of local paths; `made` are folders of runs, which look like Hub ids."""
     if isinstance(value, dict):
         kept = {key: item for key, item in value.items() if key in NO_PATHS or key.endswith(("column", "columns"))}
         value = {key: without_paths(item, made) for key, item in value.items()} | kept

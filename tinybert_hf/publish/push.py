@@ -40,7 +40,7 @@ def push(
 
     Only files that differ are sent, and without any there is no commit. So the same call is safe after any fault, also
     where a commit was made and its answer lost. ONNX models and results of other weights, which the folder does not
-    replace, are deleted in the same commit; of ONNX models that stay the card tells. A card that a build wrote and nobody edited is replaced. All else stays.
+    replace, are deleted; of those that stay the card tells. A card of a build that nobody edited is replaced. All else stays.
 
     Args:
         repo_id: OWNER/NAME; created where it does not exist.

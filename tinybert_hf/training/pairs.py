@@ -60,4 +60,5 @@ def is_folder_of_documents(data: Any) -> bool:
     """Whether it is a folder, and no file in it holds rows."""
     if not isinstance(data, str | Path) or not Path(data).is_dir():
         return False
-    return not any(file_suffix(path) in {*FILE_KINDS} - {".txt"} for path in Path(data).rglob("*"))
+    kinds = {*FILE_KINDS} - {".txt"}
+    return not any(file_suffix(path) in kinds for path in Path(data).rglob("*"))
