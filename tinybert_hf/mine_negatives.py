@@ -10,7 +10,7 @@ Shapes: N rows, B of them in a block, D candidates.
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,15 +24,9 @@ from .progress import progress_bar
 from .ranking import Bm25, Score, by_dot_product, query_blocks
 
 MOST_TOGETHER = 256  # rows of a block: what is drawn at random depends on it
+TIE = 1e-6  # equal scores, as of all texts without a word of the query, are told apart at random
+FAR = 1e4  # by which scores above the margin are lowered, so that they come last
 OUTPUT_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
-
-
-class Negatives(NamedTuple):
-    """What mining found for N rows."""
-
-    columns: Tensor  # (N, num_negatives) int64, numbers of candidates, the highest score first
-    num_filtered: Tensor  # (N,) candidates that the margin kept away
-    num_random: Tensor  # (N,) how many, the last ones of a row, were drawn at random for want of ranked ones
 
 
 @torch.no_grad()
@@ -44,15 +38,13 @@ def mine_negatives(
     num_negatives: int,
     depth: int | None = None,
     margin: float = 0.05,
-    lowest_score: float = -torch.inf,
     seed: int = 0,
     show_progress_bar: bool = False,
-) -> Negatives:
+) -> Tensor:
     """For each row the candidates that its query ranks highest, below its own answer and different from it.
 
-    A candidate is never a negative of a row if its text answers the row's query, in this row or in another one. Where
-    fewer than `num_negatives` are found below the margin, the rest is drawn at random among the others (those above
-    the margin only where nothing else is left), so that every row has as many; `num_random` counts them.
+    A candidate is never a negative of a row if its text answers the row's query, in this row or in another one. Those
+    above the margin are taken only where nothing else is left. Equal scores, such as BM25's 0, are ordered at random.
 
     Memory: at most MOST_TOGETHER x D scores, and less for many candidates (`ranking.SCORES_TOGETHER`).
 
@@ -62,7 +54,8 @@ def mine_negatives(
         candidate_ids: (D,) text ids, all different; every answer's is among them.
         depth: choose at random among so many of the best; None takes the best.
         margin: a candidate whose score is above the answer's less `margin` times its absolute value is left out.
-        lowest_score: a candidate that scores this or less was not found by the ranking (0 of BM25: no word in common).
+
+    Returns: (N, num_negatives) int64, numbers of candidates, the highest score first.
 
     Raises: InputError: if a number is out of range, or a query has fewer than `num_negatives` candidates that do not answer it.
     """
@@ -85,14 +78,16 @@ def mine_negatives(
             "add a corpus."
         )
 
-    settings = (num_negatives, depth, margin, lowest_score, torch.Generator().manual_seed(seed))
-    parts: list[Negatives] = []
+    generator = torch.Generator().manual_seed(seed)
+    parts: list[Tensor] = []
     with progress_bar(total=len(queries), unit="query", desc="Mining", disable=not show_progress_bar) as bar:
         for rows in query_blocks(len(queries), len(columns), MOST_TOGETHER):
             right = [answers[query] for query in queries[rows]]
-            parts.append(select_negatives(score(rows).float(), own[rows], right, *settings))
+            parts.append(
+                select_negatives(score(rows).float(), own[rows], right, num_negatives, depth, margin, generator)
+            )
             bar.update(len(right))
-    return Negatives(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    return torch.cat(parts)
 
 
 def select_negatives(
@@ -102,29 +97,20 @@ def select_negatives(
     num_negatives: int,
     depth: int | None,
     margin: float,
-    lowest_score: float,
     generator: torch.Generator,
-) -> Negatives:
+) -> Tensor:
     """`mine_negatives` for a block; of each row `own` (B,) is the answer's column, and `right` has all that answer its query."""
     answer_scores = scores.gather(1, own[:, None].to(scores.device))  # (B, 1)
+    close = scores > answer_scores - margin * answer_scores.abs()  # (B, D)
+    scores += TIE * torch.rand(scores.shape, generator=generator).to(scores.device) - FAR * close
     for row, answering in enumerate(right):
         scores[row, answering] = -torch.inf
-    close = scores > answer_scores - margin * answer_scores.abs()  # (B, D)
-    best = scores.masked_fill_(close, -torch.inf).topk(min(depth or num_negatives, scores.shape[1]))
+    best = scores.topk(min(depth or num_negatives, scores.shape[1]))
     values, columns = best.values.cpu(), best.indices.cpu()  # (B, depth)
-    found = values > lowest_score  # the first ones of each row
-    if depth:
-        chances = torch.rand(values.shape, generator=generator).masked_fill(~found, -1)
-        chosen = chances.topk(num_negatives).indices.sort().values  # by score again
-        columns, found = columns.gather(1, chosen), found.gather(1, chosen)
-    num_random = num_negatives - found.sum(dim=1)
-    for row in num_random.nonzero().flatten().tolist():
-        # Every candidate gets a chance of 0 to 1; those above the margin one below 0, so that they come last.
-        chances = torch.rand(scores.shape[1], generator=generator) - close[row].cpu().float()
-        chances[right[row]] = -torch.inf
-        chances[columns[row, found[row]]] = -torch.inf
-        columns[row, ~found[row]] = chances.topk(int(num_random[row])).indices
-    return Negatives(columns, close.sum(dim=1).cpu(), num_random)
+    if depth:  # those above the margin have less chance, and right ones the least
+        chances = torch.rand(values.shape, generator=generator) + (values > -FAR / 2) + values.isfinite()
+        columns = columns.gather(1, chances.topk(num_negatives).indices.sort().values)  # by score again
+    return columns
 
 
 def mine_by_embeddings(
@@ -134,23 +120,20 @@ def mine_by_embeddings(
     answer_ids: Tensor,
     num_negatives: int,
     **settings: Any,
-) -> Negatives:
+) -> Tensor:
     """`mine_negatives` among the answers of the same rows, by cosine similarity; what training refreshes itself with.
 
-    Embeddings are (N, H), any scale, and the work is done on their device; row i answers query i. Returned `columns` are row
+    Embeddings are (N, H), any scale, and the work is done on their device; row i answers query i. Returned are row
     numbers of `answer_embeddings`, of rows with one text the first.
     """
     distinct, first = map(torch.from_numpy, np.unique(answer_ids.cpu().numpy(), return_index=True))
     queries, answers = (nn.functional.normalize(rows.float(), dim=-1) for rows in (query_embeddings, answer_embeddings))
     score = by_dot_product(queries, answers[first.to(answers.device)])
-    mined = mine_negatives(score, query_ids, answer_ids, distinct, num_negatives, **settings)
-    return mined._replace(columns=first[mined.columns])
+    return first[mine_negatives(score, query_ids, answer_ids, distinct, num_negatives, **settings)]
 
 
-def mine_data(
-    pairs: Dataset, corpus: Sequence[str] = (), model: str | None = None, **settings: Any
-) -> tuple[Dataset, Negatives]:
-    """Pairs as `query`, `answer`, `negative_0`, `negative_1`, ..., and what mining found.
+def mine_data(pairs: Dataset, corpus: Sequence[str] = (), model: str | None = None, **settings: Any) -> Dataset:
+    """Pairs as `query`, `answer`, `negative_0`, `negative_1`, ...
 
     Args:
         pairs: its columns `query` and `answer` are used. The answers are candidates.
@@ -165,16 +148,13 @@ def mine_data(
     for text in [*answers, *corpus]:
         candidates.setdefault(text_id(text), text)
     documents = list(candidates.values())
-    if model:
-        score, lowest = load_text_encoder(model, "model").score(queries, documents), -torch.inf
-    else:
-        score, lowest = Bm25(documents).score(queries), 0.0
+    score = load_text_encoder(model, "model").score(queries, documents) if model else Bm25(documents).score(queries)
     query_ids, answer_ids, ids = (torch.tensor([*map(text_id, some)]) for some in (queries, answers, documents))
-    mined = mine_negatives(score, query_ids, answer_ids, ids, lowest_score=lowest, show_progress_bar=True, **settings)
+    mined = mine_negatives(score, query_ids, answer_ids, ids, show_progress_bar=True, **settings)
     with without_progress_bars():
-        for i, column in enumerate(mined.columns.T.tolist()):
+        for i, column in enumerate(mined.T.tolist()):
             pairs = pairs.add_column(f"negative_{i}", [documents[number] for number in column])
-    return pairs, mined
+    return pairs
 
 
 def check_output_file(path: str | Path) -> None:
@@ -192,15 +172,3 @@ def write_pairs(pairs: Dataset, path: Path) -> None:
         pairs.to_parquet(path)
     else:
         pairs.to_json(path, force_ascii=False)
-
-
-def describe_negatives(mined: Negatives, ranking: str, output_file: Path) -> str:
-    """What mining found, and how to train with it."""
-    rows, num_negatives = mined.columns.shape
-    columns = " ".join(f"negative_{i}" for i in range(num_negatives))
-    return (
-        f"{rows:,} rows with {num_negatives} negatives each, by {ranking}: {output_file}\n"
-        f"Left out as too close to the answer's score: {mined.num_filtered.float().mean():,.0f} texts a row. "
-        f"Drawn at random, because the ranking found too few: {mined.num_random.sum():,} negatives.\n"
-        f"Train with: --data {output_file} --negative_columns {columns}"
-    )

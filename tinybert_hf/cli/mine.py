@@ -32,13 +32,13 @@ def mine(
         corpus: More texts to choose from: a Hub id, a file or a folder. Do not pass texts of a test set.
         corpus_column: The column of --corpus.
         model: Rank with this model: a folder or Hub id of ours, or a SentenceTransformer. By default BM25 ranks.
-        num_negatives: Negatives for each row.
+        num_negatives: Negatives for each row. Where the ranking finds fewer, the others are drawn at random.
         margin: Only take texts that score at most (1 - margin) times the score of the row's own answer.
     """
     log_progress()
     import_extra("datasets", purpose="mining")
     from ..data import read_columns
-    from ..mine_negatives import check_output_file, describe_negatives, mine_data, write_pairs
+    from ..mine_negatives import check_output_file, mine_data, write_pairs
 
     check_output_file(output_file)
     columns = {"query": query_column, "answer": answer_column}
@@ -48,6 +48,8 @@ def mine(
     if corpus:
         written = source.reading["written"]
         texts = read_columns(corpus, {"text": corpus_column}, {"text": "corpus_column"}, written=written)["text"][:]
-    pairs, mined = mine_data(pairs, texts, model, num_negatives=num_negatives, margin=margin)
+    pairs = mine_data(pairs, texts, model, num_negatives=num_negatives, margin=margin)
     write_pairs(pairs, output_file)
-    print(describe_negatives(mined, model or "BM25", output_file))
+    negatives = " ".join(name for name in pairs.column_names if name.startswith("negative_"))
+    print(f"{len(pairs):,} rows with {num_negatives} negatives each, by {model or 'BM25'}: {output_file}")
+    print(f"Train with: --data {output_file} --negative_columns {negatives}")

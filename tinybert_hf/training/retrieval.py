@@ -106,7 +106,7 @@ class RetrievalStage(Stage):
         query_ids, answer_ids = (torch.tensor(self.rows[name][:]) for name in ("query_id", "answer_id"))
         number, seed = self.arguments.mined_negatives, self.arguments.seed + epoch
         depth = max(MINING_DEPTH, number)
-        return mine_by_embeddings(queries, answers, query_ids, answer_ids, number, depth=depth, seed=seed).columns
+        return mine_by_embeddings(queries, answers, query_ids, answer_ids, number, depth=depth, seed=seed)
 
     def batch(self, rows: list[int], step: int) -> RetrievalBatch:
         """Rows of the training data -> B queries, answers and negatives, in micro-batches of texts of like length."""
