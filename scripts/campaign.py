@@ -44,6 +44,7 @@ def run(argv: Sequence[object], log: Path, environment: dict[str, str], hub: str
     import huggingface_hub.constants
     import huggingface_hub.utils._http
 
+    import tinybert_hf.hub
     import tinybert_hf.index
     import tinybert_hf.publish.push
 
@@ -55,7 +56,7 @@ def run(argv: Sequence[object], log: Path, environment: dict[str, str], hub: str
         huggingface_hub.constants.HF_HUB_DISABLE_XET = True
         huggingface_hub.constants.HF_HUB_CACHE = str(log.parent / "hub_cache")
         huggingface_hub.utils._http.time.sleep = lambda seconds: None  # it would wait before it asks again
-        tinybert_hf.publish.push.SECONDS_OF_SILENCE = SILENCE
+        tinybert_hf.hub.SECONDS_OF_SILENCE = SILENCE
         tinybert_hf.publish.push.load_back = lambda *_: None
         environment = environment | {"HF_TOKEN": WRITE_TOKEN}
     if largest is not None:

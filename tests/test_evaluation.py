@@ -126,7 +126,7 @@ def test_a_baseline_of_ours_ranks_as_the_model_does(beir: Path, model_folder: Pa
 
 def test_a_baseline_that_cannot_be_loaded_is_named(beir: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(OSError, match=r"Could not load the baseline .*/empty"):
+    with pytest.raises(OSError, match=r"Could not load the model .*/empty"):
         run_baseline(str(tmp_path / "empty"), load_beir(beir))
 
 
@@ -212,10 +212,10 @@ def test_a_text_encoder_scores_as_its_own_library_does(model_folder: Path, basel
     queries, documents = TEXTS[:3], TEXTS[3:]
     ours, theirs = load_search_pipeline(model_folder), SentenceTransformer(str(baseline_folder))
     expected = ours.encode(queries) @ ours.encode(documents).T
-    scores = load_text_encoder(str(model_folder), "teacher").score(queries, documents)(slice(1, 3))
+    scores = load_text_encoder(str(model_folder)).score(queries, documents)(slice(1, 3))
     torch.testing.assert_close(scores.cpu(), expected[1:3])
     expected = theirs.similarity(theirs.encode(queries), theirs.encode(documents))
-    scores = load_text_encoder(str(baseline_folder), "teacher").score(queries, documents)(slice(1, 3))
+    scores = load_text_encoder(str(baseline_folder)).score(queries, documents)(slice(1, 3))
     torch.testing.assert_close(scores.cpu(), expected[1:3].cpu(), rtol=1e-4, atol=1e-5)
 
 

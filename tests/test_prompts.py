@@ -118,7 +118,7 @@ def test_an_index_of_other_prompts_is_one_of_another_model(prompted: Path, tmp_p
 
 
 def test_an_encoder_that_is_compared_or_mines_uses_them(prompted: Path, scores: torch.Tensor) -> None:
-    found = load_text_encoder(str(prompted), "baseline").score(QUERIES, DOCUMENTS)(slice(0, 3))
+    found = load_text_encoder(str(prompted)).score(QUERIES, DOCUMENTS)(slice(0, 3))
     torch.testing.assert_close(found.cpu(), scores, rtol=0, atol=1e-5)
 
 
@@ -137,7 +137,7 @@ def test_an_evaluation_uses_them(prompted: Path, twin: SearchPipeline, tmp_path:
 def test_a_teacher_takes_texts_for_documents(
     prompted: Path, twin: SearchPipeline, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    found = load_text_encoder(str(prompted), "teacher").encode_documents(DOCUMENTS).cpu()
+    found = load_text_encoder(str(prompted)).encode_documents(DOCUMENTS).cpu()
     torch.testing.assert_close(found, twin.encode(WHOLE_DOCUMENTS), rtol=0, atol=1e-3)
     other = save_sentence_transformer(tmp_path / "other", tokenizer)
     expected = SentenceTransformer(str(other)).encode(
@@ -145,7 +145,7 @@ def test_a_teacher_takes_texts_for_documents(
     )
     path = other / "config_sentence_transformers.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"prompts": PROMPTS}))
-    found = torch.nn.functional.normalize(load_text_encoder(str(other), "teacher").encode_documents(DOCUMENTS).cpu())
+    found = torch.nn.functional.normalize(load_text_encoder(str(other)).encode_documents(DOCUMENTS).cpu())
     torch.testing.assert_close(found, expected.cpu(), rtol=0, atol=1e-3)
 
 

@@ -10,7 +10,7 @@ from torch.nn.functional import cosine_similarity
 from transformers import PreTrainedTokenizerBase
 
 from tinybert_hf import TinyBertConfig, TinyBertModel, load_search_pipeline
-from tinybert_hf.errors import UnreadableError
+from tinybert_hf.errors import MissingFileError
 from tinybert_hf.evaluation import load_text_encoder
 from tinybert_hf.words import start_from_teacher
 
@@ -39,7 +39,7 @@ def taught(
         config.hidden_size = width
         model = TinyBertModel(config)
         before = embeddings(model)
-        start_from_teacher(model, tokenizer, load_text_encoder(str(model_folder), "teacher").encode_documents)
+        start_from_teacher(model, tokenizer, load_text_encoder(str(model_folder)).encode_documents)
         return before, embeddings(model)
 
     return start
@@ -72,5 +72,5 @@ def test_a_narrower_model_takes_the_dimensions_that_tell_most(
 
 
 def test_a_teacher_that_is_none_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableError, match=r"Could not load the teacher .*nowhere"):
-        load_text_encoder(str(tmp_path / "nowhere"), "teacher")
+    with pytest.raises(MissingFileError, match=r"There is no model .*nowhere"):
+        load_text_encoder(str(tmp_path / "nowhere"))

@@ -24,6 +24,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from .errors import InputError, MissingFileError, check_hub_id
 from .files import sha256
+from .hub import limited_silence
 from .reading import PLAINLY, READERS, Row, Written, as_column, as_text, file_suffix, read_rows
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,8 @@ def load_data(
             return store_rows([(str(file), file) for file in files], texts, values, unfold, written)
         if files and all(file_suffix(file) == ".parquet" for file in files):
             return load_dataset("parquet", data_files=[glob.escape(str(file)) for file in files], split="train")
-        return load_dataset(str(path) if path.is_dir() else name, config, split=split, revision=revision)
+        with limited_silence():
+            return load_dataset(str(path) if path.is_dir() else name, config, split=split, revision=revision)
     except InputError:
         raise
     except Exception as error:  # the readers of `datasets` raise whatever their libraries raise

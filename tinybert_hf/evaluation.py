@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from transformers.utils import CONFIG_NAME, cached_file
 
 from .beir import PAIR_COLUMNS, RetrievalData, load_beir, pairs_as_retrieval
 from .configuration_tinybert import TinyBertConfig
 from .data import read_columns
 from .encoding import SearchPipeline, load_search_pipeline
-from .errors import InputError, UnreadableError, import_extra
+from .errors import InputError, import_extra
+from .loading import loading
 from .losses import false_negatives, ranking_loss
 from .measures import MEASURES, measures_by_query, percentile_interval, ranking_measures, resampled_means
 from .pipeline_tinybert import fuse_scores
@@ -83,27 +85,24 @@ class TextEncoder(NamedTuple):
         return lambda block: self.similarity(query_embeddings[block], document_embeddings)
 
 
-def load_text_encoder(model: str, role: str) -> TextEncoder:
-    """A tinybert model, or what `sentence_transformers` loads, with its own prompts and measure; messages tell its `role`.
+def load_text_encoder(model: str) -> TextEncoder:
+    """A tinybert model, or what `sentence_transformers` loads, with its own prompts and measure.
 
     Raises: UnreadableError: if it cannot be loaded.
     """
-    try:
-        ours = TinyBertConfig.get_config_dict(model)[0].get("model_type") == TinyBertConfig.model_type
-    except (OSError, ValueError):  # not every SentenceTransformer has a configuration of transformers
-        ours = False
-    if ours:
+    with loading(model):
+        # Not every SentenceTransformer has one.
+        config = cached_file(model, CONFIG_NAME, _raise_exceptions_for_missing_entries=False)
+        kind = TinyBertConfig.get_config_dict(model)[0].get("model_type") if config else None
+        if kind != TinyBertConfig.model_type:
+            encoder = import_extra("sentence_transformers").SentenceTransformer(model)
+    if kind == TinyBertConfig.model_type:
         pipeline = load_search_pipeline(model)
         return TextEncoder(
             lambda texts: pipeline.encode_query(texts, show_progress_bar=True).to(pipeline.device),
             lambda texts: pipeline.encode_document(texts, show_progress_bar=True).to(pipeline.device),
             lambda queries, documents: queries @ documents.T,
         )
-    sentence_transformers = import_extra("sentence_transformers")
-    try:
-        encoder = sentence_transformers.SentenceTransformer(model)
-    except (OSError, ValueError) as error:
-        raise UnreadableError(f"Could not load the {role} {model}: {error}") from error
     options = {"convert_to_tensor": True, "show_progress_bar": True}
     queries, documents = partial(encoder.encode_query, **options), partial(encoder.encode_document, **options)
     return TextEncoder(queries, documents, encoder.similarity)
@@ -243,7 +242,7 @@ def measure_rerank(pipeline: SearchPipeline, data: RetrievalData, runs: Runs, de
 
 def run_baseline(model: str, data: RetrievalData) -> tuple[Run, float]:
     """Rank with another encoder; also the seconds, without loading."""
-    encoder = load_text_encoder(model, "baseline")
+    encoder = load_text_encoder(model)
     started = time.perf_counter()
     score = encoder.score(list(data.queries.values()), list(data.corpus.values()))
     return rank(list(data.queries), list(data.corpus), score), time.perf_counter() - started

@@ -8,15 +8,19 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from .errors import InputError, UnreadableError, check_hub_id
+from .hub import limited_silence
 
 
 @contextmanager
 def loading(source: str | Path) -> Iterator[None]:
     """Say in one line that a model does not load, and why: UnreadableError in place of whatever the libraries raise."""
     try:
-        if not Path(source).exists():
-            check_hub_id(str(source), "model")
-        yield
+        if Path(source).exists():
+            yield
+            return
+        check_hub_id(str(source), "model")
+        with limited_silence():
+            yield
     except InputError:
         raise
     except Exception as error:  # of a dozen kinds; those of tokenizers are bare

@@ -148,7 +148,7 @@ def mine_data(pairs: Dataset, corpus: Sequence[str] = (), model: str | None = No
     for text in [*answers, *corpus]:
         candidates.setdefault(text_id(text), text)
     documents = list(candidates.values())
-    score = load_text_encoder(model, "model").score(queries, documents) if model else Bm25(documents).score(queries)
+    score = load_text_encoder(model).score(queries, documents) if model else Bm25(documents).score(queries)
     query_ids, answer_ids, ids = (torch.tensor([*map(text_id, some)]) for some in (queries, answers, documents))
     mined = mine_negatives(score, query_ids, answer_ids, ids, show_progress_bar=True, **settings)
     with without_progress_bars():

@@ -43,7 +43,7 @@ def test_the_command_writes_what_it_says(name: str, pairs: Path) -> None:
     ("flags", "message"),
     [
         (["--output_file", "mined.txt"], "--output_file must end in"),
-        (["--output_file", "mined.jsonl", "--model", "/no/where"], "Could not load the model /no/where"),
+        (["--output_file", "mined.jsonl", "--model", "/no/where"], "There is no model '/no/where'"),
         (["--output_file", "mined.jsonl", "--query_column", "q"], "no column 'q'; it has query, answer"),
         (["--output_file", "mined.jsonl", "--margin", "2"], "margin must be from 0 to 1, got 2"),
     ],

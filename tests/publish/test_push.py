@@ -212,7 +212,7 @@ def test_after_a_fault_the_same_command_succeeds(
 def test_a_hub_that_is_away_or_silent_is_named(
     encoder: Path, online: LoopbackHub, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tinybert_hf.publish.push, "SECONDS_OF_SILENCE", 0.2)
+    monkeypatch.setattr(tinybert_hf.hub, "SECONDS_OF_SILENCE", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setattr(constants, "ENDPOINT", url)

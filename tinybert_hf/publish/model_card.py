@@ -6,12 +6,10 @@ import logging
 import re
 import shlex
 from collections.abc import Sequence
-from importlib import import_module
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import huggingface_hub.utils
 import jinja2
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from transformers import Pipeline, TextClassificationPipeline
@@ -21,13 +19,11 @@ from ..configuration_tinybert import has_berts_form
 from ..data import EXAMPLES_FILE, FILE_KINDS
 from ..errors import InputError
 from ..files import read_json, sha256
+from ..hub import httpx
 from ..measures import MEASURES
 from ..reading import file_suffix
 
 logger = logging.getLogger(__name__)
-
-# The client that huggingface_hub uses: its releases take one of two, and only later ones say which.
-httpx: Any = getattr(huggingface_hub.utils, "httpx", None) or import_module("httpx")
 
 SIGNATURE = "\n<!-- Written by tinybert publish, which replaces it while nobody edits it: {} -->\n"
 # The bundled start, by the SHA-256 of its weights.

@@ -6,24 +6,21 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_session
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 
 from ..configuration_tinybert import TinyBertConfig, has_berts_form
 from ..errors import InputError
 from ..files import read_json
+from ..hub import httpx, limited_silence
 from .folder import BUILD_RECORD, ONNX_RECORD, RESULT_FILES, tell_of_onnx
-from .model_card import httpx, is_signed
+from .model_card import is_signed
 from .space import BROWSER_MODEL, SPACE_SETTINGS
 from .verify import HubError, load_back
 
 logger = logging.getLogger(__name__)
-
-# After which a request has failed. huggingface_hub itself waits for ever; it asks six times: two minutes with its pauses.
-SECONDS_OF_SILENCE = 15
 
 REMEDIES = {
     401: "Log in with `hf auth login`, or set HF_TOKEN to a valid token that may write",
@@ -156,10 +153,9 @@ def find_pull_request(api: HfApi, repo_id: str, folder: Path, files: Iterable[st
 @contextmanager
 def hub_errors_explained(endpoint: str, sent: str = "the model") -> Iterator[None]:
     """Turn what a failing or silent Hub, or the way to it, raises into a HubError that says what to do."""
-    hooks = get_session().event_hooks["request"]  # huggingface_hub has one session for the whole process
-    hooks.append(limit_silence)
     try:
-        yield
+        with limited_silence():
+            yield
     except InputError:
         raise
     except (httpx.HTTPError, ValueError, RuntimeError, LocalEntryNotFoundError) as error:
@@ -177,10 +173,3 @@ def hub_errors_explained(endpoint: str, sent: str = "the model") -> Iterator[Non
             f"{endpoint} did not accept {sent} ({f'{status}, ' if status else ''}{reason}). "
             f"{REMEDIES.get(status, fault)}, then run the same command again. The local folder is intact."
         ) from error
-    finally:
-        hooks.remove(limit_silence)
-
-
-def limit_silence(request: Any) -> None:
-    """Each request gets the limit, since some calls of huggingface_hub switch that of the session off."""
-    request.extensions["timeout"] = httpx.Timeout(SECONDS_OF_SILENCE).as_dict()

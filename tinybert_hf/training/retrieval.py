@@ -77,7 +77,7 @@ class RetrievalStage(Stage):
             self.rows = self.tokenize()
             report_tokens(self.rows, self.told_columns, self.tokenizer, self.max_length)
             if arguments.teacher and start.source is None:
-                teacher = load_text_encoder(arguments.teacher, "teacher")
+                teacher = load_text_encoder(arguments.teacher)
                 start_from_teacher(self.model, self.tokenizer, teacher.encode_documents)
         if start.source is None and is_words_alone(self.config):
             weigh_by_rarity(self.model, self.rows[self.told_columns[-1]])
