@@ -44,6 +44,7 @@ def test_what_is_measured_is_a_search_with_the_chosen_weight(search: SearchPipel
     assert chosen["results"]["RR@10"] == pytest.approx(sum(1 / rank for rank in ranks) / len(ranks))
 
 
+@pytest.mark.slow
 def test_a_trained_model_says_whether_searches_rank_anew(tmp_path: Path) -> None:
     pairs, out = write_pairs(tmp_path / "pairs.csv", 80, seed=0), tmp_path / "out"
     sizes = f"{TINY},{NO_DROPOUT}"

@@ -134,6 +134,7 @@ def original(tmp_path: Path) -> tuple[Path, Path]:
 # ---- Arithmetic ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sizes, heads",
     [

@@ -44,6 +44,7 @@ def baseline_folder(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
 # ---- Models on retrieval data ----
 
 
+@pytest.mark.slow
 def test_the_result_has_every_system_with_intervals(beir: Path, model_folder: Path, baseline_folder: Path) -> None:
     result = evaluate_model(str(model_folder), str(beir), baselines=[str(baseline_folder)], truncate_dims=[8])
     asked = {"model": str(model_folder), "data": str(beir)}
@@ -64,6 +65,7 @@ def test_the_result_has_every_system_with_intervals(beir: Path, model_folder: Pa
     assert json.loads(json.dumps(result)) == result
 
 
+@pytest.mark.slow
 def test_what_ranking_anew_brings_and_takes_is_measured(beir: Path, model_folder: Path) -> None:
     result = evaluate_model(str(model_folder), str(beir), rerank=2)
     assert result["arguments"] == {"model": str(model_folder), "data": str(beir), "rerank": 2}

@@ -410,6 +410,7 @@ def test_an_unknown_request_is_kept_and_refused() -> None:
         assert hub.unexpected == [("POST", f"/api/models/{MODEL}/tag/main", 501)]
 
 
+@pytest.mark.slow
 def test_other_hosts_are_out_of_reach_in_a_process_of_this_hub(tmp_path: Path) -> None:
     with LoopbackHub() as hub:
         run_python(

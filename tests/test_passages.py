@@ -300,6 +300,7 @@ def test_no_passage_is_longer_than_the_model_reads(tokenizer: PreTrainedTokenize
         assert sum(map(len, chunks)) >= 0.9 * len(text)
 
 
+@pytest.mark.slow
 def test_reading_documents_imports_no_model(tmp_path: Path) -> None:
     write(tmp_path / "a.html", "<h1>A</h1><p>b</p>")
     code = (

@@ -229,6 +229,7 @@ def test_a_prompt_that_leaves_no_room_is_refused(prompted: Path, accelerator: Ac
         stage_of(prompted, accelerator, data=PAIRS, query_prompt="music " * 17)
 
 
+@pytest.mark.slow
 def test_a_run_with_prompts_is_resumed_and_keeps_them(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "pairs.csv", 100, seed=0)
     flags = ["--data", str(pairs), "--config_overrides", TINY, "--eval_size", "32", "--max_steps", "2"]

@@ -82,6 +82,7 @@ WRITERS: dict[str, Callable[[Path, list[tuple[str, str]]], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
 @given(rows=TABLES)
 @settings(max_examples=40, deadline=None)
@@ -222,6 +223,7 @@ def test_a_column_is_a_number_only_where_every_value_of_the_file_is(tmp_path: Pa
     assert dataset[20_000] == {"text": "b", "name": "x", "year": 20000, "size": None, "code": "1"}
 
 
+@pytest.mark.slow
 def test_a_column_nobody_asked_for_is_not_looked_at(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"question": "a", "reply": "b", "extra": 1}] * 12_000
     path = lines(tmp_path / "t.jsonl", [*rows, {"question": "c", "reply": "d", "extra": {"x": ["y"]}}])

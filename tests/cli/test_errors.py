@@ -173,6 +173,7 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(
 NOWHERE = "~nobody-has-this-name/x.csv"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -6,12 +6,14 @@ python -m pytest tests/cli/test_evaluate_command.py -q
 import json
 from pathlib import Path
 
+import pytest
 from command_line import tinybert
 from retrieval_setup import write_beir
 
 from tinybert_hf.evaluation import result_table
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_the_arguments_of_the_result_repeat_it(
     model_folder: Path, tmp_path: Path
 ) -> None:

@@ -140,6 +140,7 @@ print("\\n" + json.dumps(imported))
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", IMMEDIATE, ids=" ".join)
 def test_help_and_wrong_command_lines_import_nothing_heavy(imported: dict[str, set[str]], arguments: list[str]) -> None:
     assert not HEAVY & imported[" ".join(arguments)]

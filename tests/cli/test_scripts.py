@@ -22,6 +22,7 @@ SCRIPTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("script", "command"), SCRIPTS.items())
 def test_a_script_is_its_command(script: str, command: list[str]) -> None:
     for arguments in (["--help"], ["--sede", "1"]):

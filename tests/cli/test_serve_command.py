@@ -38,6 +38,7 @@ def test_an_index_that_is_not_there_is_named(command: str) -> None:
     assert not Path("no.index").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "module", "extra"),
     [("serve", "prometheus_client", "serve"), ("serve", "fastapi", "serve"), ("mcp", "mcp", "mcp")],

@@ -138,6 +138,7 @@ def vectors_as_records(vectors: np.ndarray) -> list[dict[str, Any]]:
 # ---- Searching ----
 
 
+@pytest.mark.slow
 def test_the_ranking_is_that_of_the_pipeline(built: tuple[str, str], encoder: Path) -> None:
     texts = [record["text"] for record in RECORDS]
     queries = ["play some music", "draw a picture"]
@@ -444,6 +445,7 @@ def test_embeddings_are_kept_without_a_model(address: str, monkeypatch: pytest.M
         SearchIndex(address).search("music", rerank=-1)
 
 
+@pytest.mark.slow
 def test_large_corpora_get_an_approximate_index_and_stay_searchable(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -609,6 +611,7 @@ def test_a_killed_build_goes_on_where_it_was(address: str, encoder: Path, comman
     assert texts_of(index, ids) == dict(zip(ids, texts, strict=True))
 
 
+@pytest.mark.slow
 def test_two_writers_at_once_lose_nothing(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tinybert_hf.index.BATCH", 20)
     records = vectors_as_records(unit_rows(300, width=16))
@@ -932,6 +935,7 @@ def test_the_bar_counts_every_record_once(
 # ---- Command line ----
 
 
+@pytest.mark.slow
 def test_the_commands_build_add_search_and_tell(address: str, encoder: Path, command: Any, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("name,description,section\n1,play music,sound\n2,,sound\n3,read mail,mail\n")
     columns = ("--text_column", "description", "--id_column", "name", "--metadata_columns", "section")

@@ -79,6 +79,7 @@ def filters(draw: Any) -> dict[str, Any]:
     return wanted
 
 
+@pytest.mark.slow
 @slowly
 @given(wanted=filters(), query=st.integers(0, ROWS - 1), top_k=st.integers(1, 2**40))
 def test_a_filtered_search_is_brute_force(corpus: Any, wanted: dict[str, Any], query: int, top_k: int) -> None:

@@ -185,6 +185,7 @@ def test_a_classifier_is_shown_with_its_own_texts(classifier: Path, tmp_path: Pa
     assert card.data.widget == [{"text": "Das Essen war kalt."}]
 
 
+@pytest.mark.slow
 def test_the_start_on_disk_gives_licence_and_language_and_flags_win(
     encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -253,6 +253,7 @@ def retrain(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+@pytest.mark.slow
 def test_a_card_tells_of_the_onnx_models_that_stay_on_the_hub(
     encoder: Path, tmp_path: Path, online: LoopbackHub, command: Command
 ) -> None:

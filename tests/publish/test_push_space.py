@@ -96,6 +96,7 @@ def test_a_page_is_built_again_but_not_over_one_that_was_edited(encoder: Path, t
     assert (page / "style.css").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_space_whose_model_browsers_cannot_load_is_refused(
     encoder: Path, online: LoopbackHub, command: Command
 ) -> None:
@@ -119,6 +120,7 @@ def test_another_space_is_not_overwritten(
     assert online.files(SPACE, repo_type="space") == files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "message"),
     [

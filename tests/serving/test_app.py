@@ -46,6 +46,7 @@ def embed(client: httpx.Client, **body: Any) -> httpx.Response:
 # ---- Search ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["dense", "bm25", "hybrid"])
 def test_a_search_answers_what_the_index_finds(client: httpx.Client, index: SearchIndex, mode: str) -> None:
     given = {"q": QUESTION, "top_k": 2, "mode": mode, "filter": '{"section": ["devel", "sound"], "year": {">": 2005}}'}
@@ -124,6 +125,7 @@ def test_base64_holds_the_same_numbers_as_floats(client: httpx.Client) -> None:
     assert row.shape == (32,) and np.linalg.norm(row) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_the_client_of_openai_understands_both_forms(client: httpx.Client) -> None:
     openai = pytest.importorskip("openai")
     asking = openai.OpenAI(

@@ -116,6 +116,7 @@ def kernels(kind: str, dtype: torch.dtype = torch.float32) -> CpuKernels | nullc
     return nullcontext() if kind == PLAIN else CpuKernels(training=True, num_tokens=tokens[kind])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [PLAIN, UNPACKED, PACKED])
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 @pytest.mark.parametrize("activation_budget", [0, 60, 180, ALL])
@@ -209,6 +210,7 @@ def flops(accelerator: Accelerator, activation_budget: int, kind: str) -> tuple[
     return counts[kernel], counts[torch.ops.aten.mm]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [PLAIN, UNPACKED, PACKED])
 def test_linear_layers_compute_once_where_their_outputs_are_remembered(accelerator: Accelerator, kind: str) -> None:
     kernels(kind)
@@ -252,6 +254,7 @@ class Activations:
             self.now -= size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [256, 1024])  # the loss takes 512 queries at a time
 def test_a_batch_of_any_size_takes_the_memory_of_64(accelerator: Accelerator, batch_size: int) -> None:
     def peak(batch_size: int, activation_budget: int) -> int:
@@ -300,6 +303,7 @@ class LinearOutputs(TorchDispatchMode):
         return output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_outputs_of_linear_layers_take_their_share_of_a_graph_at_most(dropout: float) -> None:
     config = TinyBertConfig(
@@ -353,6 +357,7 @@ def worker(rank: int, folder: str) -> None:
     accelerator.end_training()
 
 
+@pytest.mark.slow
 def test_two_processes_with_unequal_micro_batches_have_the_gradient_of_the_joint_batch(tmp_path: Path) -> None:
     first, second = run_two_processes(worker, tmp_path)
 

@@ -24,6 +24,7 @@ def triplets(tmp_path: Path) -> Path:
     return tmp_path / "faq.csv"
 
 
+@pytest.mark.slow
 def test_explicit_negatives_and_accumulation_train(triplets: Path) -> None:
     out = triplets.parent / "out"
     columns = ["--query_column", "q", "--answer_column", "a", "--negative_columns", "n1", "n2"]
@@ -37,6 +38,7 @@ def test_explicit_negatives_and_accumulation_train(triplets: Path) -> None:
     assert [entry["step"] for entry in summary["history"] if "loss" in entry] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_documents_alone_train(tmp_path: Path) -> None:
     lines = [f"{WORDS[i % 16]} for {WORDS[i // 16]}, a program. It has {i} parts that do it." for i in range(200)]
     documents = [json.dumps({"body": line, "name": f"item {i}"}) for i, line in enumerate(lines)]
@@ -52,6 +54,7 @@ def test_documents_alone_train(tmp_path: Path) -> None:
     assert losses[-1] < 0.9 * losses[0]
 
 
+@pytest.mark.slow
 def test_a_teachers_tokens_and_smaller_widths_change_what_is_trained(
     tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

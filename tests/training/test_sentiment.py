@@ -35,6 +35,7 @@ def flags(reviews: Path, *more: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_labelled_sentences_of_a_file_are_learned(reviews: Path) -> None:
     train("sentiment", flags(reviews), reviews.parent / "log")
     out = reviews.parent / "out"

@@ -135,6 +135,7 @@ def small_run(folder: Path, **more: Any) -> RetrievalArguments:
     return RetrievalArguments(**values | more)
 
 
+@pytest.mark.slow
 def test_a_training_leaves_the_process_as_it_was(as_it_was: dict[str, Any], tmp_path: Path) -> None:
     for precision in ("no", "bf16"):  # accelerate refuses another one in a process that has begun with one
         with pytest.MonkeyPatch.context() as patch:

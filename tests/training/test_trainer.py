@@ -82,6 +82,7 @@ def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_model_its_summary_and_two_checkpoints(uninterrupted: Path) -> None:
     summary = json.loads((uninterrupted / "retrieval_summary.json").read_text())
     kept = {path.name for path in list_checkpoints(uninterrupted)}
@@ -261,6 +262,7 @@ def group_lives(group: int) -> bool:
 # ---- What is refused, with a message ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -399,6 +401,7 @@ def history(result: TrainingResult) -> list[dict[str, float]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", get_args(Schedule))
 def test_each_schedule_trains_and_goes_on_after_a_stop(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Schedule
@@ -429,6 +432,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
     monkeypatch.setattr(RetrievalStage, "evaluate", lambda stage, model: {"nDCG@10": next(remaining)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("patience", "values", "last", "best"),
     [
@@ -466,6 +470,7 @@ def test_a_run_stops_after_so_many_evaluations_without_a_better_one(
     assert told is (last < 12)
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_early_goes_on_to_the_same_end(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -509,6 +514,7 @@ def test_rows_in_memory_train_the_weights_of_a_file(data: Path, tmp_path: Path) 
         assert (summary["data"]["train_rows"], summary["data"]["eval_rows"]) == (rows_left, 32)
 
 
+@pytest.mark.slow
 def test_rows_in_memory_may_be_measured_on_and_gone_on_with(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -578,6 +584,7 @@ def test_trackers_get_numbers_as_numbers_under_train_and_eval(data: Path, tmp_pa
     assert settings_told["negative_columns"] == "None", "what is no number is text"
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_ends_the_run_and_spares_the_checkpoints(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -643,6 +650,7 @@ def test_a_pickle_in_any_file_of_a_checkpoint_runs_nothing(
     assert canary.exists(), "this test would be vacuous: the pickle is harmless"
 
 
+@pytest.mark.slow
 def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -690,6 +698,7 @@ def test_a_best_checkpoint_that_is_damaged_is_not_made_the_model(
         train_retrieval(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [[0.1, 0.9, 0.2, 0.2, 0.2], [0.9, 0.1, 0.2, 0.2, 0.2]])  # or the start is the best
 def test_a_run_that_goes_on_in_another_folder_takes_the_best_checkpoint_along(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: list[float]
