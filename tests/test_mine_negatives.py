@@ -220,10 +220,3 @@ def test_what_is_written_is_what_training_reads(name: str, pairs: Path) -> None:
     data = load_pairs(RetrievalArguments(data=str(out), eval_size=1, negative_columns=columns))
     assert data.train.column_names == ["query", "answer", *columns]
     assert load_data(str(out)).to_list() == rows.to_list()
-
-
-def test_a_file_of_another_kind_is_not_written(pairs: Path) -> None:
-    rows = mine_file(pairs, num_negatives=1)
-    with pytest.raises(ValueError, match=r"--output_file must end in .*, got .*mined\.txt"):
-        write_pairs(rows, pairs.parent / "new" / "mined.txt")
-    assert not (pairs.parent / "new").exists()

@@ -41,22 +41,19 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        state_dict = {str(name): value for name, value in checkpoint.pop("model").items()}
     except OSError:
         raise
     except Exception as error:  # the unpickler fails in many ways, and advises to load it all the same
         found = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it holds {found[1]}, and loading that could run code" if found else "it is no file of tensors"
+        reason = f"it holds {found[1]}, and loading that could run code" if found else "it holds something else"
         raise InputError(
             f"{path} is refused: {reason}. Nothing in it was run. "
             'Pass a file of tensors alone, as torch.save({"model": model.state_dict()}, path) writes it.'
         ) from error
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
-        keys = f"the keys {list(checkpoint)}" if isinstance(checkpoint, dict) else type(checkpoint).__name__
-        raise InputError(f'{path} must hold {{"model": state_dict}}; it holds {keys}.')
-    if left_out := [str(key) for key in checkpoint if key != "model"]:
-        logger.info("Left out of the conversion: %s. Only the encoder is converted.", ", ".join(left_out))
-    state_dict = checkpoint["model"]
-    if strange := [str(name) for name, value in state_dict.items() if not is_plain(value)]:
+    if checkpoint:
+        logger.info("Left out of the conversion: %s. Only the encoder is converted.", ", ".join(map(str, checkpoint)))
+    if strange := [name for name, value in state_dict.items() if not is_plain(value)]:
         raise InputError(f"{path} has values that are no plain tensors of numbers: {', '.join(strange)}.")
     return state_dict
 
@@ -72,7 +69,7 @@ def convert_state_dict(state_dict: dict[str, Tensor], num_attention_heads: int =
 
     Raises: InputError: if a tensor is missing, unexpected or of the wrong shape, or the heads do not divide H.
     """
-    state_dict = {str(name): tensor.float() for name, tensor in state_dict.items()}
+    state_dict = {name: tensor.float() for name, tensor in state_dict.items()}
     try:
         positions = state_dict["emb.pe_emb.pe"]
         state_dict["emb.pe_emb.pe"] = positions = positions.reshape(positions.shape[-2:])  # (1, positions, H) in some

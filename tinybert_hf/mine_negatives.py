@@ -26,7 +26,6 @@ from .ranking import Bm25, Score, by_dot_product, query_blocks
 MOST_TOGETHER = 256  # rows of a block: what is drawn at random depends on it
 TIE = 1e-6  # equal scores, as of all texts without a word of the query, are told apart at random
 FAR = 1e4  # by which scores above the margin are lowered, so that they come last
-OUTPUT_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
 @torch.no_grad()
@@ -157,16 +156,9 @@ def mine_data(pairs: Dataset, corpus: Sequence[str] = (), model: str | None = No
     return pairs
 
 
-def check_output_file(path: str | Path) -> None:
-    """Raises: InputError: if `write_pairs` does not write such a file."""
-    if not str(path).endswith(OUTPUT_SUFFIXES):
-        raise InputError(f"--output_file must end in {', '.join(OUTPUT_SUFFIXES)}, got {path}.")
-
-
 @without_progress_bars()
 def write_pairs(pairs: Dataset, path: Path) -> None:
-    """Write a file that `load_data` reads. Raises: InputError: if its name ends in none of OUTPUT_SUFFIXES."""
-    check_output_file(path)
+    """Write a file that `load_data` reads: .jsonl, .jsonl.gz or .parquet."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         pairs.to_parquet(path)

@@ -59,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     The status is 2 where the command line itself is wrong, 130 after Ctrl-C, and otherwise 1.
     """
     logging.getLogger("transformers.modeling_utils").disabled = True  # it reports what `load_model` allows
+    # By default torch's threads wait busily, and so take the processor from the very threads that they wait for as soon as
+    # another program needs a core. It is read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         options: dict[str, Any] = {"exit_on_error": False, "print_error": False, "result_action": "return_value"}
         app(sys.argv[1:] if argv is None else argv, console=Console(), **options)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ..errors import import_extra
 from ..reading import Written
-from .terminal import log_progress, to_json
+from .terminal import hide_loading, log_progress, to_json
 
 
 def evaluate(
@@ -48,6 +48,7 @@ def evaluate(
     if output_file:
         output_file.parent.mkdir(parents=True, exist_ok=True)
     import_extra("datasets", purpose="measuring")
+    hide_loading()
     from ..evaluation import evaluate_model, result_table
 
     columns, written = (query_column, answer_column), Written(encoding, separator)

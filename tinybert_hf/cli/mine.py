@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from ..data_arguments import DataArguments
-from ..errors import import_extra
-from .terminal import log_progress
+from ..errors import InputError, import_extra
+from .terminal import hide_loading, log_progress
 
 
 def mine(
@@ -37,10 +37,12 @@ def mine(
     """
     log_progress()
     import_extra("datasets", purpose="mining")
+    hide_loading()
     from ..data import read_columns
-    from ..mine_negatives import check_output_file, mine_data, write_pairs
+    from ..mine_negatives import mine_data, write_pairs
 
-    check_output_file(output_file)
+    if not output_file.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
+        raise InputError(f"--output_file must end in .jsonl, .jsonl.gz or .parquet, got {output_file}.")
     columns = {"query": query_column, "answer": answer_column}
     flags = {name: f"{name}_column" for name in columns}
     pairs = read_columns(source.data, columns, flags, source.data_split, **source.reading)

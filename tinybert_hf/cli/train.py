@@ -1,6 +1,5 @@
 """tinybert train: the two stages of training."""
 
-import os
 from typing import Annotated
 
 from cyclopts import App, ArgumentCollection, Parameter
@@ -22,9 +21,6 @@ def apply_recipe(app: App, commands: tuple[str, ...], arguments: ArgumentCollect
 
 def prepare() -> None:
     """What both commands do before torch is imported."""
-    # By default torch's threads wait busily, and so take the processor from the very threads that they wait for as soon
-    # as another program needs a core.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     log_progress()
     import_extra("datasets", purpose="training")
 
