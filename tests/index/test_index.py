@@ -17,8 +17,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import lancedb
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from conftest import TEXTS
@@ -38,7 +40,7 @@ from tinybert_hf.errors import InputError, MissingExtraError, MissingFileError, 
 from tinybert_hf.index import SearchIndex
 from tinybert_hf.index.folder import BusyError, FolderStore
 from tinybert_hf.index.milvus import MilvusStore
-from tinybert_hf.index.records import COLLECTION, cut_records, text_hash
+from tinybert_hf.index.records import COLLECTION, METADATA_KEY, cut_records, text_hash
 from tinybert_hf.pipeline_tinybert import fuse_scores
 from tinybert_hf.ranking import BM25_WEIGHT
 from tinybert_hf.tokenization import save_tokenizer
@@ -762,6 +764,28 @@ def test_files_that_are_missing_or_damaged_are_noticed(encoder: Path, tmp_path: 
         SearchIndex(tmp_path / "photos" / "a.jpg", encoder)
 
 
+@pytest.mark.parametrize(
+    "description",
+    [
+        "no JSON",
+        "[32]",
+        '{"model": null, "revision": null, "weights": null}',
+        '{"model": null, "revision": null, "weights": null, "dimension": 16, "width": 16}',
+        '{"model": null, "revision": null, "weights": null, "dimension": "16"}',
+        '{"model": 7, "revision": null, "weights": null, "dimension": 16}',
+    ],
+)
+@pytest.mark.parametrize("with_model", [False, True])
+def test_a_damaged_description_is_told_with_what_to_do(
+    encoder: Path, tmp_path: Path, description: str, with_model: bool
+) -> None:
+    columns = [("id", pa.string()), ("text", pa.string()), ("embedding", pa.list_(pa.float32(), 16))]
+    schema = pa.schema(columns, metadata={METADATA_KEY: description})
+    lancedb.connect(tmp_path / "corpus").create_table(COLLECTION, schema=schema)
+    with pytest.raises(UnreadableError, match=r"description of the index .*corpus is damaged\. Restore a copy"):
+        SearchIndex(tmp_path / "corpus", encoder if with_model else None)
+
+
 @pytest.mark.parametrize("kind", ["PanicException", "RustPanic"])
 def test_a_panic_of_the_engine_is_damage(tmp_path: Path, kind: str) -> None:
     """Which byte makes LanceDB panic depends on its release; its two exceptions have no names to import."""
@@ -838,7 +862,6 @@ def test_filters_and_ids_inject_nothing(address: str) -> None:
 
 @pytest.mark.interop
 def test_what_somebody_else_made_is_left_alone(server: str, tmp_path: Path) -> None:
-    import lancedb
     from pymilvus import MilvusClient
 
     MilvusClient(server).create_collection("theirs", dimension=4)

@@ -17,7 +17,7 @@ from transformers.utils.hub import get_checkpoint_shard_files
 from .. import pipeline_tinybert
 from ..convert_bert import load_config, read_prompts
 from ..encoding import SearchPipeline, load_search_pipeline, with_kernels
-from ..errors import InputError
+from ..errors import InputError, UnreadableError
 from ..files import sha256
 from ..loading import loading
 from ..progress import progress_bar
@@ -120,15 +120,21 @@ class SearchIndex:
             raise InputError(f"A token is for a server, and {address} is a folder. Leave the token out.")
         self.store = MilvusStore(self.address, token) if on_server else FolderStore(self.address)
         self.identity = None if model is None else model_identity(model, revision, truncate_dim)
-        if self.identity and truncate_dim is None and (stored := self.store.description()):
-            self.identity = self.identity._replace(dimension=stored["dimension"])
-        self._read_identity()
+        self._read_identity(any_width=truncate_dim is None)
 
-    def _read_identity(self) -> None:
-        """Take what is stored for the identity. Raises: InputError: if it was another."""
-        if (stored := self.store.description()) is None:
-            return
-        given, self.identity = self.identity, Identity(**stored)
+    def _read_identity(self, any_width: bool = False) -> None:
+        """Take what is stored for the identity. Raises: InputError: if it was another; UnreadableError: if it is damaged."""
+        try:
+            if (stored := self.store.description()) is None:
+                return
+            given, self.identity = self.identity, Identity(**stored)
+            if not all(map(isinstance, self.identity, (*[str | None] * 3, int))):
+                raise TypeError(stored)
+        except (TypeError, ValueError) as error:  # other keys or types, or no JSON
+            problem = f"The description of the index {self.address} is damaged."
+            raise UnreadableError(f"{problem} Restore a copy, or remove the index and build it again.") from error
+        if given and any_width:
+            given = given._replace(dimension=self.identity.dimension)
         if given and given.weights != self.identity.weights:
             made = f"The index {self.address} was made by {self.identity}, not by {given}."
             raise InputError(f"{made} Two models' embeddings differ: open it with its own, or make another index.")
