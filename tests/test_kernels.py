@@ -301,20 +301,20 @@ def multiply(states: Tensor, weight: Tensor, bias: Tensor | None, *_: Any) -> Te
 
 
 CHANGES: dict[str, tuple[SimpleNamespace, str]] = {
-    "gone": (SimpleNamespace(), "has no packed weights: .*has no attribute"),
+    "gone": (SimpleNamespace(), "are not used: .*has no attribute"),
     "renamed": (operators(_linear_pointwise=refuse(AttributeError("no such operator"))), "no such operator"),
     "other arguments": (operators(_reorder_linear_weight=refuse(TypeError("takes 1"))), "takes 1"),
     "not built in": (
         operators(_reorder_linear_weight=refuse(RuntimeError("no oneDNN. CPU: registered at\nMeta: ..."))),
-        r"has no packed weights: no oneDNN\. Encoding is slower\.$",
+        r"are not used: no oneDNN\. Encoding is slower\.$",
     ),
     "another product": (
         operators(_linear_pointwise=lambda states, weight, bias, *_: 1.01 * multiply(states, weight, bias)),
-        "compute something else. They are not used",
+        "are not used: they compute something else",
     ),
     "without bias": (
         operators(_linear_pointwise=lambda states, weight, *_: multiply(states, weight, None)),
-        "compute something else. They are not used",
+        "are not used: they compute something else",
     ),
 }
 

@@ -69,7 +69,7 @@ def convert_state_dict(state_dict: dict[str, Tensor], num_attention_heads: int =
 
     Raises: InputError: if a tensor is missing, unexpected or of the wrong shape, or the heads do not divide H.
     """
-    state_dict = {name: tensor.float() for name, tensor in state_dict.items()}
+    state_dict, berts = {name: tensor.float() for name, tensor in state_dict.items()}, {}
     try:
         positions = state_dict["emb.pe_emb.pe"]
         state_dict["emb.pe_emb.pe"] = positions = positions.reshape(positions.shape[-2:])  # (1, positions, H) in some
@@ -86,7 +86,15 @@ def convert_state_dict(state_dict: dict[str, Tensor], num_attention_heads: int =
             pooling="cls",
             layer_norm_eps=1e-12,  # the original adds its 1e-6 to the standard deviation, where it hardly counts
         )
-        weights = from_bert(as_bert(state_dict, hidden_size))
+        for name, tensor in state_dict.items():
+            if name.endswith(
+                ".norm.alpha"
+            ):  # it divides by the standard deviation over H - 1, LayerNorm by the one over H
+                tensor = tensor * math.sqrt((hidden_size - 1) / hidden_size)
+            if ".norm." in name and tensor.numel() == 1:  # one number for all H
+                tensor = tensor.flatten().expand(hidden_size)
+            berts[rename(name, WEIGHTS)] = tensor
+        weights = from_bert(berts)
         with torch.device("meta"):  # takes no memory; says which tensors do not fit
             TinyBertModel(config).load_state_dict(weights, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -95,19 +103,6 @@ def convert_state_dict(state_dict: dict[str, Tensor], num_attention_heads: int =
     model = TinyBertModel(config).eval()
     model.load_state_dict(weights)
     return model
-
-
-def as_bert(state_dict: dict[str, Tensor], hidden_size: int) -> dict[str, Tensor]:
-    """The tensors under BERT's names, with what LayerNorm multiplies and adds for the norms."""
-    # The original divides by the standard deviation over H - 1, LayerNorm by the one over H.
-    weights = {}
-    for name, tensor in state_dict.items():
-        if name.endswith(".norm.alpha"):
-            tensor = tensor * math.sqrt((hidden_size - 1) / hidden_size)
-        if ".norm." in name and tensor.numel() == 1:  # one number for all H
-            tensor = tensor.flatten().expand(hidden_size)
-        weights[rename(name, WEIGHTS)] = tensor
-    return weights
 
 
 def convert_checkpoint(

@@ -125,18 +125,18 @@ def can_pack(dtype: torch.dtype) -> bool:
     try:
         if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             return False
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, 15)
-        product = multiply_packed(states, packed, bias)
+        product = multiply_packed(states, torch.ops.mkldnn._reorder_linear_weight(weight, 15), bias)
+        tolerance = 1e-5 if dtype == torch.float32 else 5e-2
+        expected = functional.linear(states, weight, bias).float()
+        same = torch.allclose(product.float(), expected, rtol=tolerance, atol=tolerance)
+        reason = "" if same else "they compute something else"
     except (AttributeError, RuntimeError, TypeError) as error:
         reason = str(error).partition("\n")[0].partition(". ")[0]  # torch goes on with all its backends
-        logger.info("This torch (%s) has no packed weights: %s. Encoding is slower.", torch.__version__, reason)
-        return False
-    expected = functional.linear(states, weight, bias)
-    tolerance = 1e-5 if dtype == torch.float32 else 5e-2
-    if torch.allclose(product.float(), expected.float(), rtol=tolerance, atol=tolerance):
-        return True
-    logger.info("Packed weights of this torch (%s) compute something else. They are not used.", torch.__version__)
-    return False
+    if reason:
+        logger.info(
+            "Packed weights of this torch (%s) are not used: %s. Encoding is slower.", torch.__version__, reason
+        )
+    return not reason
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:

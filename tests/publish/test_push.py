@@ -3,7 +3,7 @@
     python -m pytest tests/publish/test_push.py -q
 
 The command runs in this process where its faults are tested, so that each costs milliseconds, and in one of its own
-once. Only where it says so is a push followed by the real verification, which takes seconds; test_verify.py tests that.
+once. Only where it says so is a push followed by the real verification, which takes seconds; test_load_back.py tests that.
 """
 
 import json

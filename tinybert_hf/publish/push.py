@@ -2,23 +2,26 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import gettempdir
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 
 from ..configuration_tinybert import TinyBertConfig, has_berts_form
-from ..errors import InputError
-from ..files import read_json
+from ..errors import InputError, UnreadableError
+from ..files import read_json, scratch_folder
 from ..hub import httpx, limited_silence
 from .folder import BUILD_RECORD, ONNX_RECORD, RESULT_FILES, tell_of_onnx
 from .model_card import is_signed
 from .space import BROWSER_MODEL, SPACE_SETTINGS
-from .verify import HubError, load_back
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +31,10 @@ REMEDIES = {
     404: "Check --repo_id, --revision and --space, and that your token may see them",
     412: "Someone else has just changed it: look at their change",
 }
+
+
+class HubError(UnreadableError):
+    """The model is not on the Hub, or not as it should be; the message says why and what to do."""
 
 
 def push(
@@ -98,6 +105,25 @@ def push(
     load_back(folder, repo_id, commit, api.endpoint)
     logger.info("Loaded it back from the Hub in a fresh process: its outputs are those of the local folder.")
     return url, commit
+
+
+def load_back(folder: Path, repo_id: str, revision: str, endpoint: str) -> None:
+    """Load the model from the Hub as a stranger would, past all caches, and compare its outputs with the folder's.
+
+    Raises: HubError: if one, or one of its ONNX models, differs by more than 1e-6.
+    """
+    with scratch_folder(Path(gettempdir()), "tinybert-publish-") as scratch:
+        env = os.environ | {"HF_HUB_CACHE": f"{scratch}/hub", "HF_MODULES_CACHE": f"{scratch}/modules"}
+        env |= {"HF_ENDPOINT": endpoint, "PYTHONSAFEPATH": "1"}  # else Python imports from the script's folder
+        command = [sys.executable, str(Path(__file__).with_name("stranger.py"))]
+        command += [repo_id, revision, str(folder.resolve())]
+        done = subprocess.run(command, env=env, cwd=scratch, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        raise HubError(
+            f"The files are on the Hub, but {repo_id} at {revision} does not load as the local model: {reason}. Run the "
+            "same command again; if it stays so, do not use the copy on the Hub."
+        )
 
 
 def push_space(folder: Path, space_id: str, repo_id: str, commit: str) -> str:

@@ -1,6 +1,6 @@
 """Load a model from the Hub and compare its outputs with those of the local folder.
 
-`verify.load_back` runs this file by its path, in a process of its own that cannot import tinybert_hf. The code then
+`push.load_back` runs this file by its path, in a process of its own that cannot import tinybert_hf. The code then
 comes with the model, as for a stranger. So this file imports nothing of the package.
 """
 

@@ -1,6 +1,6 @@
 """The verification of a push, for real: the model is loaded from the Hub in a process without the package.
 
-python -m pytest tests/publish/test_verify.py -q
+python -m pytest tests/publish/test_load_back.py -q
 """
 
 from pathlib import Path
@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from tinybert_hf.onnx import FP32_FILE
 from tinybert_hf.publish.folder import build_folder
+from tinybert_hf.publish.push import HubError, load_back
 from tinybert_hf.publish.space import BROWSER_MODEL
-from tinybert_hf.publish.verify import HubError, load_back
 
 pytestmark = pytest.mark.slow
 
