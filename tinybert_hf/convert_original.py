@@ -35,13 +35,17 @@ WEIGHTS = {  # its names and BERT's
 
 
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The tensors under `"model"` in a file that `torch.save` wrote; says what else it holds and leaves it out.
+    """The tensors under `"model"` in a file that `torch.save` wrote, in fp32; says what else it holds and leaves it out.
 
     Raises: InputError: if it is not such a file, or loading it would run code; none has run then.
     """
+    state_dict = {}
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        state_dict = {str(name): value for name, value in checkpoint.pop("model").items()}
+        for name, tensor in checkpoint.pop("model").items():
+            if tensor.is_meta or tensor.nbytes > tensor.untyped_storage().nbytes():  # it could declare any size
+                raise ValueError(f"{name} is not all there.")
+            state_dict[str(name)] = tensor.float()
     except OSError:
         raise
     except Exception as error:  # the unpickler fails in many ways, and advises to load it all the same
@@ -53,15 +57,7 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
         ) from error
     if checkpoint:
         logger.info("Left out of the conversion: %s. Only the encoder is converted.", ", ".join(map(str, checkpoint)))
-    if strange := [name for name, value in state_dict.items() if not is_plain(value)]:
-        raise InputError(f"{path} has values that are no plain tensors of numbers: {', '.join(strange)}.")
     return state_dict
-
-
-def is_plain(value: Any) -> bool:
-    """Whether it is a tensor of floats that is all there: one may declare a size of which it holds a single number."""
-    dense = isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
-    return dense and value.is_floating_point() and value.nbytes <= value.untyped_storage().nbytes()
 
 
 def convert_state_dict(state_dict: dict[str, Tensor], num_attention_heads: int = 12) -> TinyBertModel:
@@ -69,10 +65,10 @@ def convert_state_dict(state_dict: dict[str, Tensor], num_attention_heads: int =
 
     Raises: InputError: if a tensor is missing, unexpected or of the wrong shape, or the heads do not divide H.
     """
-    state_dict, berts = {name: tensor.float() for name, tensor in state_dict.items()}, {}
+    berts = {}
     try:
         positions = state_dict["emb.pe_emb.pe"]
-        state_dict["emb.pe_emb.pe"] = positions = positions.reshape(positions.shape[-2:])  # (1, positions, H) in some
+        positions = positions.reshape(positions.shape[-2:])  # (1, positions, H) in some
         vocab_size, hidden_size = state_dict["emb.src_emb.embedd.weight"].shape
         config = TinyBertConfig(
             vocab_size=vocab_size,
@@ -86,10 +82,10 @@ def convert_state_dict(state_dict: dict[str, Tensor], num_attention_heads: int =
             pooling="cls",
             layer_norm_eps=1e-12,  # the original adds its 1e-6 to the standard deviation, where it hardly counts
         )
-        for name, tensor in state_dict.items():
+        for name, tensor in (state_dict | {"emb.pe_emb.pe": positions}).items():
             if name.endswith(
                 ".norm.alpha"
-            ):  # it divides by the standard deviation over H - 1, LayerNorm by the one over H
+            ):  # of what is divided by a deviation over H - 1; LayerNorm has the one over H
                 tensor = tensor * math.sqrt((hidden_size - 1) / hidden_size)
             if ".norm." in name and tensor.numel() == 1:  # one number for all H
                 tensor = tensor.flatten().expand(hidden_size)
