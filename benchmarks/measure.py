@@ -95,7 +95,7 @@ def make_model(size: str, folder: Path, overrides: dict[str, Any] | None = None)
 
     In its folder `bert` are the same weights as transformers' `BertModel`, from which it was converted.
     """
-    from tinybert_hf.training.start import load_encoder  # here, as the runs that are measured need none of it
+    from tinybert_hf.convert_bert import load_encoder  # here, as the runs that are measured need none of it
 
     config = TinyBertConfig(**(SIZES[size] | (overrides or {})))
     tokenizer = train_tokenizer(iterate_texts(load_data(DATA)), config.vocab_size, config.max_position_embeddings)

@@ -22,11 +22,11 @@ from transformers import AutoConfig, AutoTokenizer, HfArgumentParser
 from benchmarks.measure import load_sentence_transformer
 from benchmarks.training_runs import DIRECTIONS
 from tinybert_hf import TinyBertModel
+from tinybert_hf.convert_bert import Start, load_encoder
 from tinybert_hf.evaluation import evaluate_model, result_table
 from tinybert_hf.tokenization import save_tokenizer
 from tinybert_hf.training import RetrievalArguments
 from tinybert_hf.training.pairs import load_pairs
-from tinybert_hf.training.start import Start, load_encoder
 
 
 @dataclass

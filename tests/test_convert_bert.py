@@ -15,10 +15,9 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoConfig, AutoTokenizer, BertModel
 
 from tinybert_hf import TinyBertModel, load_search_pipeline
-from tinybert_hf.convert_bert import load_bert_tokenizer, read_config, read_prompts
+from tinybert_hf.convert_bert import load_bert_tokenizer, load_encoder, read_config, read_prompts
 from tinybert_hf.errors import InputError
 from tinybert_hf.tokenization import save_tokenizer
-from tinybert_hf.training.start import load_encoder
 
 
 def test_hidden_states_are_those_of_bert(bert: BertModel, bert_folder: Path) -> None:
@@ -230,7 +229,7 @@ def test_one_on_the_hub_is_taken_over_with_or_without_pooling_of_its_own(
     describe(bert_folder, {"pooling_mode": "cls"})
     hub.add_repo("model", "tester/with", contents(bert_folder))
     code = """
-        from tinybert_hf.training.start import load_encoder
+        from tinybert_hf.convert_bert import load_encoder
         for name in ("without", "with"):
             start = load_encoder(f"tester/{name}", "num_hidden_layers=2")
             print(start.config.pooling, len(start.weights))

@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, BertModel
 
 from tinybert_hf import TinyBertConfig, TinyBertForSequenceClassification, TinyBertModel, load_search_pipeline
+from tinybert_hf.convert_bert import load_encoder
 from tinybert_hf.errors import UnreadableError
 from tinybert_hf.loading import load_model, load_tokenizer
 from tinybert_hf.publish.folder import load_pipeline
 from tinybert_hf.tokenization import save_tokenizer
-from tinybert_hf.training.start import load_encoder
 
 Damage = Callable[[Path], None]
 

@@ -132,14 +132,9 @@ def mine_by_embeddings(
 
 
 def mine_data(pairs: Dataset, corpus: Sequence[str] = (), model: str | None = None, **settings: Any) -> Dataset:
-    """Pairs as `query`, `answer`, `negative_0`, `negative_1`, ...
+    """Pairs as `query`, `answer`, `negative_0`, `negative_1`, ..., which are chosen among the answers and the `corpus`.
 
-    Args:
-        pairs: its columns `query` and `answer` are used. The answers are candidates.
-        corpus: further candidates.
-        model: ranks them: one of ours or a SentenceTransformer, a folder or a Hub id; None takes BM25.
-        settings: of `mine_negatives`.
-
+    `model`, one of ours or a SentenceTransformer, ranks them, and for None BM25. `settings` are those of `mine_negatives`.
     Raises: InputError: if the model cannot be loaded, or as `mine_negatives`.
     """
     queries, answers = pairs["query"][:], pairs["answer"][:]

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer, BertForSequenceClassification, BertModel, PreTrainedTokenizerBase
 
 from tinybert_hf import TinyBertConfig, TinyBertForSequenceClassification, TinyBertModel, encode, load_search_pipeline
+from tinybert_hf.convert_bert import load_encoder
 from tinybert_hf.publish.folder import build_folder
-from tinybert_hf.training.start import load_encoder
 
 TEXTS = ["a fast compiler for small machines", "mail", "send and receive electronic mail " * 20]
 

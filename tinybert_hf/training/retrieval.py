@@ -33,8 +33,7 @@ from .arguments import RetrievalArguments
 from .gradients import MicroBatch, cached_backward
 from .pairs import load_pairs
 from .sampler import build_sampler
-from .stage import Stage
-from .start import load_start
+from .stage import Stage, load_start
 
 logger = logging.getLogger(__name__)
 

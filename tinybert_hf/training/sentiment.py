@@ -19,8 +19,7 @@ from ..modeling_tinybert import TinyBertForSequenceClassification
 from ..pipeline_tinybert import cut_texts
 from .arguments import SentimentArguments
 from .sampler import build_sampler
-from .stage import Stage
-from .start import load_start
+from .stage import Stage, load_start
 
 EVALUATION_BATCH_SIZE = 64
 

@@ -13,8 +13,9 @@ from transformers import AutoTokenizer, MPNetConfig, PreTrainedTokenizerBase
 
 from tinybert_hf import RetrievalArguments, TinyBertConfig, TinyBertForSequenceClassification, TinyBertModel
 from tinybert_hf import convert_bert as module
+from tinybert_hf.convert_bert import Start, load_encoder, override_config
 from tinybert_hf.errors import InputError, MissingFileError, UnreadableError
-from tinybert_hf.training.start import Start, load_encoder, load_start, override_config
+from tinybert_hf.training.stage import load_start
 
 # ---- A trained encoder ----
 
