@@ -24,11 +24,13 @@ from tinybert_hf.index.records import parse_filter, parse_record, read_records
         ({"year": {"!=": 3}}, "one or more of <"),
         ({"size": float("nan")}, "must be finite"),
         ({"year": 2**63}, "fit in 64 bits"),
+        ({"size": 10**400}, "fit in 64 bits"),
+        ({"section": "\ud800"}, r"filter\['section'\]: the character 1 is half of one"),
     ],
 )
 def test_filters_in_another_form_are_refused(given: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        parse_filter(given, {"year": "int", "size": "float"})
+        parse_filter(given, {"year": "int", "size": "float", "section": "str"})
 
 
 @pytest.mark.parametrize(

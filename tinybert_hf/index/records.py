@@ -148,13 +148,13 @@ def parse_filter(given: Mapping[str, Any], fields: Mapping[str, str]) -> Filter:
 
 def as_field(value: Any, kind: str, where: str) -> Any:
     """The value in its field's type; a whole number may stand for a float. Raises: InputError: if it does not fit."""
-    if kind == "float" and type(value) is int:
-        value = float(value)
+    whole = type(value) is int
+    if (whole and not -(2**63) <= value < 2**63) or (type(value) is float and not math.isfinite(value)):
+        raise InputError(f"{where} must be finite and fit in 64 bits, got {value!r:.200}.")
+    value = float(value) if whole and kind == "float" else value
     if type(value).__name__ != kind:
         raise InputError(f"{where} must be of the field's type {kind}, got {value!r}.")
-    if (kind == "float" and not math.isfinite(value)) or (kind == "int" and not -(2**63) <= value < 2**63):
-        raise InputError(f"{where} must be finite and fit in 64 bits, got {value!r}.")
-    return value
+    return as_text(value, where) if kind == "str" else value
 
 
 def unit_rows(rows: np.ndarray, names: Sequence[str]) -> np.ndarray:
