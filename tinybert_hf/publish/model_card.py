@@ -5,7 +5,8 @@ import json
 import logging
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,6 +71,18 @@ class Origin(NamedTuple):
         return Origin(self.license or theirs.license, language, self.base_model or known, datasets)
 
 
+@contextmanager
+def sound_results(folder: Path) -> Iterator[None]:
+    """Around what uses the summaries, evaluations and examples of a folder: InputError if one is not as it was written."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, jinja2.UndefinedError) as error:
+        which = f"A summary, an evaluation or {EXAMPLES_FILE} of {folder}"
+        raise InputError(f"{which} is incomplete or wrong ({error}). Make it again, or remove it.") from error
+
+
 def render_card(
     folder: Path, pipeline: Pipeline, name: str, origin: Origin, onnx_cosines: dict[str, float]
 ) -> ModelCard:
@@ -80,46 +93,44 @@ def render_card(
     summaries.sort(key=lambda summary: summary.get("stage") == own_stage)  # the last stage stands last
     evaluations = [read_json(path) for path in sorted(folder.glob("evaluation_*.json"))]
     title = " ".join(name.rstrip("/").split("/")[-1].split())
-    try:
-        own_summary = next((summary for summary in summaries if summary["stage"] == own_stage), None)
-        rows = read_json(folder / EXAMPLES_FILE)[:3]
-        inputs = [row.get("answer") or (row if "text_pair" in row else row["text"]) for row in rows]
-        results = measured_results(own_summary, evaluations)
-        tags = [] if classifies else [*SEARCH_TAGS, *(ONNX_TAGS if onnx_cosines else [])]
-        if own_summary:
-            loss = "CrossEntropyLoss" if classifies else "MultipleNegativesRankingLoss"
-            tags += ["generated_from_trainer", f"dataset_size:{own_summary['data']['train_rows']}", f"loss:{loss}"]
-        metadata = ModelCardData(
-            **origin._asdict(),
-            library_name="transformers",
-            pipeline_tag="text-classification" if classifies else "feature-extraction",
-            tags=["tinybert", *tags],
-            model_name=title if results else None,
-            eval_results=results or None,
-            widget=[{"text": row.get("query") or row["text"]} for row in rows if "text_pair" not in row] or None,
-        )
-        card = ModelCard.from_template(
-            metadata,
-            template_path=str(Path(__file__).with_name("model_card.md")),
-            title=title,
-            name=name,
-            origin=origin,
-            urls=[url for one in distributions(name="tinybert_hf") for url in one.metadata.get_all("Project-URL", [])],
-            classifies=classifies,
-            plain=has_berts_form(read_json(folder / "config.json")),
-            pipeline=pipeline,
-            queries=[row.get("query") for row in rows],
-            inputs=inputs,
-            answers=pipeline(inputs) if classifies else pipeline(rows[0]["query"], inputs),
-            summaries=summaries,
-            own_summary=own_summary,
-            evaluations=evaluations,
-            onnx_cosines=onnx_cosines,
-            quote=shlex.quote,
-            literal=lambda value: json.dumps(value, ensure_ascii=False),
-        )
-    except (KeyError, TypeError, jinja2.UndefinedError) as error:
-        raise InputError(f"A summary or evaluation of the model is incomplete ({error}); make it again.") from error
+    own_summary = next((summary for summary in summaries if summary["stage"] == own_stage), None)
+    rows = read_json(folder / EXAMPLES_FILE)[:3]
+    inputs = [row.get("answer") or (row if "text_pair" in row else row["text"]) for row in rows]
+    results = measured_results(own_summary, evaluations)
+    tags = [] if classifies else [*SEARCH_TAGS, *(ONNX_TAGS if onnx_cosines else [])]
+    if own_summary:
+        loss = "CrossEntropyLoss" if classifies else "MultipleNegativesRankingLoss"
+        tags += ["generated_from_trainer", f"dataset_size:{own_summary['data']['train_rows']}", f"loss:{loss}"]
+    metadata = ModelCardData(
+        **origin._asdict(),
+        library_name="transformers",
+        pipeline_tag="text-classification" if classifies else "feature-extraction",
+        tags=["tinybert", *tags],
+        model_name=title if results else None,
+        eval_results=results or None,
+        widget=[{"text": row.get("query") or row["text"]} for row in rows if "text_pair" not in row] or None,
+    )
+    card = ModelCard.from_template(
+        metadata,
+        template_path=str(Path(__file__).with_name("model_card.md")),
+        title=title,
+        name=name,
+        origin=origin,
+        urls=[url for one in distributions(name="tinybert_hf") for url in one.metadata.get_all("Project-URL", [])],
+        classifies=classifies,
+        plain=has_berts_form(read_json(folder / "config.json")),
+        pipeline=pipeline,
+        queries=[row.get("query") for row in rows],
+        inputs=inputs,
+        answers=pipeline(inputs, truncation=True) if classifies else pipeline(rows[0]["query"], inputs),
+        summaries=summaries,
+        own_summary=own_summary,
+        evaluations=evaluations,
+        onnx_cosines=onnx_cosines,
+        quote=shlex.quote,
+        escape=lambda value: re.sub(r"([^\w\s@.,:+/()-])", r"\\\1", " ".join(str(value).split())),  # for Markdown
+        literal=lambda value: json.dumps(value, ensure_ascii=False),
+    )
     return ModelCard(sign(str(card).rstrip("\n")))
 
 
