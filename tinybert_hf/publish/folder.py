@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import jinja2
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
@@ -22,7 +23,7 @@ from ..loading import load_model, load_tokenizer, loading
 from ..modeling_tinybert import BERT_NAMES, QKV, TinyBertForSequenceClassification, TinyBertModel, rename
 from ..pipeline_tinybert import SemanticSearchPipeline
 from ..tokenization import save_tokenizer
-from .model_card import Origin, is_signed, render_card, sound_results, without_paths
+from .model_card import Origin, is_signed, render_card, without_paths
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def build_folder(
             if same_arithmetic and (encodes or config.pooling == "cls"):  # a BERT classifies the first token only
                 write_berts_form(folder, config)
             save_tokenizer(pipeline.tokenizer, folder)
-        with sound_results(model):
+        try:
             results = {path.name: read_json(path) for pattern in RESULT_FILES for path in model.glob(pattern)}
             own = (model / EXAMPLES_FILE).is_file()
             general = Path(__file__).with_name("examples") / ("pairs.json" if encodes else "texts.json")
@@ -91,6 +92,11 @@ def build_folder(
             else:
                 origin = (origin or Origin()).complete(model)
                 render_card(folder, pipeline, name, origin, cosines).save(folder / "README.md")
+        except InputError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, jinja2.UndefinedError) as error:
+            which = f"A summary, an evaluation or {EXAMPLES_FILE} of {model}"
+            raise InputError(f"{which} is incomplete or wrong ({error}). Make it again, or remove it.") from error
     return output_dir
 
 

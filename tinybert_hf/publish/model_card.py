@@ -5,20 +5,17 @@ import json
 import logging
 import re
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from transformers import Pipeline, TextClassificationPipeline
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..configuration_tinybert import has_berts_form
 from ..data import EXAMPLES_FILE, FILE_KINDS
-from ..errors import InputError
 from ..files import read_json, sha256
 from ..hub import httpx
 from ..measures import MEASURES
@@ -69,18 +66,6 @@ class Origin(NamedTuple):
         datasets = self.datasets or list(dict.fromkeys(data)) or None
         language: Any = self.language or theirs.language
         return Origin(self.license or theirs.license, language, self.base_model or known, datasets)
-
-
-@contextmanager
-def sound_results(folder: Path) -> Iterator[None]:
-    """Around what uses the summaries, evaluations and examples of a folder: InputError if one is not as it was written."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (LookupError, TypeError, ValueError, AttributeError, jinja2.UndefinedError) as error:
-        which = f"A summary, an evaluation or {EXAMPLES_FILE} of {folder}"
-        raise InputError(f"{which} is incomplete or wrong ({error}). Make it again, or remove it.") from error
 
 
 def render_card(
