@@ -205,6 +205,18 @@ def test_the_start_on_disk_gives_licence_and_language_and_flags_win(
     assert "has the licence cc-by-4.0: check whether it allows mit" in caplog.text
 
 
+@pytest.mark.parametrize("head", [b"a: [", b"\tx: 1", b"- x", b"license: \xff"])
+def test_a_damaged_card_of_the_start_is_told_and_left_out(
+    head: bytes, encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start" / "README.md").write_bytes(b"---\n" + head + b"\n---\n# Start\n")
+    run = SENTIMENT | {"arguments": SENTIMENT["arguments"] | {"model": str(tmp_path / "start")}}
+    (encoder / "sentiment_summary.json").write_text(json.dumps(run))
+    assert ModelCard.load(build_folder(encoder, tmp_path / "a", REPO) / "README.md").data.license is None
+    assert f"The card of the start {tmp_path / 'start'} could not be read: " in caplog.text
+
+
 def test_the_bundled_start_is_known_by_its_weights(encoder: Path, tmp_path: Path) -> None:
     run = SENTIMENT | {"arguments": SENTIMENT["arguments"] | {"model": str(get_model_path())}}
     (encoder / "sentiment_summary.json").write_text(json.dumps(run))

@@ -10,6 +10,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from transformers import Pipeline, TextClassificationPipeline
 from transformers.utils import SAFE_WEIGHTS_NAME
@@ -52,14 +53,14 @@ class Origin(NamedTuple):
         start = next((run["model"] for run in runs if run.get("model") and run["model"] not in made), "")
         known, theirs = start if is_hub_id(start, made) else None, None
         weights, card = Path(start, SAFE_WEIGHTS_NAME), Path(start, "README.md")
-        if start and Path(start).is_dir():
-            known = MINILM[1] if weights.is_file() and sha256(weights) == MINILM[0] else None
-            theirs = ModelCard.load(card).data if card.is_file() else None
-        elif known:
-            try:
+        try:
+            if start and Path(start).is_dir():
+                known = MINILM[1] if weights.is_file() and sha256(weights) == MINILM[0] else None
+                theirs = ModelCard.load(card).data if card.is_file() else None
+            elif known:
                 theirs = HfApi().model_info(known, timeout=10).card_data
-            except (httpx.HTTPError, OSError) as error:
-                logger.warning("The card of the start %s could not be read: %s", known, str(error).splitlines()[0])
+        except (httpx.HTTPError, OSError, ValueError, yaml.YAMLError) as error:
+            logger.warning("The card of the start %s could not be read: %s", start, str(error).splitlines()[0])
         theirs = theirs or ModelCardData()
         if self.license and theirs.license and self.license != theirs.license:
             logger.warning("%s has the licence %s: check whether it allows %s.", start, theirs.license, self.license)
