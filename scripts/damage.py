@@ -52,37 +52,10 @@ VALUES: list[Any] = [
 ]
 # What a command line may hold at any place.
 WORDS_OF_A_SHELL = [
-    *(
-        "",
-        " ",
-        "-",
-        "--",
-        "0",
-        "-1",
-        "1",
-        "2",
-        "4294967296",
-        "9" * 30,
-        "1e9",
-        "nan",
-        "inf",
-        "1.5",
-        "x",
-        "x" * 5_000,
-        "é",
-    ),
-    *(
-        "\udcff",
-        "None",
-        "true",
-        "[]",
-        "{}",
-        "null",
-        "{",
-        '{"section": "s1"}',
-        '{"section": {"$gt": 1}}',
-        '{"n": 1e999}',
-    ),
+    *("", " ", "-", "--", "0", "-1", "1", "2", "4294967296", "9" * 30, "1e9", "nan", "inf", "1.5", "x", "x" * 5_000),
+    *("é",),
+    *("\udcff", "None", "true", "[]", "{}", "null", "{", '{"section": "s1"}', '{"section": {"$gt": 1}}'),
+    *('{"n": 1e999}',),
     *('{"section": []}', '{"n": {">=": "a"}}', '{"nothing": 1}', '{"id": "1"}', "[" * 3_000, '{"n": NaN}'),
     *("..", "/", "/dev/null", "/proc/self/mem", "/root/x/y", "~nobody/x", "owner/name", "owner/name/more", "C:\\x"),
     *("http://", "http://127.0.0.1:1/c", "http://[::1", "http://127.0.0.1:99999/c", "https://u:p@127.0.0.1:1/a b"),
@@ -650,7 +623,7 @@ def data(case: Case) -> None:
     wrong_name = rng.choice([".csv", ".json", ".parquet", ".xlsx", ".txt"]) if rng.random() < 0.08 else ""
     path = path.with_name(path.name + wrong_name + packed)
     path.write_bytes(content)
-    case.names += [path.name, "The id "]
+    case.names += [path.name, "The id ", "--eval_data"]  # the value and the flag, where the file is as it should be
     columns = ["--id_column", "id"] if rng.random() < 0.6 else []
     columns += ["--metadata_columns", "n", "label"] if rng.random() < 0.6 else []
     small = [*("--max_steps", 1, "--eval_size", 8, "--per_device_train_batch_size", 4, "--report_to", "none")]
@@ -769,38 +742,14 @@ def card_problem(built: Path) -> str | None:
 
 
 HOSTILE = [
-    *(
-        f"x`; touch {OWNED}",
-        f"x\n\n# {OWNED}",
-        f"x\n```\n# {OWNED}\n",
-        f"<b>{OWNED}</b>",
-        f"[{OWNED}](http://x)",
-        f"x | {OWNED} |",
-    ),
-    *(
-        f"---\nlicense: {OWNED}\n---",
-        f"x: {{a: {OWNED}}}",
-        f"{{{{ '{OWNED}' }}}}",
-        f"$(touch {OWNED})",
-        f"' ; touch {OWNED} ; '",
-    ),
-    *(
-        f"``{OWNED}``",
-        f"![{OWNED}](http://x)",
-        f"x\\`{OWNED}",
-        f"\u2028# {OWNED}",
-        f"&lt;{OWNED}&gt;",
-        f'x"\n- {OWNED}: &a',
-        f"a\r\n\r\n## {OWNED}",
-    ),
-    *(
-        f"\n    {OWNED}\n",
-        f"<!-- {OWNED} -->",
-        f"~~~\n{OWNED}\n~~~",
-        f"# {OWNED}\n===",
-        f"\x1b[31m{OWNED}",
-        f"<script>{OWNED}</script>",
-    ),
+    *(f"x`; touch {OWNED}", f"x\n\n# {OWNED}", f"x\n```\n# {OWNED}\n", f"<b>{OWNED}</b>", f"[{OWNED}](http://x)"),
+    *(f"x | {OWNED} |",),
+    *(f"---\nlicense: {OWNED}\n---", f"x: {{a: {OWNED}}}", f"{{{{ '{OWNED}' }}}}", f"$(touch {OWNED})"),
+    *(f"' ; touch {OWNED} ; '",),
+    *(f"``{OWNED}``", f"![{OWNED}](http://x)", f"x\\`{OWNED}", f"\u2028# {OWNED}", f"&lt;{OWNED}&gt;"),
+    *(f'x"\n- {OWNED}: &a', f"a\r\n\r\n## {OWNED}"),
+    *(f"\n    {OWNED}\n", f"<!-- {OWNED} -->", f"~~~\n{OWNED}\n~~~", f"# {OWNED}\n===", f"\x1b[31m{OWNED}"),
+    *(f"<script>{OWNED}</script>",),
 ]
 
 
@@ -829,30 +778,13 @@ def card(case: Case) -> None:
 
 STRAY = [
     *(".env", ".netrc", "id_rsa", "notes.txt", "chat_template.jinja", "special_tokens_map.json", "added_tokens.json"),
-    *(
-        "vocab.txt",
-        "merges.txt",
-        "generation_config.json",
-        "preprocessor_config.json",
-        "modeling_tinybert.py",
-        "evil.py",
-    ),
-    *(
-        "configuration_tinybert.py",
-        "pipeline_tinybert.py",
-        "pytorch_model.bin",
-        "training_args.bin",
-        "adapter_config.json",
-    ),
+    *("vocab.txt", "merges.txt", "generation_config.json", "preprocessor_config.json", "modeling_tinybert.py"),
+    *("evil.py",),
+    *("configuration_tinybert.py", "pipeline_tinybert.py", "pytorch_model.bin", "training_args.bin"),
+    *("adapter_config.json",),
     *("README.md", "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json", "tokenizer.model"),
-    *(
-        "model.safetensors.index.json",
-        ".git/config",
-        "1_Pooling/config.json",
-        "onnx/model.onnx",
-        "runs/log",
-        "sub/evil.py",
-    ),
+    *("model.safetensors.index.json", ".git/config", "1_Pooling/config.json", "onnx/model.onnx", "runs/log"),
+    *("sub/evil.py",),
     *("additional_chat_templates/x.jinja", "checkpoint-3/model.safetensors", ".cache/x", "processor_config.json"),
 ]
 
