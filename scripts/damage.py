@@ -748,7 +748,7 @@ HOSTILE = [
     *(f"' ; touch {OWNED} ; '",),
     *(f"``{OWNED}``", f"![{OWNED}](http://x)", f"x\\`{OWNED}", f"\u2028# {OWNED}", f"&lt;{OWNED}&gt;"),
     *(f'x"\n- {OWNED}: &a', f"a\r\n\r\n## {OWNED}"),
-    *(f"\n    {OWNED}\n", f"<!-- {OWNED} -->", f"~~~\n{OWNED}\n~~~", f"# {OWNED}\n===", f"\x1b[31m{OWNED}"),
+    *(f"\n    {OWNED} x\n", f"<!-- {OWNED} -->", f"~~~\n{OWNED}\n~~~", f"# {OWNED}\n===", f"\x1b[31m{OWNED}"),
     *(f"<script>{OWNED}</script>",),
 ]
 
