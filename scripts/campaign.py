@@ -4,6 +4,8 @@ make campaign MINUTES=10
 PYTHONPATH=tests python -m scripts.campaign --draws 3 --seed 7      # three draws of each part, the same every time
 PYTHONPATH=tests python -m scripts.campaign --only "push|sync"      # the parts whose names match
 
+The parts that kill nothing, but damage files and values, are in scripts/damage.py.
+
 Each draw has a seed, which is printed where it fails; `--draws 1 --seed SEED` repeats it. The moments of the kills depend
 on the machine too.
 """
@@ -27,6 +29,8 @@ from typing import Any
 
 from loopback_hub import WRITE_TOKEN, Cut, LoopbackHub
 from training_run import TINY, WORDS, context, environments, run_command, write_pairs
+
+from .damage import Damage, build_damages
 
 ROWS = 1_500  # of the index: several batches
 BATCH = 256
@@ -132,9 +136,7 @@ def trained(draw: Draw) -> dict[str, str]:
 
 def damaged(draw: Draw, argv: Sequence[object], seconds: float) -> str | None:
     """A file of the last checkpoint is removed, cut, emptied or changed by a bit; the run goes on from the one before."""
-    out = draw.folder / "out"
-    if wrong := draw.finished(argv):
-        return wrong
+    out = Path(shutil.copytree(draw.root / "model", draw.folder / "out"))  # what the same command has made
     for path in out.iterdir():  # as if the run had been killed after its last checkpoint
         if not path.name.startswith("checkpoint-"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -344,13 +346,13 @@ def write_inputs(root: Path) -> None:
     shutil.rmtree(draw.folder)
 
 
-def campaign(seed: int, draws: int | None, minutes: float, only: str = "") -> list[Part]:
+def campaign(seed: int, draws: int | None, minutes: float, only: str = "") -> list[Part | Damage]:
     """Draw from each part in turn, or from those whose names match `only`: so many times, or for so long."""
     until = time.perf_counter() + 60 * minutes
     with TemporaryDirectory(prefix="campaign-") as scratch:
         root = Path(scratch)
         write_inputs(root)
-        parts = [part for part in build_parts() if re.search(only, part.name)]
+        parts = [part for part in [*build_parts(), *build_damages()] if re.search(only, part.name)]
         for part in parts:
             part.prepare(root)
         for round in count() if draws is None else range(draws):

@@ -162,7 +162,7 @@ def test_every_size_but_the_heads_is_read_from_the_tensors() -> None:
     assert (config.intermediate_size, config.max_position_embeddings, config.type_vocab_size) == (40, 16, 2)
     assert (config.num_attention_heads, config.pooling) == (12, "cls")
     assert config.position_embedding_type == "sinusoidal"
-    with pytest.raises(InputError, match=r"hidden_size=24 .* num_attention_heads=7"):
+    with pytest.raises(InputError, match=r"^The checkpoint is no original .*hidden_size=24 .* num_attention_heads=7"):
         convert_state_dict(original_state_dict(**SMALL), num_attention_heads=7)
 
 
@@ -317,6 +317,14 @@ def test_a_tensor_that_tells_a_size_is_named_where_it_is_missing(name: str) -> N
     del state_dict[name]
     with pytest.raises(InputError, match=name):
         convert_state_dict(state_dict)
+
+
+def test_the_file_of_a_checkpoint_without_a_tensor_is_named(original: tuple[Path, Path], tmp_path: Path) -> None:
+    state_dict = original_state_dict(**SMALL)
+    del state_dict["encoder.encoders.1.residual.1.norm.alpha"]
+    torch.save({"model": state_dict}, original[0])
+    with pytest.raises(InputError, match=r"/model\.pt is no original model of 12 heads: .*Missing key"):
+        convert_checkpoint(*original, tmp_path / "converted")
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(original: tuple[Path, Path], tmp_path: Path) -> None:

@@ -11,7 +11,15 @@ from safetensors import SafetensorError
 
 from tinybert_hf import files
 from tinybert_hf.errors import InputError, UnreadableError
-from tinybert_hf.files import explained, find_damage, put_in_place, scratch_folder, write_json, write_manifest
+from tinybert_hf.files import (
+    explained,
+    find_damage,
+    put_in_place,
+    read_json,
+    scratch_folder,
+    write_json,
+    write_manifest,
+)
 
 
 def test_json_is_readable_and_exact(tmp_path: Path) -> None:
@@ -20,6 +28,13 @@ def test_json_is_readable_and_exact(tmp_path: Path) -> None:
     written = (tmp_path / "a.json").read_text(encoding="utf-8")
     assert json.loads(written) == content
     assert "Ü ☃" in written and written.endswith("}\n")
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe{\x00}\x00", b"[" * 100_000])
+def test_json_that_cannot_be_read_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UnreadableError, match=r"a\.json is no valid JSON: "):
+        read_json(tmp_path / "a.json")
 
 
 def test_a_whole_folder_has_no_damage_and_more_files_do_not_matter(tmp_path: Path) -> None:
@@ -32,7 +47,9 @@ def test_a_whole_folder_has_no_damage_and_more_files_do_not_matter(tmp_path: Pat
     assert find_damage(tmp_path) == "a is not what was written"
 
 
-@pytest.mark.parametrize("manifest", ["[]", "7", '{"a": 7}', '{"a', '{"/etc": ""}', '{"missing": ""}', "\udcff"])
+@pytest.mark.parametrize(
+    "manifest", ["[]", "7", '{"a": 7}', '{"a', '{"/etc": ""}', '{"missing": ""}', "\udcff", "[" * 100_000]
+)
 def test_a_manifest_that_is_none_is_damage(tmp_path: Path, manifest: str) -> None:
     (tmp_path / "a").write_bytes(b"content")
     (tmp_path / "manifest.json").write_bytes(manifest.encode(errors="surrogateescape"))

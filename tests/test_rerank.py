@@ -82,6 +82,10 @@ def test_a_passage_of_several_queries_is_encoded_once(search: SemanticSearchPipe
     assert scores[2][0] == scores[2][1]
 
 
+def test_a_query_that_found_nothing_has_nothing_to_rank_anew(search: SemanticSearchPipeline) -> None:
+    assert search.refine(QUERIES[:2], [[], []], top_k=3, rerank=2, highlight=True) == [[], []]
+
+
 @pytest.mark.parametrize("blank", ["", "  \n", "\u200b"])
 @pytest.mark.parametrize("prompts", [{}, {"document": "text: "}])
 def test_a_blank_passage_has_a_score_and_no_sentence(

@@ -60,8 +60,10 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     return state_dict
 
 
-def convert_state_dict(state_dict: dict[str, Tensor], num_attention_heads: int = 12) -> TinyBertModel:
-    """The original project's encoder as a `TinyBertModel` of the same arithmetic, in fp32.
+def convert_state_dict(
+    state_dict: dict[str, Tensor], num_attention_heads: int = 12, source: str | Path = "The checkpoint"
+) -> TinyBertModel:
+    """The original project's encoder as a `TinyBertModel` of the same arithmetic, in fp32. Messages name the `source`.
 
     Raises: InputError: if a tensor is missing, unexpected or of the wrong shape, or the heads do not divide H.
     """
@@ -95,7 +97,7 @@ def convert_state_dict(state_dict: dict[str, Tensor], num_attention_heads: int =
             TinyBertModel(config).load_state_dict(weights, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise InputError(f"The checkpoint is no original model of {num_attention_heads} heads: {reason}") from error
+        raise InputError(f"{source} is no original model of {num_attention_heads} heads: {reason}") from error
     model = TinyBertModel(config).eval()
     model.load_state_dict(weights)
     return model
@@ -112,7 +114,7 @@ def convert_checkpoint(
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UnreadableError(f"{output} exists and is not an empty folder. Choose another OUT, or remove it.")
-    model = convert_state_dict(load_state_dict(checkpoint), num_attention_heads)
+    model = convert_state_dict(load_state_dict(checkpoint), num_attention_heads, checkpoint)
     config: Any = model.config
     content = Path(tokenizer).read_bytes()
     try:

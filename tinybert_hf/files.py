@@ -35,7 +35,7 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnreadableError(f"{path} is no valid JSON: {error}") from error
 
 
@@ -48,7 +48,7 @@ def write_manifest(folder: Path) -> None:
 def find_damage(folder: Path) -> str | None:
     """What keeps a folder from being the one that its manifest describes; None where it is whole."""
     try:
-        expected = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        expected = read_json(folder / MANIFEST)
         for name, digest in expected.items():
             if sha256(folder / name) != digest:
                 return f"{name} is not what was written"

@@ -199,6 +199,8 @@ def run_batches(
     model: Encoder, tokenizer: PreTrainedTokenizerBase, texts: list[str], batch_tokens: int, offsets: bool = False
 ) -> Iterator[tuple[list[int], Any, Any]]:
     """Run the model on batches of texts of like length: their positions, the tokens of all texts, and the output."""
+    if not texts:  # which a tokenizer that is asked for places does not take
+        return
     max_length = min(tokenizer.model_max_length, model.config.max_position_embeddings)
     tokens = tokenizer(
         cut_texts(texts, max_length),

@@ -135,10 +135,8 @@ def test_a_file_without_text_is_a_message(model_folder: Path, tmp_path: Path, co
     path = tmp_path / "chunks.txt"
     path.write_text(content)
     flags = ["--model", model_folder, "--query", QUERY, "--chunks"]
-    done = tinybert("search", *flags, path)
-    assert (done.status, done.out) == (1, "")
-    assert done.err.startswith("error: There are no chunks to search.")
-    assert tinybert("search", *flags, "-", stdin=content) == done
+    assert tinybert("search", *flags, path) == (1, "", f"error: {path} has no text.\n")
+    assert tinybert("search", *flags, "-", stdin=content) == (1, "", "error: - has no text.\n")
 
 
 def test_a_file_that_is_no_text_is_a_message(model_folder: Path, tmp_path: Path) -> None:

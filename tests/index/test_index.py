@@ -516,6 +516,8 @@ def test_truncated_embeddings_are_searched_as_the_pipeline_truncates(address: st
         ({"token": "a:b"}, InputError, "A token is for a server"),
         ({"address": "s3://bucket/index"}, InputError, "folder or http"),
         ({"address": "http://127.0.0.1/a-b"}, InputError, "'a-b' .* cannot be a collection's name"),
+        ({"address": "http://[::1"}, InputError, r"http://\[::1 is no address of a server: Invalid IPv6 URL"),
+        ({"address": "http://127.0.0.1:99999/a"}, InputError, "is no address of a server: Port out of range"),
         ({"address": "http://127.0.0.1/a?shards=0"}, InputError, "shards=NUMBER and replicas=NUMBER"),
         ({"address": "http://127.0.0.1/a?replica=2"}, InputError, "shards=NUMBER and replicas=NUMBER"),
     ],

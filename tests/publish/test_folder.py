@@ -8,9 +8,10 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from publishing import REPO, SENTENCE_TRANSFORMERS_FILES, Command, contents
+from publishing import REPO, RETRIEVAL, SENTENCE_TRANSFORMERS_FILES, Command, contents
 from safetensors.torch import load_file, save_file
 
 import tinybert_hf.publish.folder
@@ -108,6 +109,13 @@ def drop_a_weight(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def write(name: str, content: Any) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        (folder / name).write_text(json.dumps(content))
+
+    return damage
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -125,6 +133,13 @@ def drop_a_weight(folder: Path) -> None:
         (lambda folder: (folder / "retrieval_summary.json").write_text("{"), "is no valid JSON"),
         (lambda folder: (folder / "retrieval_summary.json").write_text("{}"), "is incomplete"),
         (lambda folder: (folder / "evaluation_beir.json").write_text("{}"), "is incomplete"),
+        (write("retrieval_summary.json", []), "model is incomplete or wrong"),
+        (write("retrieval_summary.json", RETRIEVAL | {"arguments": "x"}), "model is incomplete or wrong"),
+        (write("retrieval_summary.json", RETRIEVAL | {"seconds": "x"}), "model is incomplete or wrong"),
+        (write("retrieval_summary.json", RETRIEVAL | {"stage": "\ud800"}), "model is incomplete or wrong .*surrogates"),
+        (write("examples.json", [5]), "model is incomplete or wrong"),
+        (write("examples.json", []), "model is incomplete or wrong"),
+        (write("config.json", [1]), "Could not load the model .* from this folder: "),
         (shutil.rmtree, "it has no config.json"),
     ],
 )
@@ -134,6 +149,11 @@ def test_what_cannot_be_published_is_named(
     damage(encoder)
     assert re.search(message, command("--model", encoder, "--output_dir", tmp_path / "published"))
     assert not (tmp_path / "published").exists()
+
+
+def test_the_examples_of_a_classifier_may_be_longer_than_it_reads(classifier: Path, tmp_path: Path) -> None:
+    write("examples.json", [{"text": "music " * 40}])(classifier)
+    assert "music music" in (build_folder(classifier, tmp_path / "published", REPO) / "README.md").read_text()
 
 
 def test_a_classifier_is_not_described_to_sentence_transformers(classifier: Path, tmp_path: Path) -> None:

@@ -6,8 +6,11 @@ python -m pytest tests/publish/test_model_card.py -q
 import ast
 import json
 import re
+import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -202,6 +205,18 @@ def test_the_start_on_disk_gives_licence_and_language_and_flags_win(
     assert "has the licence cc-by-4.0: check whether it allows mit" in caplog.text
 
 
+@pytest.mark.parametrize("head", [b"a: [", b"\tx: 1", b"- x", b"license: \xff"])
+def test_a_damaged_card_of_the_start_is_told_and_left_out(
+    head: bytes, encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start" / "README.md").write_bytes(b"---\n" + head + b"\n---\n# Start\n")
+    run = SENTIMENT | {"arguments": SENTIMENT["arguments"] | {"model": str(tmp_path / "start")}}
+    (encoder / "sentiment_summary.json").write_text(json.dumps(run))
+    assert ModelCard.load(build_folder(encoder, tmp_path / "a", REPO) / "README.md").data.license is None
+    assert f"The card of the start {tmp_path / 'start'} could not be read: " in caplog.text
+
+
 def test_the_bundled_start_is_known_by_its_weights(encoder: Path, tmp_path: Path) -> None:
     run = SENTIMENT | {"arguments": SENTIMENT["arguments"] | {"model": str(get_model_path())}}
     (encoder / "sentiment_summary.json").write_text(json.dumps(run))
@@ -254,6 +269,42 @@ def test_a_hostile_name_stays_in_its_code_span_and_its_shell_word(encoder: Path,
     assert "\n# Owned" not in card
     assert "- Data: `x'; touch pwned # Owned <b>`, 4,321 rows" in card
     assert "--data 'x`; touch pwned # Owned <b>' \\\n" in card
+
+
+HOSTILE = "x`; touch OWNED\r\n\r\n## OWNED\n```\n<b>OWNED</b> [OWNED](http://x) | OWNED"
+
+
+def strings(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Where in a summary a text or the name of a number stands: (container, key)."""
+    for key in [*value] if isinstance(value, dict) else range(len(value)):
+        if isinstance(value[key], str) or (isinstance(value[key], float) and isinstance(key, str)):
+            yield value, key
+        elif isinstance(value[key], (dict, list)):
+            yield from strings(value[key])
+
+
+@pytest.mark.parametrize("file", ["retrieval_summary.json", "evaluation_beir.json"])
+def test_no_text_of_a_summary_or_an_evaluation_becomes_markdown(file: str, encoder: Path, tmp_path: Path) -> None:
+    """Whatever is hostile, all at once; the names of arguments, of versions and of systems too."""
+    content = json.loads((encoder / file).read_text())
+    for container, key in [*strings(content)]:
+        if key not in ("stage", "device"):  # they choose what the card says
+            container[key] = HOSTILE if isinstance(container[key], str) else container[key]
+    for container in (content["arguments"], content.get("versions", {})):
+        container[HOSTILE] = HOSTILE
+    if "BM25" in content["results"]:
+        content["results"][HOSTILE] = content["results"].pop("BM25")
+    (encoder / file).write_text(json.dumps(content))
+    card = (build_folder(encoder, tmp_path / "published", REPO) / "README.md").read_text()
+    body = card.partition("\n---\n")[2]
+    assert body.count("OWNED") > 5
+    fences = re.findall(r"^```(\w*)\n.*?^```$", body, re.MULTILINE | re.DOTALL)
+    assert fences and all(fences), "a fence was closed too early"
+    outside = re.sub(r"^```.*?^```$|`[^`\n]*`", "", body, flags=re.MULTILINE | re.DOTALL)
+    for mark in ("# OWNED", "<b>", "[OWNED]", " | OWNED"):
+        assert mark not in outside, outside
+    for command in re.findall(r"^```bash\n(.*?)^```$", body, re.MULTILINE | re.DOTALL):
+        assert "touch" not in shlex.split(command)  # a word of its own
 
 
 def test_a_card_is_known_as_ours_until_somebody_edits_it(encoder: Path, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def read_recipe(path: Path) -> Any:
 
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is no valid YAML: {error}") from error
     for name, value in recipe.items() if isinstance(recipe, dict) else ():
         if isinstance(value, dict):

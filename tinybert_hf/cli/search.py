@@ -37,6 +37,8 @@ def search(
     """
     rows = read_rows(Path(chunks), written=Written(encoding), suffix=".txt")
     texts = [text for row in rows if (text := row["text"].strip())]
+    if not texts:
+        raise InputError(f"{chunks} has no text.")
     hide_loading()
     from ..encoding import load_search_pipeline
 

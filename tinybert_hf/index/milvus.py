@@ -32,7 +32,11 @@ class MilvusStore:
         self._strong = {"consistency_level": "Strong", "timeout": self.timeout}  # sees all that others have written
         # The index of large collections, and how far a search in it goes (docs/decisions.md, D50). Benchmarks set more.
         self.ann_type, self.ann, self.effort = "HNSW", {"M": 32, "efConstruction": 200}, {"ef": 128}
-        parts = urlsplit(address)
+        try:
+            parts = urlsplit(address)
+            self.uri = f"{parts.scheme}://{parts.netloc}{'' if parts.port else ':19530'}"
+        except ValueError as error:
+            raise InputError(f"{address} is no address of a server: {error}.") from error
         self.collection = parts.path.strip("/") or COLLECTION
         if not re.fullmatch(r"[A-Za-z_]\w{0,254}", self.collection, flags=re.ASCII):
             raise InputError(f"{self.collection!r} in {address} cannot be a collection's name: letters, digits and _.")
@@ -41,7 +45,6 @@ class MilvusStore:
             if name not in self.options or not values[-1].isdecimal() or int(values[-1]) < 1:
                 raise InputError(f"{address}: after the ?, only shards=NUMBER and replicas=NUMBER are allowed.")
             self.options[name] = int(values[-1])
-        self.uri = f"{parts.scheme}://{parts.netloc}{'' if parts.port else ':19530'}"
         with self._errors():
             self.client = self._milvus.MilvusClient(uri=self.uri, token=token or "", timeout=10)
             self.version = self.client.get_server_version()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import jinja2
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
@@ -18,7 +19,7 @@ from ..configuration_tinybert import TinyBertConfig
 from ..data import EXAMPLES_FILE, pick_examples, read_columns
 from ..errors import InputError, MissingFileError
 from ..files import explained, put_in_place, read_json, scratch_folder, sha256, write_json
-from ..loading import load_model, load_tokenizer
+from ..loading import load_model, load_tokenizer, loading
 from ..modeling_tinybert import BERT_NAMES, QKV, TinyBertForSequenceClassification, TinyBertModel, rename
 from ..pipeline_tinybert import SemanticSearchPipeline
 from ..tokenization import save_tokenizer
@@ -67,29 +68,35 @@ def build_folder(
             if same_arithmetic and (encodes or config.pooling == "cls"):  # a BERT classifies the first token only
                 write_berts_form(folder, config)
             save_tokenizer(pipeline.tokenizer, folder)
-        results = {path.name: read_json(path) for pattern in RESULT_FILES for path in model.glob(pattern)}
-        own = (model / EXAMPLES_FILE).is_file()
-        general = Path(__file__).with_name("examples") / ("pairs.json" if encodes else "texts.json")
-        examples = read_json(model / EXAMPLES_FILE if own else general)
-        if rows:
-            examples = pick_examples(read_columns(rows, {name: name for name in examples[0]}, {}))
-        elif own:
-            logger.info("The card shows some of the rows that training held out. --examples FILE shows others.")
-        write_json(folder / EXAMPLES_FILE, examples)
-        texts = [text for row in examples for text in row.values()]
-        texts.append(" ".join(texts * 50))  # is cut off
-        cosines = export_onnx(pipeline.model, pipeline.tokenizer, folder, texts) if onnx else {}
-        if onnx:
-            write_json(folder / ONNX_RECORD, cosines)
-        made = {str(result.get("arguments", {}).get("output_dir")) for result in results.values()} | {str(model)}
-        for file, result in results.items():
-            write_json(folder / file, without_paths(result, made))
-        if (model / "README.md").is_file() and not is_signed(model / "README.md"):
-            logger.info("The README.md of %s is kept as it is; remove it to have a card written.", model)
-            shutil.copyfile(model / "README.md", folder / "README.md")
-        else:
-            origin = (origin or Origin()).complete(model)
-            render_card(folder, pipeline, name, origin, cosines).save(folder / "README.md")
+        try:
+            results = {path.name: read_json(path) for pattern in RESULT_FILES for path in model.glob(pattern)}
+            own = (model / EXAMPLES_FILE).is_file()
+            general = Path(__file__).with_name("examples") / ("pairs.json" if encodes else "texts.json")
+            examples = read_json(model / EXAMPLES_FILE if own else general)
+            if rows:
+                examples = pick_examples(read_columns(rows, {name: name for name in examples[0]}, {}))
+            elif own:
+                logger.info("The card shows some of the rows that training held out. --examples FILE shows others.")
+            write_json(folder / EXAMPLES_FILE, examples)
+            texts = [text for row in examples for text in row.values()]
+            texts.append(" ".join(texts * 50))  # is cut off
+            cosines = export_onnx(pipeline.model, pipeline.tokenizer, folder, texts) if onnx else {}
+            if onnx:
+                write_json(folder / ONNX_RECORD, cosines)
+            made = {str(result.get("arguments", {}).get("output_dir")) for result in results.values()} | {str(model)}
+            for file, result in results.items():
+                write_json(folder / file, without_paths(result, made))
+            if (model / "README.md").is_file() and not is_signed(model / "README.md"):
+                logger.info("The README.md of %s is kept as it is; remove it to have a card written.", model)
+                shutil.copyfile(model / "README.md", folder / "README.md")
+            else:
+                origin = (origin or Origin()).complete(model)
+                render_card(folder, pipeline, name, origin, cosines).save(folder / "README.md")
+        except InputError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, jinja2.UndefinedError) as error:
+            which = f"A summary, an evaluation or {EXAMPLES_FILE} of {model}"
+            raise InputError(f"{which} is incomplete or wrong ({error}). Make it again, or remove it.") from error
     return output_dir
 
 
@@ -136,7 +143,8 @@ def load_pipeline(folder: Path) -> Pipeline:
             raise MissingFileError(f"{folder} is no complete model folder: it has no {pattern}.{hint}")
     if link := next((path for path in folder.iterdir() if path.is_symlink()), None):
         raise InputError(f"{link} is a link: what it names would be published. Replace it by a copy, or remove it.")
-    architecture = (TinyBertConfig.get_config_dict(folder)[0].get("architectures") or ["unknown"])[0]
+    with loading(folder):
+        architecture = (TinyBertConfig.get_config_dict(folder)[0].get("architectures") or ["unknown"])[0]
     if architecture not in ARCHITECTURES:
         raise InputError(f"{folder} holds a {architecture} model, none of {', '.join(ARCHITECTURES)}.")
     model = load_model(ARCHITECTURES[architecture], folder, folder)

@@ -10,14 +10,13 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
+import yaml
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from transformers import Pipeline, TextClassificationPipeline
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..configuration_tinybert import has_berts_form
 from ..data import EXAMPLES_FILE, FILE_KINDS
-from ..errors import InputError
 from ..files import read_json, sha256
 from ..hub import httpx
 from ..measures import MEASURES
@@ -54,14 +53,14 @@ class Origin(NamedTuple):
         start = next((run["model"] for run in runs if run.get("model") and run["model"] not in made), "")
         known, theirs = start if is_hub_id(start, made) else None, None
         weights, card = Path(start, SAFE_WEIGHTS_NAME), Path(start, "README.md")
-        if start and Path(start).is_dir():
-            known = MINILM[1] if weights.is_file() and sha256(weights) == MINILM[0] else None
-            theirs = ModelCard.load(card).data if card.is_file() else None
-        elif known:
-            try:
+        try:
+            if start and Path(start).is_dir():
+                known = MINILM[1] if weights.is_file() and sha256(weights) == MINILM[0] else None
+                theirs = ModelCard.load(card).data if card.is_file() else None
+            elif known:
                 theirs = HfApi().model_info(known, timeout=10).card_data
-            except (httpx.HTTPError, OSError) as error:
-                logger.warning("The card of the start %s could not be read: %s", known, str(error).splitlines()[0])
+        except (httpx.HTTPError, OSError, ValueError, yaml.YAMLError) as error:
+            logger.warning("The card of the start %s could not be read: %s", start, str(error).splitlines()[0])
         theirs = theirs or ModelCardData()
         if self.license and theirs.license and self.license != theirs.license:
             logger.warning("%s has the licence %s: check whether it allows %s.", start, theirs.license, self.license)
@@ -80,46 +79,44 @@ def render_card(
     summaries.sort(key=lambda summary: summary.get("stage") == own_stage)  # the last stage stands last
     evaluations = [read_json(path) for path in sorted(folder.glob("evaluation_*.json"))]
     title = " ".join(name.rstrip("/").split("/")[-1].split())
-    try:
-        own_summary = next((summary for summary in summaries if summary["stage"] == own_stage), None)
-        rows = read_json(folder / EXAMPLES_FILE)[:3]
-        inputs = [row.get("answer") or (row if "text_pair" in row else row["text"]) for row in rows]
-        results = measured_results(own_summary, evaluations)
-        tags = [] if classifies else [*SEARCH_TAGS, *(ONNX_TAGS if onnx_cosines else [])]
-        if own_summary:
-            loss = "CrossEntropyLoss" if classifies else "MultipleNegativesRankingLoss"
-            tags += ["generated_from_trainer", f"dataset_size:{own_summary['data']['train_rows']}", f"loss:{loss}"]
-        metadata = ModelCardData(
-            **origin._asdict(),
-            library_name="transformers",
-            pipeline_tag="text-classification" if classifies else "feature-extraction",
-            tags=["tinybert", *tags],
-            model_name=title if results else None,
-            eval_results=results or None,
-            widget=[{"text": row.get("query") or row["text"]} for row in rows if "text_pair" not in row] or None,
-        )
-        card = ModelCard.from_template(
-            metadata,
-            template_path=str(Path(__file__).with_name("model_card.md")),
-            title=title,
-            name=name,
-            origin=origin,
-            urls=[url for one in distributions(name="tinybert_hf") for url in one.metadata.get_all("Project-URL", [])],
-            classifies=classifies,
-            plain=has_berts_form(read_json(folder / "config.json")),
-            pipeline=pipeline,
-            queries=[row.get("query") for row in rows],
-            inputs=inputs,
-            answers=pipeline(inputs) if classifies else pipeline(rows[0]["query"], inputs),
-            summaries=summaries,
-            own_summary=own_summary,
-            evaluations=evaluations,
-            onnx_cosines=onnx_cosines,
-            quote=shlex.quote,
-            literal=lambda value: json.dumps(value, ensure_ascii=False),
-        )
-    except (KeyError, TypeError, jinja2.UndefinedError) as error:
-        raise InputError(f"A summary or evaluation of the model is incomplete ({error}); make it again.") from error
+    own_summary = next((summary for summary in summaries if summary["stage"] == own_stage), None)
+    rows = read_json(folder / EXAMPLES_FILE)[:3]
+    inputs = [row.get("answer") or (row if "text_pair" in row else row["text"]) for row in rows]
+    results = measured_results(own_summary, evaluations)
+    tags = [] if classifies else [*SEARCH_TAGS, *(ONNX_TAGS if onnx_cosines else [])]
+    if own_summary:
+        loss = "CrossEntropyLoss" if classifies else "MultipleNegativesRankingLoss"
+        tags += ["generated_from_trainer", f"dataset_size:{own_summary['data']['train_rows']}", f"loss:{loss}"]
+    metadata = ModelCardData(
+        **origin._asdict(),
+        library_name="transformers",
+        pipeline_tag="text-classification" if classifies else "feature-extraction",
+        tags=["tinybert", *tags],
+        model_name=title if results else None,
+        eval_results=results or None,
+        widget=[{"text": row.get("query") or row["text"]} for row in rows if "text_pair" not in row] or None,
+    )
+    card = ModelCard.from_template(
+        metadata,
+        template_path=str(Path(__file__).with_name("model_card.md")),
+        title=title,
+        name=name,
+        origin=origin,
+        urls=[url for one in distributions(name="tinybert_hf") for url in one.metadata.get_all("Project-URL", [])],
+        classifies=classifies,
+        plain=has_berts_form(read_json(folder / "config.json")),
+        pipeline=pipeline,
+        queries=[row.get("query") for row in rows],
+        inputs=inputs,
+        answers=pipeline(inputs, truncation=True) if classifies else pipeline(rows[0]["query"], inputs),
+        summaries=summaries,
+        own_summary=own_summary,
+        evaluations=evaluations,
+        onnx_cosines=onnx_cosines,
+        quote=shlex.quote,
+        escape=lambda value: re.sub(r"([^\w\s@.,:+/()-])", r"\\\1", " ".join(str(value).split())),  # for Markdown
+        literal=lambda value: json.dumps(value, ensure_ascii=False),
+    )
     return ModelCard(sign(str(card).rstrip("\n")))
 
 
