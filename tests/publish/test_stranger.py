@@ -11,8 +11,9 @@ import fresh_process
 import pytest
 import torch
 from loopback_hub import LoopbackHub
-from publishing import REPO, Command, snippets
-from transformers import AutoTokenizer
+from publishing import REPO, ROOT, Command, save_model, snippets
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
 from tinybert_hf import TinyBertConfig, TinyBertForSequenceClassification, TinyBertModel, encode
 from tinybert_hf.publish.folder import build_folder
@@ -102,6 +103,45 @@ def test_their_copies_on_the_hub_work_without_the_package(
     for source, name, path in zip((encoder, classifier), names, paths, strict=True):
         assert "in one commit" in command("--model", source, "--repo_id", name, "--output_dir", path)
     check_as_a_stranger(names[0], names[1], paths, tmp_path, online.env(tmp_path / "home"))
+
+
+@pytest.fixture
+def words(config: TinyBertConfig, encoder: Path, tokenizer: PreTrainedTokenizerBase) -> TinyBertModel:
+    """An encoder without layers, in the place of the encoder."""
+    config.num_hidden_layers, config.pooling, config.position_embedding_type = 0, "mean", "rotary"
+    config.prompts = {"query": "music: "}
+    save_model(TinyBertModel(config), tokenizer, encoder)
+    return TinyBertModel.from_pretrained(encoder).eval()
+
+
+@pytest.mark.interop
+def test_model2vec_reads_an_encoder_without_layers(
+    words: TinyBertModel, encoder: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    folder = build_folder(encoder, tmp_path / "published", str(tmp_path / "published"))
+    (snippet,) = re.findall(r"```py\n(from model2vec.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    texts = [SENTENCE, "mail", "read and write compressed archives"]
+    code = f"{snippet}\nimport json; print(json.dumps(model.encode({texts!r}).tolist()))"
+    printed = fresh_process.run([ROOT / ".interop" / "bin" / "python", "-c", code], {}, tmp_path)
+    found = torch.tensor(json.loads(printed.splitlines()[-1]))
+    torch.testing.assert_close(found, encode(words, tokenizer, texts), atol=1e-5, rtol=0)
+
+
+def test_an_encoder_without_layers_needs_no_remote_code(
+    words: TinyBertModel, encoder: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    model, folder = words, build_folder(encoder, tmp_path / "published", REPO)
+    texts = [SENTENCE, "mail", "Zürich 漢字 mail", " ", "send and receive electronic mail " * 20]
+    loaded = SentenceTransformer(str(folder), device="cpu")
+    torch.testing.assert_close(
+        torch.from_numpy(loaded.encode(texts)), encode(model, tokenizer, texts), atol=1e-5, rtol=0
+    )
+    asked = encode(model, tokenizer, [f"music: {SENTENCE}"])
+    torch.testing.assert_close(torch.from_numpy(loaded.encode_query([SENTENCE])), asked, atol=1e-5, rtol=0)
+    card = (folder / "README.md").read_text()
+    (snippet,) = (code for code in snippets(card) if "SentenceTransformer" in code)
+    assert "trust_remote_code" not in snippet and "0_StaticEmbedding" in card
+    assert AutoModel.from_pretrained(folder, trust_remote_code=True).config.num_hidden_layers == 0
 
 
 def test_sentence_transformers_encodes_as_we_do(config: TinyBertConfig, encoder: Path, tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """A trained model to a complete folder with a model card: all that loading, searching and judging it needs."""
 
+import json
 import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import torch
@@ -23,6 +25,7 @@ from ..loading import load_model, load_tokenizer, loading
 from ..modeling_tinybert import BERT_NAMES, QKV, TinyBertForSequenceClassification, TinyBertModel, rename
 from ..pipeline_tinybert import SemanticSearchPipeline
 from ..tokenization import save_tokenizer
+from ..words import is_words_alone
 from .model_card import Origin, is_signed, render_card, without_paths
 
 logger = logging.getLogger(__name__)
@@ -31,6 +34,7 @@ ARCHITECTURES = {cls.__name__: cls for cls in (TinyBertModel, TinyBertForSequenc
 RESULT_FILES = ("*_summary.json", "evaluation_*.json")
 POOLER_SCALE = 4096  # tanh(x / 4096) is x / 4096 to fp32; a power of two scales without rounding
 BUILD_RECORD = ".build.json"  # file -> SHA-256 of what a build wrote; stays on this machine
+STATIC = "0_StaticEmbedding"  # where model2vec looks for it too
 ONNX_RECORD = "onnx/cosines.json"  # file -> what the card says of it
 
 
@@ -59,7 +63,7 @@ def build_folder(
         encodes = isinstance(pipeline.model, TinyBertModel)
         if encodes:
             config.num_labels = 2  # the default, which is not written: no labels of stage one
-            write_sentence_transformers_files(folder, config)
+            write_sentence_transformers_files(folder, pipeline)
         elif onnx:
             raise InputError(f"{model} is a classifier; only encoders are exported to ONNX. Leave --onnx out.")
         with explained(folder, "Mend this, and run the same command again."):
@@ -182,17 +186,42 @@ def to_bert(own: dict[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def write_sentence_transformers_files(folder: Path, config: TinyBertConfig) -> None:
+def write_sentence_transformers_files(folder: Path, pipeline: Pipeline) -> None:
     """Write what `SentenceTransformer(folder)` reads, in the form that its releases from 3 to 6 know."""
-    files = read_json(Path(__file__).with_name("sentence_transformers.json"))
-    files["sentence_bert_config.json"]["max_seq_length"] = config.max_position_embeddings
+    config = pipeline.model.config
+    words = is_words_alone(config) and config.position_embedding_type == "rotary"
+    files = read_json(Path(__file__).with_name("sentence_transformers.json"))["words" if words else "layers"]
     files["config_sentence_transformers.json"]["prompts"] |= config.prompts
-    pooling = files["1_Pooling/config.json"]
-    pooling["word_embedding_dimension"] = config.hidden_size
-    pooling |= {f"pooling_mode_{mode}": config.pooling in mode for mode in ("cls_token", "mean_tokens")}
+    if words:
+        write_static_embedding(folder / STATIC, pipeline, files[f"{STATIC}/tokenizer.json"])
+    else:
+        files["sentence_bert_config.json"]["max_seq_length"] = config.max_position_embeddings
+        pooling = files["1_Pooling/config.json"]
+        pooling["word_embedding_dimension"] = config.hidden_size
+        pooling |= {f"pooling_mode_{mode}": config.pooling in mode for mode in ("cls_token", "mean_tokens")}
     for file, content in files.items():
         (folder / file).parent.mkdir(exist_ok=True)
         write_json(folder / file, content)
+
+
+@torch.no_grad()
+def write_static_embedding(folder: Path, pipeline: Pipeline, tokenizer: dict[str, Any]) -> None:
+    """Write an encoder without layers as a table whose mean others take, and complete its `tokenizer`.
+
+    They leave [CLS] and [SEP] out of the mean. So each text begins with a mark, whose embedding is the sum of these two: the
+    mean has another length, but the same direction.
+    """
+    embeddings, own = pipeline.model.embeddings, json.loads(pipeline.tokenizer.backend_tokenizer.to_str())
+    table = embeddings.word_embeddings.weight * embeddings.scale + embeddings.token_type_embeddings.weight[0]
+    ends = table[[pipeline.tokenizer.cls_token_id, pipeline.tokenizer.sep_token_id]].sum(dim=0, keepdim=True)
+    folder.mkdir()
+    save_file({"embeddings": torch.cat((table, ends))}, folder / SAFE_WEIGHTS_NAME)
+    (mark,) = tokenizer["normalizer"]["normalizers"]
+    own["model"]["vocab"][mark["prepend"]] = len(table)
+    tokenizer["normalizer"]["normalizers"].insert(0, own["normalizer"])
+    tokenizer["pre_tokenizer"]["pretokenizers"].append(own["pre_tokenizer"])
+    tokenizer["truncation"]["max_length"] = pipeline.model.config.max_position_embeddings - 1
+    tokenizer.update({name: value for name, value in own.items() if name not in tokenizer})
 
 
 def list_files(folder: Path) -> Iterator[str]:
