@@ -10,8 +10,7 @@ import huggingface_hub.utils
 # The client that huggingface_hub uses: its releases take one of two, and only later ones say which.
 httpx: Any = getattr(huggingface_hub.utils, "httpx", None) or import_module("httpx")
 
-# After which a request has failed. huggingface_hub itself waits for ever, and makes some requests six times. So a silent Hub
-# is told of within two minutes.
+# After which a request has failed. huggingface_hub waits for ever, and asks six times: within two minutes that is told.
 SECONDS_OF_SILENCE = 10
 
 

@@ -82,9 +82,8 @@ def mine_negatives(
     with progress_bar(total=len(queries), unit="query", desc="Mining", disable=not show_progress_bar) as bar:
         for rows in query_blocks(len(queries), len(columns), MOST_TOGETHER):
             right = [answers[query] for query in queries[rows]]
-            parts.append(
-                select_negatives(score(rows).float(), own[rows], right, num_negatives, depth, margin, generator)
-            )
+            block = score(rows).float(), own[rows], right
+            parts.append(select_negatives(*block, num_negatives, depth, margin, generator))
             bar.update(len(right))
     return torch.cat(parts)
 

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from tinybert_hf.cli import app
-from tinybert_hf.training.report import describe_hardware, describe_versions, next_commands, plan
+from tinybert_hf.training.report import describe_machine, next_commands, plan
 
 
 def test_the_plan_counts_rows_and_passes() -> None:
@@ -37,9 +37,9 @@ def test_the_next_commands_name_the_folder_and_know_their_flags(stage: str, comm
 
 
 def test_hardware_and_versions_are_those_of_this_process(accelerator: Accelerator) -> None:
-    hardware = describe_hardware(accelerator)
+    hardware = describe_machine(accelerator)["hardware"]
     assert (hardware["device"], hardware["num_processes"]) == ("cpu", 1)
     assert hardware["threads_per_process"] == torch.get_num_threads()
-    versions = describe_versions()
+    versions = describe_machine(accelerator)["versions"]
     assert versions["torch"].startswith(torch.__version__.split("+")[0])
     assert set(versions) == {"python", "torch", "transformers", "tokenizers", "datasets", "accelerate"}

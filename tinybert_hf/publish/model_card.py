@@ -105,7 +105,6 @@ def render_card(
         urls=[url for one in distributions(name="tinybert_hf") for url in one.metadata.get_all("Project-URL", [])],
         classifies=classifies,
         plain=has_berts_form(read_json(folder / "config.json")),
-        static=(folder / "0_StaticEmbedding").is_dir(),
         pipeline=pipeline,
         queries=[row.get("query") for row in rows],
         inputs=inputs,

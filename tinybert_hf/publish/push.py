@@ -115,8 +115,8 @@ def load_back(folder: Path, repo_id: str, revision: str, endpoint: str) -> None:
     with scratch_folder(Path(gettempdir()), "tinybert-publish-") as scratch:
         env = os.environ | {"HF_HUB_CACHE": f"{scratch}/hub", "HF_MODULES_CACHE": f"{scratch}/modules"}
         env |= {"HF_ENDPOINT": endpoint, "PYTHONSAFEPATH": "1"}  # else Python imports from the script's folder
-        command = [sys.executable, str(Path(__file__).with_name("stranger.py"))]
-        command += [repo_id, revision, str(folder.resolve())]
+        stranger = str(Path(__file__).with_name("stranger.py"))
+        command = [sys.executable, stranger, repo_id, revision, str(folder.resolve())]
         done = subprocess.run(command, env=env, cwd=scratch, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]

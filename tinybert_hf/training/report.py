@@ -32,18 +32,15 @@ def next_commands(stage: str, folder: Path) -> str:
     )
 
 
-def describe_hardware(accelerator: Accelerator) -> dict[str, Any]:
+def describe_machine(accelerator: Accelerator) -> dict[str, dict[str, Any]]:
+    """The hardware, and the versions of what decides a run's result."""
     device = accelerator.device
-    return {
+    hardware = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processor": platform.processor() or platform.machine(),
         "num_processes": accelerator.num_processes,
         "threads_per_process": torch.get_num_threads(),
         "mixed_precision": accelerator.mixed_precision,
     }
-
-
-def describe_versions() -> dict[str, str]:
-    """Versions of what decides a run's result."""
-    packages = ("torch", "transformers", "tokenizers", "datasets", "accelerate")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    versions = {name: version(name) for name in ("torch", "transformers", "tokenizers", "datasets", "accelerate")}
+    return {"hardware": hardware, "versions": {"python": platform.python_version(), **versions}}

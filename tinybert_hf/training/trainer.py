@@ -308,8 +308,7 @@ class Trainer:
             "results": self.state.best,
             "baselines": self.stage.baselines(),
             "history": self.state.history,
-            "hardware": report.describe_hardware(self.accelerator),
-            "versions": report.describe_versions(),
+            **report.describe_machine(self.accelerator),
         }
 
 
