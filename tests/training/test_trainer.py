@@ -25,6 +25,7 @@ from training_run import NO_DROPOUT, ROOT, context, run_command, start, train, w
 from tinybert_hf import RetrievalArguments, train_retrieval
 from tinybert_hf.errors import InputError, UnreadableError
 from tinybert_hf.files import find_damage, write_manifest
+from tinybert_hf.publish.model_card import Origin
 from tinybert_hf.training import trainer
 from tinybert_hf.training.arguments import Schedule
 from tinybert_hf.training.checkpoints import list_checkpoints
@@ -538,6 +539,21 @@ def test_folders_may_be_given_as_paths(data: Path, tmp_path: Path) -> None:
     assert following.summary["arguments"]["model"] == str(result.folder)
     written = json.loads((tmp_path / "next" / "retrieval_summary.json").read_text())
     assert written["arguments"]["data"] == str(data / "train.csv")
+
+
+def test_a_summary_names_folders_so_that_nobody_takes_them_for_repositories(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train_retrieval(settings(data, Path("outputs/start"), max_steps=1))
+    more = {"model": "outputs/start", "config_overrides": None}
+    train_retrieval(settings(data, Path("outputs/next"), max_steps=1, **more))
+    folder = tmp_path / "outputs" / "next"
+    written = json.loads((folder / "retrieval_summary.json").read_text())["arguments"]
+    assert (written["model"], written["output_dir"]) == (str(tmp_path / "outputs" / "start"), str(folder))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert Origin().complete(folder) == Origin() and not caplog.records  # the Hub was not asked for outputs/start
 
 
 def test_summaries_of_the_working_directory_are_none_of_a_new_models(

@@ -294,10 +294,12 @@ class Trainer:
         return {k: describe_data(v) if k in data and v is not None else v for k, v in vars(self.arguments).items()}
 
     def _summary(self) -> dict[str, Any]:
+        said, places = self._arguments(), ("data", "documents", "eval_data", "model", "output_dir", "teacher")
+        whole = {k: str(Path(said[k]).absolute()) for k in places if said.get(k) and Path(said[k]).exists()}
         return {
             "stage": self.stage.name,
             "data": self.stage.facts() | {"texts_per_row": self.stage.texts_per_row},
-            "arguments": self._arguments(),
+            "arguments": said | whole,  # a folder from where it is could be taken for a Hub id elsewhere
             "parameters": sum(parameter.numel() for parameter in self.stage.model.parameters()),
             "steps": self.state.step,
             "epochs": round(self.state.step / self.sampler.steps_per_epoch, 2),
