@@ -11,7 +11,7 @@ import huggingface_hub.utils
 httpx: Any = getattr(huggingface_hub.utils, "httpx", None) or import_module("httpx")
 
 # After which a request has failed. huggingface_hub waits for ever, and asks six times: within two minutes that is told.
-SECONDS_OF_SILENCE = 10
+SECONDS_OF_SILENCE = 8
 
 
 @contextmanager

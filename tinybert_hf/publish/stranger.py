@@ -35,7 +35,7 @@ def outputs(source: str, revision: str, auto_model: Any, text: str, onnx_files: 
 
 def main(repo_id: str, revision: str, folder: str) -> None:
     """Exit with a message where the model on the Hub does not do with the folder's first example as the folder's model."""
-    limit = dict.fromkeys(("connect", "read", "write", "pool"), 10)  # seconds; see hub.py
+    limit = dict.fromkeys(("connect", "read", "write", "pool"), 8)  # seconds; see hub.py
     huggingface_hub.get_session().event_hooks["request"].append(lambda asked: asked.extensions.update(timeout=limit))
     (text, *_), *_ = map(dict.values, json.loads(Path(folder, "examples.json").read_text(encoding="utf-8")))
     (architecture,) = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))["architectures"]
