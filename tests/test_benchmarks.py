@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from memory_of_a_process import ask_for_a_pebibyte, peak_holding
 from sentence_transformers import SentenceTransformer
 from training_run import write_pairs
 
 from benchmarks import encoding
 from benchmarks.encoding import BERT, INT8, MINILM, OURS, THEIRS, EncodingBenchmark
 from benchmarks.matmul_share import Point, forward_flops, rate
-from benchmarks.measure import alternate, load_sentence_transformer, make_model, peak_mib, run_alone
+from benchmarks.measure import alternate, load_sentence_transformer, make_model, run_alone
 from benchmarks.quality import train_peer
 from benchmarks.training import compare
 from benchmarks.training_runs import Encoder, Job, Peer, train_ours, train_theirs
@@ -89,16 +90,6 @@ def test_a_side_that_runs_out_of_memory_has_no_results() -> None:
         raise MemoryError("too much")
 
     assert alternate({"a": lambda: 1.0, "b": fail}, repeats=2) == {"a": [1.0, 1.0], "b": []}
-
-
-def ask_for_a_pebibyte() -> float:
-    return torch.empty(2**50, dtype=torch.uint8).sum().item()
-
-
-def peak_holding(mebibytes: int) -> float:
-    held = torch.ones(mebibytes, 2**20, dtype=torch.uint8)
-    assert held[-1, -1] == 1
-    return peak_mib()
 
 
 @pytest.mark.slow
