@@ -16,6 +16,8 @@ import pytest
 import torch
 from conftest import TEXTS
 from datasets import Dataset
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase, pipeline
 
 from tinybert_hf import SemanticSearchPipeline, TinyBertConfig, TinyBertModel
@@ -511,3 +513,29 @@ def test_the_folder_gives_the_same_search_with_its_own_code(
     from_folder = pipeline("semantic-search", model=str(model_folder), trust_remote_code=True)
     assert type(from_folder).__module__.startswith("transformers_modules.")
     assert from_folder(QUERIES, TEXTS) == search(QUERIES, TEXTS)
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    query=st.text(min_size=1, max_size=40).filter(str.strip),
+    chunks=st.lists(st.text(max_size=60), min_size=1, max_size=6),
+    top_k=st.integers(1, 9),
+    rerank=st.integers(0, 4),
+    highlight=st.booleans(),
+)
+def test_a_search_of_any_texts_is_brute_force(
+    search: SemanticSearchPipeline, query: str, chunks: list[str], top_k: int, rerank: int, highlight: bool
+) -> None:
+    hits = search(query, chunks, top_k=top_k, rerank=rerank, highlight=highlight)
+    found = [hit["index"] for hit in hits]
+    assert len(set(found)) == len(found) == min(top_k, len(chunks))
+    assert [hit["text"] for hit in hits] == [chunks[i] for i in found]
+    if not rerank:
+        alone = [(search.encode([query]) @ search.encode([chunk]).T).item() for chunk in chunks]
+        np.testing.assert_allclose([hit["score"] for hit in hits], [alone[i] for i in found], atol=1e-5)
+        best = sorted(alone, reverse=True)[: len(found)]
+        np.testing.assert_allclose([hit["score"] for hit in hits], best, atol=1e-5)
+    for hit in hits if highlight else []:
+        start, end = hit["highlight"]
+        assert 0 <= start <= end <= len(hit["text"])
