@@ -39,18 +39,19 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
 
     Raises: InputError: if it is not such a file, or loading it would run code; none has run then.
     """
-    state_dict = {}
+    state_dict, wrong = {}, "it is no file of tensors"
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         for name, tensor in checkpoint.pop("model").items():
-            if tensor.is_meta or tensor.nbytes > tensor.untyped_storage().nbytes():  # it could declare any size
-                raise ValueError(f"{name} is not all there.")
+            wrong = f"{name} is no plain tensor of numbers"  # or declares more of them than it holds
+            if not tensor.is_floating_point() or tensor.is_meta or tensor.nbytes > tensor.untyped_storage().nbytes():
+                raise ValueError(wrong)
             state_dict[str(name)] = tensor.float()
     except OSError:
         raise
     except Exception as error:  # the unpickler fails in many ways, and advises to load it all the same
         found = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it holds {found[1]}, and loading that could run code" if found else "it holds something else"
+        reason = f"it holds {found[1]}, and loading that could run code" if found else wrong
         raise InputError(
             f"{path} is refused: {reason}. Nothing in it was run. "
             'Pass a file of tensors alone, as torch.save({"model": model.state_dict()}, path) writes it.'
@@ -85,9 +86,7 @@ def convert_state_dict(
             layer_norm_eps=1e-12,  # the original adds its 1e-6 to the standard deviation, where it hardly counts
         )
         for name, tensor in (state_dict | {"emb.pe_emb.pe": positions}).items():
-            if name.endswith(
-                ".norm.alpha"
-            ):  # of what is divided by a deviation over H - 1; LayerNorm has the one over H
+            if name.endswith(".norm.alpha"):  # the original's deviations are over H - 1, LayerNorm's over H
                 tensor = tensor * math.sqrt((hidden_size - 1) / hidden_size)
             if ".norm." in name and tensor.numel() == 1:  # one number for all H
                 tensor = tensor.flatten().expand(hidden_size)
