@@ -114,6 +114,11 @@ def test_what_the_ranking_did_not_find_is_drawn_at_random() -> None:
     assert len(drawn) > 1
 
 
+def test_rows_of_one_block_do_not_share_what_is_drawn_at_random() -> None:
+    drawn = mine([[0.0] * 10 for _ in range(10)], 3, margin=1.0)
+    assert len({tuple(row) for row in drawn.tolist()}) > 5
+
+
 def test_texts_above_the_margin_are_drawn_only_where_nothing_else_is_left() -> None:
     scores = [[9.0, 12.0, 12.0, 12.0, 0.0, 0.0]]
     for seed in range(5):

@@ -100,7 +100,8 @@ def select_negatives(
     """`mine_negatives` for a block; of each row `own` (B,) is the answer's column, and `right` has all that answer its query."""
     answer_scores = scores.gather(1, own[:, None].to(scores.device))  # (B, 1)
     close = scores > answer_scores - margin * answer_scores.abs()  # (B, D)
-    scores += TIE * torch.rand(scores.shape, generator=generator).to(scores.device) - FAR * close
+    noise = torch.rand(sum(scores.shape) - 1, generator=generator).to(scores.device)  # each row takes another part
+    scores += TIE * noise.unfold(0, scores.shape[1], 1) - FAR * close
     for row, answering in enumerate(right):
         scores[row, answering] = -torch.inf
     best = scores.topk(min(depth or num_negatives, scores.shape[1]))
