@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -186,14 +186,15 @@ def test_a_search_that_was_loaded_cuts_where_it_is_asked_to(model_folder: Path) 
     assert load_search_pipeline(model_folder).encode(["music"], truncate_dim=8).shape == (1, 8)
 
 
+@pytest.mark.parametrize("load", [load_search_pipeline, convert_bert.load_encoder])
 @pytest.mark.parametrize("name", ["no-such-model", "sentiment"])
 def test_a_name_that_can_be_no_model_is_refused_at_once(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, load: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(convert_bert, "load_config", None)  # nobody is asked
     with pytest.raises(MissingFileError, match=f"There is no model '{name}': no such file or folder here"):
-        load_search_pipeline(name)
+        load(name)
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:

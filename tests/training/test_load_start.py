@@ -12,9 +12,8 @@ from training_run import train, write_pairs
 from transformers import AutoTokenizer, MPNetConfig, PreTrainedTokenizerBase
 
 from tinybert_hf import RetrievalArguments, TinyBertConfig, TinyBertForSequenceClassification, TinyBertModel
-from tinybert_hf import convert_bert as module
 from tinybert_hf.convert_bert import Start, load_encoder, override_config
-from tinybert_hf.errors import InputError, MissingFileError, UnreadableError
+from tinybert_hf.errors import InputError, UnreadableError
 from tinybert_hf.training.stage import load_start
 
 # ---- A trained encoder ----
@@ -89,16 +88,6 @@ def test_what_a_trained_encoder_does_not_allow_is_refused(
     flags = ["--data", str(pairs), "--eval_size", "32", "--output_dir", str(tmp_path / "out"), *flags]
     with pytest.raises(AssertionError, match=message):
         train("retrieval", [*flags, "--model", str(tmp_path / folder)], tmp_path / "log")
-
-
-@pytest.mark.parametrize("name", ["no-such-model", "sentiment"])
-def test_a_name_that_can_be_no_model_is_refused_at_once(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "load_config", None)  # nobody is asked
-    with pytest.raises(MissingFileError, match=f"There is no model '{name}'"):
-        load_encoder(name)
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
