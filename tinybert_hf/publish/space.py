@@ -3,14 +3,17 @@
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard
+from yaml import YAMLError
 
 from ..convert_bert import read_prompts
 from ..data import EXAMPLES_FILE
 from ..errors import MissingFileError
-from ..files import read_json
+from ..files import read_json, sha256
 from .folder import replace_whole
 
 SPACE_FILES = Path(__file__).with_name("space")
@@ -36,9 +39,11 @@ def build_space(output_dir: Path, space_id: str, model: Path, pushed_model: tupl
         if not (model / BROWSER_MODEL).is_file():
             raise MissingFileError(f"{model} has no {BROWSER_MODEL}, which the page runs; add --onnx.")
         above = Path(os.path.relpath(model, output_dir)).parent.as_posix()
-        name, revision = model.name, "main"
+        name, revision = model.name, sha256(model / BROWSER_MODEL)  # browsers keep what it encoded
         place = {"host": f"{above}/", "path": "{model}/", "link": f"{above}/{name}/"}
-    settings = {"model": name, "revision": revision, **place, "prompts": read_prompts(str(model), None)}
+    settings: dict[str, Any] = {"model": name, "revision": revision, **place, "prompts": read_prompts(str(model), None)}
+    with suppress(ValueError, YAMLError):  # a card that somebody else wrote
+        settings["languages"] = ModelCard.load(model / "README.md").data.language
     settings |= {"npm": NPM, "version": TRANSFORMERS_JS, "examples": read_json(model / EXAMPLES_FILE)}
     with replace_whole(output_dir) as folder:
         shutil.copytree(SPACE_FILES, folder, dirs_exist_ok=True)

@@ -3,12 +3,19 @@ import { settings } from "./settings.js";
 
 const LARGEST_FILE = 5e6; // bytes
 const TYPING_PAUSE = 200; // ms without a key before a search
+// What a column of texts is often called; without such a name, the one with the longest texts is ranked.
+const TEXT_COLUMNS = ["text", "passage", "answer", "document", "content", "body", "reply"];
 
 const element = (id) => document.getElementById(id);
-const [form, query, examples, passages, file] = ["form", "query", "examples", "passages", "file"].map(element);
+const [form, query, examples, passages, file, column] = ["form", "query", "examples", "passages", "file", "column"].map(element);
+const KEY = `passages ${location.pathname}`; // an origin may have several pages
+const ownExamples = settings.examples.map(({ answer }) => answer).join("\n\n");
 let worker;
 let asked = 0; // number of the last search; answers to older ones are dropped
+let partial; // the search of which a part is ranked
 let timer;
+let table = []; // the rows of the file that was opened last, where it has columns
+let kept; // what remembers the passages; undefined where the browser keeps nothing
 
 /** One passage a line, or a paragraph where there are blank lines; none twice. */
 function split(text) {
@@ -37,11 +44,24 @@ function showRanking(ranking) {
     const number = Object.assign(document.createElement("span"), { className: "score", textContent: score.toFixed(2) });
     number.title = `cosine similarity ${score.toFixed(4)}`;
     number.style.setProperty("--share", `${Math.max(score, 0) * 100}%`);
-    row.append(number, Object.assign(document.createElement("p"), { textContent: text }));
+    row.append(number, Object.assign(document.createElement("p"), { textContent: text, dir: "auto" }));
     return row;
   });
   element("ranking").replaceChildren(...rows);
   element("ranking").classList.remove("old");
+}
+
+/** Mark the sentence of a shown passage that is closest to the question. */
+function showMark({ place, start, end }) {
+  const passage = element("ranking").children[place].querySelector("p");
+  const text = passage.textContent;
+  const mark = Object.assign(document.createElement("mark"), { textContent: text.slice(start, end) });
+  passage.replaceChildren(text.slice(0, start), mark, text.slice(end));
+}
+
+function showCut(cut, limit) {
+  const count = cut === 1 ? "1 passage is" : `${cut.toLocaleString("en")} passages are`;
+  element("cut").textContent = cut ? `${count} longer than the ${limit} tokens that the model reads: the rest is not compared.` : "";
 }
 
 function stop(message) {
@@ -55,9 +75,14 @@ function stop(message) {
 
 function search() {
   clearTimeout(timer);
-  if (!worker) return; // it has failed, and the alert says why
   const texts = split(passages.value);
   const question = query.value.trim();
+  element("reset").hidden = passages.value === ownExamples;
+  remember();
+  if (location.hash || question !== settings.examples[0].query) {
+    history.replaceState(null, "", question ? `#q=${encodeURIComponent(question)}` : location.pathname + location.search);
+  }
+  if (!worker) return; // it has failed, and the alert says why
   element("count").textContent = texts.length.toLocaleString("en");
   showAlert(texts.length ? "" : "There are no passages to search. Paste some, one a line, or open a text file.");
   if (texts.length && question) element("ranking").classList.add("old");
@@ -69,6 +94,48 @@ function search() {
 function searchSoon() {
   clearTimeout(timer);
   timer = setTimeout(search, TYPING_PAUSE);
+}
+
+function setPassages(text) {
+  passages.value = text;
+  search();
+}
+
+/** Rank a column of the table: each of its values is a passage. */
+function showColumn() {
+  setPassages(table.map((row) => String(row[column.value] ?? "").replace(/\s+/g, " ").trim()).filter(Boolean).join("\n\n"));
+}
+
+function setTable(rows) {
+  table = rows;
+  const names = [...new Set(rows.flatMap(Object.keys))].filter((name) => rows.some((row) => /\p{L}/u.test(row[name] ?? "")));
+  element("columns").hidden = names.length < 2;
+  column.replaceChildren(...names.map((textContent) => Object.assign(document.createElement("option"), { textContent })));
+  const letters = (name) => rows.reduce((sum, row) => sum + String(row[name] ?? "").length, 0);
+  column.value = TEXT_COLUMNS.find((name) => names.includes(name)) ?? names.sort((a, b) => letters(b) - letters(a))[0];
+}
+
+/** The rows of a file with columns; undefined for a file of plain text. */
+async function readRows(name, text) {
+  if (/\.(csv|tsv)$/i.test(name)) {
+    const { data, errors } = (await loadPapaParse()).parse(text.replace(/^\uFEFF/, ""), { header: true, skipEmptyLines: "greedy" });
+    const wrong = errors.find(({ type }) => type === "Quotes");
+    if (wrong) throw new Error(`row ${wrong.row}: ${wrong.message}`);
+    return data;
+  }
+  if (!/\.(json|jsonl|ndjson)$/i.test(name)) return undefined;
+  const rows = /^\s*\[/.test(text) ? JSON.parse(text) : text.split("\n").filter((line) => line.trim()).map((line) => JSON.parse(line));
+  return rows.map((row) => (typeof row === "string" ? { text: row } : row));
+}
+
+function loadPapaParse() {
+  const script = document.createElement("script");
+  Object.assign(script, { src: `${settings.npm}/papaparse@5.7.1/papaparse.min.js`, crossOrigin: "anonymous" });
+  return new Promise((resolve, reject) => {
+    script.onload = () => resolve(globalThis.Papa);
+    script.onerror = () => reject(new Error("what reads such files did not load; check the connection"));
+    document.head.append(script);
+  });
 }
 
 async function openFile(opened) {
@@ -85,11 +152,21 @@ async function openFile(opened) {
   }
   if (text.includes("\0")) {
     showAlert(`${opened.name} is not a text file in UTF-8. Save it as plain text first.`);
-  } else if (!split(text).length) {
+    return;
+  }
+  if (!split(text).length) {
     showAlert(`${opened.name} is empty.`);
-  } else {
-    passages.value = text;
-    search();
+    return;
+  }
+  try {
+    const rows = await readRows(opened.name, text);
+    if (rows) setTable(rows);
+    else element("columns").hidden = true;
+    if (!rows) setPassages(text);
+    else if (column.value) showColumn();
+    else showAlert(`${opened.name} has no column with text.`);
+  } catch (error) {
+    showAlert(`${opened.name} could not be read: ${error.message}.`);
   }
 }
 
@@ -105,6 +182,13 @@ examples.addEventListener("click", ({ target }) => {
 });
 query.addEventListener("input", searchSoon);
 passages.addEventListener("input", searchSoon);
+column.addEventListener("change", showColumn);
+element("reset").addEventListener("click", () => {
+  element("columns").hidden = true;
+  query.value = settings.examples[0].query;
+  setPassages(ownExamples);
+  query.focus(); // the button is gone
+});
 file.addEventListener("change", () => {
   openFile(file.files[0]);
   file.value = ""; // the same file can be opened again
@@ -117,6 +201,13 @@ for (const [name, over] of [["dragover", true], ["dragleave", false], ["drop", f
     if (name === "drop") openFile(event.dataTransfer.files[0]);
   });
 }
+
+/** The question of the address: a link to the page may carry one. */
+const askedInAddress = () => new URLSearchParams(location.hash.slice(1)).get("q");
+addEventListener("hashchange", () => {
+  query.value = askedInAddress() ?? "";
+  search();
+});
 
 // ---- The worker ----
 
@@ -136,27 +227,41 @@ function answer({ data }) {
     showAlert(`The search failed: ${data.error}.`);
   } else if (data.encoding) {
     const { done, total } = data.encoding;
-    showStatus(`Reading the passages: ${done.toLocaleString("en")} of ${total.toLocaleString("en")}`, done / total);
+    if (data.ranking?.length) {
+      showRanking(data.ranking);
+      partial = data.id;
+    }
+    const soFar = partial === data.id ? ". Those read so far are ranked" : "";
+    showStatus(`Reading the passages: ${done.toLocaleString("en")} of ${total.toLocaleString("en")}${soFar}`, done / total);
   } else if (data.ranking) {
     showRanking(data.ranking);
+    showCut(data.cut, data.limit);
     const shown = data.ranking.length < data.total ? `The best ${data.ranking.length} of ${data.total}` : "Ranked";
     showStatus(`${shown} in ${Math.round(data.milliseconds)} ms`);
+  } else if (data.mark) {
+    showMark(data.mark);
   } else {
     showStatus(query.value.trim() ? "" : "Ready. Type a question.");
   }
 }
 
-query.value = settings.examples[0].query;
-passages.value = settings.examples.map(({ answer }) => answer).join("\n\n");
-for (const { query: textContent } of settings.examples.slice(0, 4)) {
-  examples.append(Object.assign(document.createElement("button"), { type: "button", dir: "auto", textContent }));
+/** Keep the visitor's own passages over a reload. The examples are those of the page, which may be another one then. */
+function remember() {
+  const done = passages.value === ownExamples ? kept?.del(KEY) : kept?.set(KEY, passages.value);
+  done?.catch(() => {}); // a full disk: a reload finds the older ones
 }
-element("model").textContent = settings.model;
-element("model").href = settings.link;
-document.title = `${settings.model}: search by meaning`;
-if (typeof WebAssembly !== "object") {
-  stop("This browser has no WebAssembly, or it is switched off: the model cannot run here. A current Firefox, Chrome, Edge or Safari has it.");
-} else {
+
+/** What the visitor had here before, or undefined. */
+async function recall() {
+  try {
+    kept = await import(`${settings.npm}/idb-keyval@6.3.0/dist/index.js`);
+    return await kept.get(KEY);
+  } catch {
+    kept = undefined; // as in a private window
+  }
+}
+
+function start() {
   showStatus("Loading what runs the model", undefined);
   try {
     worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
@@ -168,5 +273,27 @@ if (typeof WebAssembly !== "object") {
   } catch (error) {
     stop(`This browser has no module workers (${error.message}). A current Firefox, Chrome, Edge or Safari has them.`);
   }
-  search();
 }
+
+function showLanguages() {
+  const names = new Intl.DisplayNames(["en"], { type: "language" });
+  const known = [settings.languages ?? []].flat().filter((code) => /^[a-z]{2,3}(-\w+)*$/i.test(code)).map((code) => names.of(code));
+  const more = known.length > 4 ? `${known.length} languages, such as ` : "";
+  const list = new Intl.ListFormat("en").format(known.slice(0, 4));
+  element("languages").textContent = known.length ? `It knows ${more}${list}.` : "";
+}
+
+for (const { query: textContent } of settings.examples.slice(0, 4)) {
+  examples.append(Object.assign(document.createElement("button"), { type: "button", dir: "auto", textContent }));
+}
+element("model").textContent = settings.model;
+element("model").href = settings.link;
+document.title = `${settings.model}: search by meaning`;
+showLanguages();
+query.value = askedInAddress() ?? settings.examples[0].query;
+if (typeof WebAssembly !== "object") {
+  stop("This browser has no WebAssembly, or it is switched off: the model cannot run here. A current Firefox, Chrome, Edge or Safari has it.");
+} else {
+  start();
+}
+setPassages((await recall()) ?? ownExamples);
