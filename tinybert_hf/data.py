@@ -340,7 +340,6 @@ def hold_out(dataset: Dataset, size: int | None, seed: int, by: Sequence[str]) -
 
     Where that would drop more than half of the rest, as with a thousand questions for twenty answers, only rows that
     share a text of the first column are dropped.
-
     `size` None takes a tenth, at least 10 and at most 1,000. `by`: columns of which no text may stand on both sides.
 
     Raises: InputError: if fewer than `size` rows are left, or none without a text in common.

@@ -44,11 +44,7 @@ PLAINLY = Written()
 
 
 def file_suffix(path: Path) -> str:
-    """The suffix that tells the kind of a file, without a compression.
-
-    >>> file_suffix(Path("faq.v2.CSV.gz")), file_suffix(Path("notes"))
-    ('.csv', '')
-    """
+    """The suffix that tells the kind of a file, without a compression: of faq.v2.CSV.gz it is .csv."""
     return next((suffix for suffix in map(str.lower, reversed(path.suffixes)) if suffix not in OPENERS), "")
 
 

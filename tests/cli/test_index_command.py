@@ -38,13 +38,13 @@ def test_a_search_passes_every_flag_on() -> None:
     flags = ["--token", "t", "--top_k", "7", "--mode", "hybrid", "--filter", '{"year": {">=": 2020}}']
     assert tinybert(*SEARCH, *flags) == (0, "  1. 0.500  a: ä\n", "")
     assert made[0].opened == ("i", None, None, "t", None)
-    assert made[0].searched == ("-v flag", 7, {"year": {">=": 2020}}, "hybrid", None, None, False)
+    assert made[0].searched == ("-v flag", 7, {"year": {">=": 2020}}, "hybrid", None, None, False, None)
 
 
 def test_json_has_the_records_as_they_are() -> None:
     done = tinybert(*SEARCH, "--json")
     assert done == (0, '[{"id": "a", "score": 0.5, "text": "ä", "year": 2020}]\n', "")
-    assert made[0].searched == ("-v flag", 3, None, "dense", None, None, False)
+    assert made[0].searched == ("-v flag", 3, None, "dense", None, None, False, None)
 
 
 @pytest.mark.parametrize("value", ["[]", '"section"', "3", "null"])

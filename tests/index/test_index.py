@@ -229,6 +229,46 @@ def test_filters_select_the_same_in_every_store(
     assert {hit["id"] for hit in found} == ids
 
 
+EXPRESSIONS = {  # what is asked -> SQL of a folder, Milvus' language, and who is found
+    "or": ("section = 'devel' OR year < 1990", 'section == "devel" or year < 1990', {"cc", "tar"}),
+    "not": ("NOT (section = 'devel') AND year > 0", 'not (section == "devel") and year > 0', {"play", "tar", "getopt"}),
+    "unlike": ("year != 2010", "year > 0 and year != 2010", {"cc", "tar"}),
+    "like": ("text LIKE 'play%'", 'text like "play%"', {"play"}),
+    "ids": ("id IN ('cc', 'tar')", 'id in ["cc", "tar"]', {"cc", "tar"}),
+}
+
+
+@pytest.mark.parametrize("asked", EXPRESSIONS)
+def test_an_expression_of_the_engine_selects(built: tuple[str, str], asked: str) -> None:
+    sql, milvus, ids = EXPRESSIONS[asked]
+    index = SearchIndex(built[1])
+    where = sql if isinstance(index.store, FolderStore) else milvus
+    assert {hit["id"] for hit in index.search("anything", top_k=9, where=where)} == ids
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"where": "secton = 'x'"}, "does not take this filter: .*No field named secton. Valid fields are .*section"),
+        ({"where": "section = "}, "does not take this filter: .*Expected: an expression"),
+        ({"where": 'section = "vcs"'}, "No field named vcs"),
+        ({"where": "year"}, "The filter year does not return a boolean"),
+        ({"where": " "}, "where is an expression in place of a filter, got where=' '"),
+        ({"where": "year > 1", "filter": {"year": 1}}, "where is an expression in place of a filter"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["dense", "bm25"])
+def test_an_expression_that_the_engine_refuses_is_told(
+    encoder: Path, tmp_path: Path, options: dict[str, Any], message: str, mode: Any
+) -> None:
+    index = SearchIndex(tmp_path / "corpus", encoder)
+    index.add(RECORDS)
+    with pytest.raises(InputError, match=message) as raised:
+        index.search("music", mode=mode, **options)
+    assert not isinstance(raised.value, OSError), "nothing is wrong with the files"
+    assert index.search("music", mode=mode, where="year > 1")
+
+
 def check_bm25_and_fusion(index: SearchIndex) -> None:
     query = "archives of music"
     by_bm25 = index.search(query, top_k=5, mode="bm25")

@@ -134,6 +134,7 @@ def search(
     top_k: int = 3,
     mode: Literal["dense", "bm25", "hybrid"] = "dense",
     filter: str | None = None,
+    where: str | None = None,
     rerank: int | None = None,
     highlight: bool = False,
     json: bool = False,
@@ -148,12 +149,13 @@ def search(
         top_k: How many records to print.
         mode: Rank by meaning (dense), by words in common (bm25), or by both (hybrid).
         filter: Conditions on metadata, as JSON: {"section": ["vcs"], "year": {">=": 2020}}.
+        where: In place of --filter, an expression of the engine, in SQL for a folder: "section = 'vcs' OR year >= 2020".
         rerank: Rank this many of the best again, token by token; 0 turns this off. By default, as the model says.
         highlight: Show the sentence that answers in bold. JSON has its position instead, as highlight: [start, end].
         json: Print a JSON list of {id, score, text, ...}.
     """
     conditions = parse_conditions(filter)
-    print_hits(address.open().search(query, top_k, conditions, mode, None, rerank, highlight), json)
+    print_hits(address.open().search(query, top_k, conditions, mode, None, rerank, highlight, where), json)
 
 
 def parse_conditions(filter: str | None) -> dict[str, Any] | None:

@@ -269,6 +269,7 @@ class SearchIndex:
         embeddings: np.ndarray | None = None,
         rerank: int | None = None,
         highlight: bool = False,
+        where: str | None = None,
     ) -> list[Any]:
         """The `top_k` best records for each query.
 
@@ -281,6 +282,7 @@ class SearchIndex:
             embeddings: of the queries, (N, H), in place of encoding them.
             rerank: rank so many of the best anew by their tokens (0: none), for None as the model's configuration says.
             highlight: give each hit `highlight`, the (start, end) of the sentence in its text that answers.
+            where: in place of `filter`, an expression of the engine: SQL for a folder, `"section = 'vcs' OR year >= 2020"`.
 
         Returns: for one query a list of hits, best first, each with the record's metadata; for a list of queries, or
         without any, a list of such lists. Scores are cosines, BM25's, or, if fused or ranked anew, sums of 0 to 1.
@@ -300,7 +302,9 @@ class SearchIndex:
             raise InputError(f"There are {len(embeddings)} embeddings for {len(texts)} queries.")
         if self.store.description() is None:
             raise InputError(f"The index {self.address} is empty. Add records first.")
-        conditions = parse_filter({} if filter is None else filter, self.store.fields())
+        if where is not None and (filter is not None or not where.strip()):
+            raise InputError(f"where is an expression in place of a filter, got where={where!r} and filter={filter!r}.")
+        conditions = where or parse_filter({} if filter is None else filter, self.store.fields())
         if rerank is None:  # what needs no model does not load one
             rerank = 0 if mode == "bm25" or embeddings is not None else self.pipeline.model.config.rerank_depth
         depth = max(top_k, rerank)

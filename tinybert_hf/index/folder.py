@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from ..errors import UnreadableError, import_extra
+from ..errors import InputError, UnreadableError, import_extra
 from ..files import LOCK
 from .records import BUILT_IN, COLLECTION, METADATA_KEY, Filter, Hit, as_hit
 
@@ -74,6 +74,8 @@ class FolderStore:
             if isinstance(error, Timeout) or "commit conflict" in str(error):
                 problem = f"Another process changed the index {self.path} at the same moment."
                 raise BusyError(f"{problem} Nothing is lost: run the same again.") from error
+            if str(error).startswith("Invalid input"):
+                raise InputError(f"The index {self.path} does not take this filter: {error}") from error
             remedy = "If a file is missing or damaged, restore a copy, or remove the folder and build the index again."
             problem = f"The index {self.path} could not be read or written: {error} {remedy}"
             if "No space left" in str(error):
@@ -190,7 +192,9 @@ class FolderStore:
 
 
 def _expression(conditions: Filter) -> Any:
-    """A filter as LanceDB builds it, which quotes names and values."""
+    """A filter as LanceDB builds it, which quotes names and values. A string is SQL already."""
+    if isinstance(conditions, str):
+        return conditions
     engine = import_engine("lancedb.expr")
     compare = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "in": engine.Expr.isin}
     return reduce(operator.and_, (compare[sign](engine.col(field), value) for field, sign, value in conditions))

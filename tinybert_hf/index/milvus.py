@@ -201,7 +201,9 @@ class MilvusStore:
 
 
 def _expression(conditions: Filter) -> str:
-    """A filter in Milvus' language. Metadata is addressed in the dynamic field, so that no name is a reserved word."""
+    """As Milvus takes a filter. Metadata is addressed in the dynamic field, so that no name is a reserved word."""
+    if isinstance(conditions, str):
+        return conditions
     names = {name: name if name in BUILT_IN else f'$meta["{name}"]' for name, _, _ in conditions}
     return " and ".join(
         f"{names[name]} {sign} {json.dumps(value, ensure_ascii=False)}" for name, sign, value in conditions

@@ -19,7 +19,7 @@ METADATA_KEY = "tinybert_hf"  # what the description is stored under
 BUILT_IN = ("id", "text", "embedding")  # fields that every record has
 OPERATORS = ("<", "<=", ">", ">=")
 
-Filter = Sequence[tuple[str, str, Any]]  # (field, "in" or one of OPERATORS, value); all must hold
+Filter = str | Sequence[tuple[str, str, Any]]  # an expression, or (field, "in" or one of OPERATORS, value): all hold
 Hit = dict[str, Any]  # one result: id, score and text, and beside them the record's metadata
 
 

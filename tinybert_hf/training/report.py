@@ -11,11 +11,7 @@ from accelerate import Accelerator
 
 
 def plan(unit: str, facts: Mapping[str, Any], max_steps: int, rows_per_step: int, epochs: float) -> str:
-    """What will be done, in one line.
-
-    >>> plan("pairs", {"train_rows": 18_000, "eval_rows": 1_000}, 140, 256, 2.0)
-    'Training on 18,000 pairs: 140 steps of 256 pairs, 2 passes over them. Measured on 1,000 other pairs.'
-    """
+    """What will be done, in one line."""
     return (
         f"Training on {facts['train_rows']:,} {unit}: {max_steps:,} steps of {rows_per_step:,} {unit}, "
         f"{epochs:.3g} pass{'' if epochs == 1 else 'es'} over them. Measured on {facts['eval_rows']:,} other {unit}."
