@@ -3,11 +3,14 @@
     python -m benchmarks.cold_start --size full
 
 - ours: `tinybert search` with one query and a few chunks;
+- ours without torch: `examples/search_without_torch.py` with the same, by the model's int8 or fp32 ONNX file;
 - the floor: a process that imports torch and transformers and reads the same weights, and answers nothing;
 - the floor of transformers: the same, but it loads the weights as a `BertModel` of transformers, and the tokenizer, as a
   process must that uses any model of that library;
-- sentence-transformers: a process that loads the same folder, encodes the same texts and prints the best one.
+- sentence-transformers: a process that loads the same folder, encodes the same texts and prints the best one;
+- fastembed, where `make interop` has installed it: the same, by the int8 file.
 
+Memory is the most that was resident at a time, and CPU time that of all threads, both as the kernel counts them.
 The files were read before, so all come from the page cache. Runs alternate; the first of each is not counted.
 """
 
@@ -18,14 +21,14 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import Any, NamedTuple
 
 from benchmarks.measure import (
+    SIZES,
     BenchmarkArguments,
     alternate,
     make_model,
-    median,
     parse_arguments,
     report,
     run_alone,
@@ -57,6 +60,29 @@ model = SentenceTransformer(sys.argv[1], trust_remote_code=True)
 chunks = open(sys.argv[3]).read().splitlines()
 print(chunks[model.similarity(model.encode([sys.argv[2]]), model.encode(chunks))[0].argmax()])
 """
+FASTEMBED = """
+import sys
+from fastembed import TextEmbedding
+from fastembed.common.model_description import ModelSource, PoolingType
+TextEmbedding.add_custom_model(
+    model="ours", pooling=PoolingType.MEAN, normalization=True, sources=ModelSource(hf="ours"), dim=int(sys.argv[4]),
+    model_file="onnx/model_quantized.onnx",
+)
+model = TextEmbedding("ours", specific_model_path=sys.argv[1])
+chunks = open(sys.argv[3]).read().splitlines()
+query, *rows = model.embed([sys.argv[2], *chunks])
+print(chunks[max(range(len(rows)), key=lambda i: rows[i] @ query)])
+"""
+WITHOUT_TORCH = Path(__file__).parents[1] / "examples" / "search_without_torch.py"
+INTEROP = Path(__file__).parents[1] / ".interop" / "bin" / "python"
+
+
+class Taken(NamedTuple):
+    """What a process took."""
+
+    seconds: float
+    cpu_seconds: float
+    mebibytes: float
 
 
 @dataclass
@@ -66,34 +92,58 @@ class ColdStartBenchmark(BenchmarkArguments):
     repeats: int = field(default=7, metadata={"help": "Runs of each side that count, in alternation."})
 
 
-def seconds_of(command: list[str], threads: int) -> float:
+def run_command(command: list[str], threads: int) -> Taken:
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-    started = time.perf_counter()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - started
-    if done.returncode or not done.stdout.strip():
-        raise RuntimeError(f"{command[:4]} gave no answer (status {done.returncode}):\n{done.stderr}")
-    return seconds
+    with TemporaryFile() as answer, TemporaryFile() as log:
+        started = time.perf_counter()
+        process = subprocess.Popen(command, env=environment, stdout=answer, stderr=log)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        answer.seek(0)
+        log.seek(0)
+        if process.returncode or not answer.read().strip():
+            raise RuntimeError(f"{command[:4]} gave no answer ({process.returncode}):\n{log.read().decode()}")
+    return Taken(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 def measure_cold_start(arguments: ColdStartBenchmark, scratch: Path) -> tuple[list[str], dict[str, Any]]:
     """The table, and the numbers behind it."""
     folder = str(run_alone(make_model, arguments.size, scratch / "model", threads=arguments.threads))
+    published = str(run_alone(publish, Path(folder), scratch / "published", threads=arguments.threads))
     chunks = scratch / "chunks.txt"
     chunks.write_text("\n".join(CHUNKS), encoding="utf-8")
     python = [sys.executable, "-c"]
-    search = ["--model", folder, "--query", QUERY, "--chunks", str(chunks)]
+    search = ["--query", QUERY, "--chunks", str(chunks)]
+    light = [sys.executable, str(WITHOUT_TORCH), published, *search]
+    texts = [published, QUERY, str(chunks)]
     commands = {
-        "ours: tinybert search": [sys.executable, "-m", "tinybert_hf", "search", *search],
+        "ours: tinybert search": [sys.executable, "-m", "tinybert_hf", "search", "--model", published, *search],
+        "ours without torch, int8": light,
+        "ours without torch, fp32": [*light, "--file", "onnx/model.onnx"],
         "import torch, transformers; read the weights": [*python, FLOOR, folder],
         "import torch, transformers; load them as a BertModel": [*python, LOAD, f"{folder}/bert"],
-        "sentence-transformers: load, encode, print": [*python, THEIRS, folder, QUERY, str(chunks)],
+        "sentence-transformers: load, encode, print": [*python, THEIRS, *texts],
     }
-    sides = {name: partial(seconds_of, command, arguments.threads) for name, command in commands.items()}
+    if INTEROP.exists():
+        width = str(SIZES[arguments.size]["hidden_size"])
+        commands["fastembed, int8: load, encode, print"] = [str(INTEROP), "-c", FASTEMBED, *texts, width]
+    sides = {name: partial(run_command, command, arguments.threads) for name, command in commands.items()}
     results = {name: runs[1:] for name, runs in alternate(sides, arguments.repeats + 1).items()}
-    floor = median(results["import torch, transformers; read the weights"])
-    rows = [[name, spread(runs, 2), f"{median(runs) / floor:.2f}"] for name, runs in results.items()]
-    return [table(["", "seconds", "times the floor"], rows)], results
+    rows = [
+        [
+            name,
+            *(spread(list(numbers), 0 if column == 2 else 2) for column, numbers in enumerate(zip(*runs, strict=True))),
+        ]
+        for name, runs in results.items()
+    ]
+    return [table(["", "seconds", "CPU seconds", "MiB"], rows)], results
+
+
+def publish(model: Path, output_dir: Path) -> Path:
+    from tinybert_hf.publish.folder import build_folder  # here, as the runs that are measured need none of it
+
+    return build_folder(model, output_dir, "ours", onnx=True)
 
 
 def main() -> None:
