@@ -1,15 +1,22 @@
-"""The notebook runs from top to bottom, with a tiny model in place of the one that it names."""
+"""The notebook runs from top to bottom with a tiny model in place of the one that it names; a smaller model learns."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+import torch
+from conftest import TEXTS
 from loopback_hub import LoopbackHub
 from nbclient import NotebookClient
+from publishing import config_like_bert, save_model
 from training_run import ROOT
 from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
 
+from tinybert_hf import TinyBertModel, load_search_pipeline
+from tinybert_hf.publish.folder import build_folder
 from tinybert_hf.tokenization import save_tokenizer
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -47,3 +54,35 @@ def test_the_notebook_trains_searches_and_publishes(
     assert {"model.safetensors", "README.md", "modeling_tinybert.py"} <= {p.name for p in folder.iterdir()}
     table = notebook.cells[5].outputs[0]["data"]["text/plain"]
     assert {"before", "after", "BM25", "nDCG@10"} <= set(table.split())
+
+
+@pytest.mark.slow
+def test_a_smaller_model_learns_the_embeddings_of_a_trained_one(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    config = config_like_bert(tokenizer, "mean")
+    config.num_hidden_layers = 4
+    trained = save_model(TinyBertModel(config), tokenizer, tmp_path / "trained")
+    teacher = build_folder(trained, tmp_path / "published", "published")
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    command = [sys.executable, ROOT / "examples" / "train_a_smaller_model.py", teacher, tmp_path / "student"]
+    options = [
+        "--texts",
+        tmp_path / "texts.txt",
+        "--layers",
+        2,
+        "--learning_rate",
+        1e-3,
+        "--batch_size",
+        4,
+        "--epochs",
+        40,
+    ]
+    subprocess.run([str(part) for part in [*command, *options]], check=True, capture_output=True, cwd=tmp_path)
+    student, whole = load_search_pipeline(tmp_path / "student"), load_search_pipeline(teacher)
+    assert student.model.config.num_hidden_layers == 2
+    expected = whole.encode(TEXTS)
+    whole.model.layers = torch.nn.ModuleList([whole.model.layers[0], whole.model.layers[3]])
+    untrained = whole.encode(TEXTS)
+    before, after = ((rows * expected).sum(dim=-1).mean() for rows in (untrained, student.encode(TEXTS)))
+    assert before < 0.9 < after
