@@ -13,9 +13,10 @@ from transformers import PreTrainedTokenizerBase
 
 from tinybert_hf import mine_negatives as module
 from tinybert_hf import ranking
+from tinybert_hf.cli import main
 from tinybert_hf.data import load_data, read_columns
 from tinybert_hf.encoding import load_search_pipeline
-from tinybert_hf.mine_negatives import mine_by_embeddings, mine_data, mine_negatives, write_pairs
+from tinybert_hf.mine_negatives import mine_by_embeddings, mine_data, mine_negatives
 from tinybert_hf.training.arguments import RetrievalArguments
 from tinybert_hf.training.retrieval import load_pairs
 
@@ -220,7 +221,7 @@ def encode_alone(kind: str, folder: Path, texts: list[str]) -> Tensor:
 def test_what_is_written_is_what_training_reads(name: str, pairs: Path) -> None:
     out = pairs.parent / "new" / name
     rows = mine_file(pairs, num_negatives=2)
-    write_pairs(rows, out)
+    main(["mine", "--data", str(pairs), "--output_file", str(out), "--num_negatives", "2"])
     columns = ["negative_0", "negative_1"]
     data = load_pairs(RetrievalArguments(data=str(out), eval_size=1, negative_columns=columns))
     assert data.train.column_names == ["query", "answer", *columns]

@@ -9,7 +9,6 @@ Shapes: N rows, B of them in a block, D candidates.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,8 +43,6 @@ def mine_negatives(
 
     A candidate is never a negative of a row if its text answers the row's query, in this row or in another one. Those
     above the margin are taken only where nothing else is left. Equal scores, such as BM25's 0, are ordered at random.
-
-    Memory: at most MOST_TOGETHER x D scores, and less for many candidates (`ranking.SCORES_TOGETHER`).
 
     Args:
         score: rows -> (B, D) scores of their queries, on the device of the work. They are written into.
@@ -149,13 +146,3 @@ def mine_data(pairs: Dataset, corpus: Sequence[str] = (), model: str | None = No
         for i, column in enumerate(mined.T.tolist()):
             pairs = pairs.add_column(f"negative_{i}", [documents[number] for number in column])
     return pairs
-
-
-@without_progress_bars()
-def write_pairs(pairs: Dataset, path: Path) -> None:
-    """Write a file that `load_data` reads: .jsonl, .jsonl.gz or .parquet."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".parquet":
-        pairs.to_parquet(path)
-    else:
-        pairs.to_json(path, force_ascii=False)

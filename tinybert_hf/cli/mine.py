@@ -38,8 +38,8 @@ def mine(
     log_progress()
     import_extra("datasets", purpose="mining")
     hide_loading()
-    from ..data import read_columns
-    from ..mine_negatives import mine_data, write_pairs
+    from ..data import read_columns, without_progress_bars
+    from ..mine_negatives import mine_data
 
     if not output_file.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
         raise InputError(f"--output_file must end in .jsonl, .jsonl.gz or .parquet, got {output_file}.")
@@ -51,7 +51,12 @@ def mine(
         written = source.reading["written"]
         texts = read_columns(corpus, {"text": corpus_column}, {"text": "corpus_column"}, written=written)["text"][:]
     pairs = mine_data(pairs, texts, model, num_negatives=num_negatives, margin=margin)
-    write_pairs(pairs, output_file)
+    output_file.parent.mkdir(parents=True, exist_ok=True)
+    with without_progress_bars():
+        if output_file.suffix == ".parquet":
+            pairs.to_parquet(output_file)
+        else:
+            pairs.to_json(output_file, force_ascii=False)
     negatives = " ".join(name for name in pairs.column_names if name.startswith("negative_"))
     print(f"{len(pairs):,} rows with {num_negatives} negatives each, by {model or 'BM25'}: {output_file}")
     print(f"Train with: --data {output_file} --negative_columns {negatives}")
