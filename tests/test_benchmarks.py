@@ -70,6 +70,7 @@ def test_the_same_rows_are_timed_whatever_the_batch_size() -> None:
     assert timed(8) == timed(16) == timed(64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peer", [BERT, THEIRS])
 def test_both_sides_encode_to_the_same_embeddings(folder: str, peer: str) -> None:
     texts = ["read mail", "a fast compiler for small machines"]

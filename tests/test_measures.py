@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-import scipy.stats
 from retrieval_setup import QRELS
 
 from tinybert_hf.errors import import_extra
@@ -23,6 +22,8 @@ def test_a_query_without_results_counts_as_zero() -> None:
 
 
 def test_intervals_are_those_of_scipy() -> None:
+    import scipy.stats  # here, since every process of the tests would import it
+
     values = np.random.default_rng(1).random((50, 2))
     interval = percentile_interval(resampled_means(values))[1]
     expected = scipy.stats.bootstrap((values[:, 1],), np.mean, method="percentile", rng=2).confidence_interval

@@ -12,9 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pytest
-from matplotlib.backends.backend_pdf import PdfPages
 from semantic_text_splitter import MarkdownSplitter
 from training_run import ROOT
 from transformers import PreTrainedTokenizerBase
@@ -60,6 +58,9 @@ def write(path: Path, content: str) -> Path:
 
 
 def write_pdf(path: Path, pages: list[str], title: str = "") -> Path:
+    import matplotlib.pyplot as plt  # here, since every process of the tests would import it
+    from matplotlib.backends.backend_pdf import PdfPages
+
     with plt.rc_context({"pdf.fonttype": 42}), PdfPages(path, metadata={"Title": title}) as pdf:
         for text in pages:
             figure = plt.figure()

@@ -21,6 +21,8 @@ from tinybert_hf import TinyBertConfig, TinyBertForSequenceClassification, TinyB
 from tinybert_hf.convert_bert import load_encoder
 from tinybert_hf.publish.folder import build_folder
 
+pytestmark = pytest.mark.slow  # each test builds a folder, and together they take a while
+
 TEXTS = ["a fast compiler for small machines", "mail", "send and receive electronic mail " * 20]
 
 # What other programs make of the folders of two encoders and a classifier, without our code.
@@ -99,7 +101,6 @@ def release(request: pytest.FixtureRequest, trained: Path, tmp_path_factory: pyt
     return Release(environment, json.loads(printed.splitlines()[-1]))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_releases_old_and_new_load_an_encoder_without_its_code(
     release: Release, trained: Path, tokenizer: PreTrainedTokenizerBase, pooling: str
@@ -123,7 +124,6 @@ def test_releases_old_and_new_load_an_encoder_without_its_code(
     assert answers["max_length"] == 32
 
 
-@pytest.mark.slow
 def test_releases_old_and_new_load_a_classifier_without_its_code(
     release: Release, trained: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
@@ -135,7 +135,6 @@ def test_releases_old_and_new_load_a_classifier_without_its_code(
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_a_release_that_cannot_run_the_code_says_which_one_can(release: Release, pooling: str) -> None:
     remote = release.answers[pooling]["remote"]
@@ -206,7 +205,6 @@ def test_weights_in_several_files_load(encoder_like_bert: Path, tmp_path: Path) 
     assert torch.equal(embed(TinyBertModel.from_pretrained(folder), folder), expected)
 
 
-@pytest.mark.slow
 def test_weights_in_several_files_and_of_a_revision_load_from_the_hub(
     trained: Path, tmp_path: Path, hub: LoopbackHub
 ) -> None:

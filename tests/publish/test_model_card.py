@@ -23,6 +23,8 @@ from tinybert_hf.cli import main
 from tinybert_hf.publish.folder import build_folder
 from tinybert_hf.publish.model_card import Origin, is_signed
 
+pytestmark = pytest.mark.slow  # each test builds a folder, and together they take a while
+
 
 def model_index(card: ModelCard) -> list[tuple[str, str, float]]:
     return [(r.dataset_type, r.metric_type, r.metric_value) for r in card.data.eval_results or []]
@@ -188,7 +190,6 @@ def test_a_classifier_is_shown_with_its_own_texts(classifier: Path, tmp_path: Pa
     assert card.data.widget == [{"text": "Das Essen war kalt."}]
 
 
-@pytest.mark.slow
 def test_the_start_on_disk_gives_licence_and_language_and_flags_win(
     encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -25,6 +25,8 @@ import tinybert_hf.publish.push
 from tinybert_hf.publish.push import HubError, hub_errors_explained
 from tinybert_hf.publish.space import BROWSER_MODEL
 
+pytestmark = pytest.mark.slow  # each test builds a folder, and together they take a while
+
 
 @pytest.mark.parametrize(
     ("argv", "message"),
@@ -42,7 +44,6 @@ def test_a_wrong_argument_is_named(command: Command, argv: list[str], message: s
     assert message in command("--model", "x", *argv)
 
 
-@pytest.mark.slow
 def test_the_command_pushes_and_verifies(encoder: Path, tmp_path: Path, hub: LoopbackHub) -> None:
     """In a process of its own, from the flags to the model loaded back."""
     argv = [sys.executable, ROOT / "push_to_hub.py", "--model", encoder, "--repo_id", REPO, "--private"]
@@ -208,7 +209,6 @@ def test_after_a_fault_the_same_command_succeeds(
     assert len(online.commits(REPO)) == 2 and "model.safetensors" in online.files(REPO)
 
 
-@pytest.mark.slow
 def test_a_hub_that_is_away_or_silent_is_named(
     encoder: Path, online: LoopbackHub, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,7 +253,6 @@ def retrain(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-@pytest.mark.slow
 def test_a_card_tells_of_the_onnx_models_that_stay_on_the_hub(
     encoder: Path, tmp_path: Path, online: LoopbackHub, command: Command
 ) -> None:
@@ -274,7 +273,6 @@ def test_a_card_tells_of_the_onnx_models_that_stay_on_the_hub(
     assert "onnx" not in online.files(REPO)["README.md"].decode()
 
 
-@pytest.mark.slow
 def test_onnx_models_of_other_weights_are_deleted_in_the_same_commit(
     encoder: Path, online: LoopbackHub, command: Command
 ) -> None:

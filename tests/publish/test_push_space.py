@@ -17,6 +17,8 @@ from tinybert_hf.errors import InputError
 from tinybert_hf.publish.folder import build_folder
 from tinybert_hf.publish.space import BROWSER_MODEL, SPACE_FILES, build_space
 
+pytestmark = pytest.mark.slow  # each test builds a folder, and together they take a while
+
 
 def settings(files: dict[str, bytes]) -> dict[str, str]:
     """What the page of a Space was built with."""
@@ -34,7 +36,6 @@ def push_with_onnx(folder: Path, hub: LoopbackHub, command: Command) -> list[str
     return [*argv, "--space", SPACE]
 
 
-@pytest.mark.slow
 def test_a_space_is_one_commit_of_a_static_page_that_loads_the_pushed_commit(
     encoder: Path, tmp_path: Path, online: LoopbackHub, command: Command
 ) -> None:
@@ -74,7 +75,6 @@ def test_a_space_beside_a_pull_request_loads_what_is_proposed(
     assert settings(online.files(SPACE, repo_type="space"))["revision"] == proposed.id
 
 
-@pytest.mark.slow
 def test_a_page_is_built_to_try_it_without_the_hub(encoder: Path, tmp_path: Path, command: Command) -> None:
     argv = ["--model", encoder, "--output_dir", tmp_path / "published", "--space", SPACE]
     assert "has no onnx/model_quantized.onnx, which the page runs; add --onnx" in command(*argv)
@@ -96,7 +96,6 @@ def test_a_page_is_built_again_but_not_over_one_that_was_edited(encoder: Path, t
     assert (page / "style.css").read_text() == "mine"
 
 
-@pytest.mark.slow
 def test_a_space_whose_model_browsers_cannot_load_is_refused(
     encoder: Path, online: LoopbackHub, command: Command
 ) -> None:
@@ -120,7 +119,6 @@ def test_another_space_is_not_overwritten(
     assert online.files(SPACE, repo_type="space") == files
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "message"),
     [

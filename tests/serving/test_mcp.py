@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from fresh_process import NO_NETWORK
-from mcp import Client, StdioServerParameters, stdio_client
 from serving_setup import build_index
 from transformers import PreTrainedTokenizerBase
 
@@ -20,6 +19,12 @@ from tinybert_hf import SearchIndex
 
 async def ask(index: Path, calls: list[dict[str, Any]]) -> tuple[Any, list[Any]]:
     """The tools of a server, and what they answer, all asked at once."""
+    from mcp import (
+        Client,
+        StdioServerParameters,
+        stdio_client,
+    )  # here, since every process of the tests would import it
+
     command = ["-m", "tinybert_hf", "mcp", str(index)]
     parameters = StdioServerParameters(command=sys.executable, args=command, env=os.environ | NO_NETWORK)
     async with Client(stdio_client(parameters)) as client:
