@@ -61,6 +61,26 @@ def test_without_top_k_there_are_as_many_hits_as_on_the_command_line(client: htt
     assert len(client.get("/search", params={"q": QUESTION}).json()) == 3
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [0, 4])
+def test_a_search_ranks_anew_as_the_model_says_and_marks_what_answers(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, depth: int
+) -> None:
+    index = SearchIndex(build_index(tmp_path, tokenizer, rerank_depth=depth, rerank_weight=1.0))
+    expected = {question: index.search(question, 4, highlight=True) for question in (QUESTION, "mail", "archives")}
+    with serve(Service(index, None)) as address, ThreadPoolExecutor() as pool:
+
+        def ask(question: str) -> Any:
+            given = {"q": question, "top_k": 4, "highlight": True}
+            return httpx.get(f"{address}/search", params=given, trust_env=False).json()  # type: ignore[arg-type]
+
+        for question, found in zip([*expected] * 3, pool.map(ask, [*expected] * 3), strict=True):
+            for hit, own in zip(found, expected[question], strict=True):
+                assert hit | {"score": 0} == own | {"score": 0, "highlight": list(own["highlight"])}
+                assert hit["score"] == pytest.approx(own["score"], abs=1e-5)
+    assert any(own["highlight"] != (0, 0) for own in expected[QUESTION])
+
+
 def test_a_prompt_is_put_before_a_query(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     index = SearchIndex(build_index(tmp_path, tokenizer, prompts={"query": "music photo: ", "document": ""}))
     with serve(Service(index, None)) as address:

@@ -85,10 +85,8 @@ def publish(
             if pushed_model:
                 print(push_space(page, space, *pushed_model))
             else:
-                print(
-                    f"Built {page}. To try it: python -m http.server --bind 127.0.0.1 --directory {page.parent}\n"
-                    f"and open http://127.0.0.1:8000/{page.name}/"
-                )
+                server = f"python -m http.server --bind 127.0.0.1 --directory {page.parent}"
+                print(f"Built {page}. To try it: {server}\nand open http://127.0.0.1:8000/{page.name}/")
 
 
 def check_repo_id(flag: str, name: str) -> None:

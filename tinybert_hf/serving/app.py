@@ -98,10 +98,15 @@ class Service:
         rows = self.pipeline.encode(texts, truncate_dim=self.index.identity.dimension).numpy()
         return list(zip(rows, map(len, self.pipeline.tokenizer(texts, verbose=False)["input_ids"]), strict=True))
 
-    async def search(self, q: Question, top_k: TopK = 3, filter: Filter = None, mode: Mode = "dense") -> JSONResponse:
+    async def search(
+        self, q: Question, top_k: TopK = 3, filter: Filter = None, mode: Mode = "dense", highlight: bool = False
+    ) -> JSONResponse:
         texts = [] if mode == "bm25" else with_prompt(self.pipeline.model.config, "query", [q])
         rows = np.stack([row for row, _ in await self.encode(texts)]) if texts else None
-        return JSONResponse(await asyncio.to_thread(self.index.search, q, top_k, filter, mode, rows))
+        rerank = 0 if mode == "bm25" else self.pipeline.model.config.rerank_depth
+        thread = self.thread if rerank or highlight else None  # the model's, or any
+        asked = q, top_k, filter, mode, rows, rerank, highlight
+        return JSONResponse(await asyncio.get_running_loop().run_in_executor(thread, self.index.search, *asked))
 
     async def embeddings(self, asked: EmbeddingsRequest) -> JSONResponse:
         texts = [asked.input] if isinstance(asked.input, str) else asked.input

@@ -80,10 +80,7 @@ def keep_freed_memory() -> None:
 
 
 class StopSignal:
-    """A context that remembers that the run was asked to leave: by SIGTERM, Ctrl-C, or the death of its launcher.
-
-    Outside the main thread only the launcher is watched.
-    """
+    """A context that remembers that the run was asked to leave: by SIGTERM, Ctrl-C, or the death of its launcher."""
 
     def __init__(self) -> None:
         self.number = 0

@@ -12,7 +12,7 @@ let running = new AbortController();
 let count = STEP;
 
 async function ask(question) {
-  const params = new URLSearchParams({ q: question, top_k: count });
+  const params = new URLSearchParams({ q: question, top_k: count, highlight: true });
   const headers = apiKey() ? { Authorization: `Bearer ${apiKey()}` } : {};
   const response = await fetch(`search?${params}`, { headers, signal: running.signal });
   if (response.ok) return response.json();
