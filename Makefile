@@ -68,9 +68,9 @@ check: install ## lint, formatting and types, changing nothing
 
 test: install ## all tests; CI runs this
 	$(MAKE) --jobs 4 check interop
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
 
-test-fast: install ## the tests for while one works: no browser, node or server, in about three minutes
+test-fast: install ## the tests for while one works, in two minutes: no browser, node, server or published model
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not interop and not slow" -n 2 --dist loadfile
 
 test-floors: install ## model, pipeline and a tiny training run with the lowest releases that pyproject.toml admits

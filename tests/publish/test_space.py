@@ -468,7 +468,7 @@ def test_cut_passages_are_counted(page: webdriver.Chrome) -> None:
     says = f"2 passages are longer than the {TOKENS} tokens that the model reads: the rest is not compared."
     assert page.find_element(By.ID, "cut").text == says
     set_passages(page, "short\nshorter")
-    browser.wait_for(page, "cut", "^$")
+    WebDriverWait(page, 20).until(lambda driver: not driver.find_element(By.ID, "cut").text)
 
 
 def test_the_closest_sentence_of_a_passage_is_marked(page: webdriver.Chrome) -> None:
