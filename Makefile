@@ -68,7 +68,7 @@ check: install ## lint, formatting and types, changing nothing
 
 test: install ## all tests; CI runs this
 	$(MAKE) --jobs 4 check interop
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-fast: install ## the tests for while one works, in two minutes: no browser, node, server or published model
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not interop and not slow" -n 2 --dist loadfile

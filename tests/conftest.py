@@ -37,6 +37,12 @@ TEXTS = [
 ]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no process has one of them left when the others are done."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("interop")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerBase:
     return train_tokenizer(TEXTS, vocab_size=300, model_max_length=32)
