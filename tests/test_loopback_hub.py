@@ -25,6 +25,8 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import close_session, httpx
 from loopback_hub import READ_TOKEN, WRITE_TOKEN, LoopbackHub
 
+pytestmark = pytest.mark.slow  # they test what other tests use
+
 MODEL = "tester/tiny"
 LARGE = bytes(range(256)) * (48 * 1024)  # 12 MiB: over the size at which the Hub puts a file into LFS
 FILES = {"README.md": b"---\nlicense: mit\n---\n# Tiny\n", "folder/vocab.txt": b"[PAD]\n", "model.safetensors": LARGE}
@@ -186,7 +188,6 @@ def test_a_readme_without_metadata_is_a_warning(hub: LoopbackHub, api: HfApi) ->
         api.upload_file(path_or_fileobj=b"# Tiny", path_in_repo="README.md", repo_id=MODEL)
 
 
-@pytest.mark.slow
 def test_model_card_push_to_hub(hub: LoopbackHub, tmp_path: Path) -> None:
     hub.add_repo("model", MODEL, {})
     run_python(
@@ -410,7 +411,6 @@ def test_an_unknown_request_is_kept_and_refused() -> None:
         assert hub.unexpected == [("POST", f"/api/models/{MODEL}/tag/main", 501)]
 
 
-@pytest.mark.slow
 def test_other_hosts_are_out_of_reach_in_a_process_of_this_hub(tmp_path: Path) -> None:
     with LoopbackHub() as hub:
         run_python(
@@ -433,7 +433,6 @@ def test_other_hosts_are_out_of_reach_in_a_process_of_this_hub(tmp_path: Path) -
 # ---- datasets and transformers ----
 
 
-@pytest.mark.slow
 def test_load_dataset_reads_a_repository_like_sst2(hub: LoopbackHub, tmp_path: Path) -> None:
     hub.add_repo("dataset", "stanfordnlp/sst2", hub_datasets.sst2([("good", 1), ("bad", 0)], [("fine", 1)]))
     printed = run_python(
@@ -453,7 +452,6 @@ def test_load_dataset_reads_a_repository_like_sst2(hub: LoopbackHub, tmp_path: P
     assert names == ["negative", "positive"]
 
 
-@pytest.mark.slow
 def test_load_dataset_reads_a_configuration_at_a_pinned_revision(hub: LoopbackHub, tmp_path: Path) -> None:
     repo_id = "sentence-transformers/natural-questions"
     pinned = hub.add_repo("dataset", repo_id, hub_datasets.natural_questions([("who", "old")]))
@@ -471,7 +469,6 @@ def test_load_dataset_reads_a_configuration_at_a_pinned_revision(hub: LoopbackHu
     assert json.loads(printed) == [{"query": ["who"], "answer": ["old"]}, {"query": ["who"], "answer": ["new"]}]
 
 
-@pytest.mark.slow
 def test_transformers_pushes_and_loads_a_model(hub: LoopbackHub, tmp_path: Path) -> None:
     printed = run_python(
         hub,

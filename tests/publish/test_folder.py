@@ -18,6 +18,8 @@ import tinybert_hf.publish.folder
 from tinybert_hf.errors import InputError
 from tinybert_hf.publish.folder import build_folder
 
+pytestmark = pytest.mark.slow  # each test builds a folder
+
 CODE_FILES = {"configuration_tinybert.py", "modeling_tinybert.py", "pipeline_tinybert.py"}
 MODEL_FILES = {
     "README.md",

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed
 from accelerate import Accelerator
-from conftest import forget_accelerator
+from shared_fixtures import forget_accelerator
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode

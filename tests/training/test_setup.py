@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedType
-from conftest import forget_accelerator
+from shared_fixtures import forget_accelerator
 from training_run import TINY, write_pairs
 from transformers.utils import logging as transformers_logging
 

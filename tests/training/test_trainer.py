@@ -32,6 +32,8 @@ from tinybert_hf.training.checkpoints import list_checkpoints
 from tinybert_hf.training.retrieval import RetrievalStage
 from tinybert_hf.training.setup import TrainingResult
 
+pytestmark = pytest.mark.slow  # each test trains
+
 TINY = (
     "vocab_size=300,hidden_size=32,num_hidden_layers=2,residual_initializer_range=0.1,"
     "num_attention_heads=4,intermediate_size=64,"
@@ -83,7 +85,6 @@ def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
-@pytest.mark.slow
 def test_a_run_leaves_a_model_its_summary_and_two_checkpoints(uninterrupted: Path) -> None:
     summary = json.loads((uninterrupted / "retrieval_summary.json").read_text())
     kept = {path.name for path in list_checkpoints(uninterrupted)}
@@ -120,7 +121,6 @@ def test_training_learns(uninterrupted: Path) -> None:
     assert losses[-1] < losses[0] - 0.2
 
 
-@pytest.mark.slow
 def test_killed_at_ten_random_moments_a_run_ends_with_the_same_bytes(
     data: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
@@ -156,7 +156,6 @@ def die_in_the_second_save(arguments: list[str], log: Path) -> None:
     run_command(["train", "retrieval", *arguments], log, {})
 
 
-@pytest.mark.slow
 def test_a_checkpoint_whose_writing_was_killed_is_not_picked_up(
     data: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
@@ -172,7 +171,6 @@ def test_a_checkpoint_whose_writing_was_killed_is_not_picked_up(
     assert not list(output_dir.glob("unfinished-*"))
 
 
-@pytest.mark.slow
 def test_dropout_is_part_of_what_is_resumed(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
     """Guards the tests above: with another seed or without dropout the bytes differ."""
     for name, more in {"seed": ["--seed", "1"], "dropout": []}.items():
@@ -183,7 +181,6 @@ def test_dropout_is_part_of_what_is_resumed(data: Path, uninterrupted: Path, tmp
         assert weights(tmp_path / name) != weights(uninterrupted)
 
 
-@pytest.mark.slow
 def test_mined_negatives_are_part_of_what_is_resumed(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
     arguments = flags(data, tmp_path / "killed", "--mined_negatives", "1")
     train("retrieval", flags(data, tmp_path / "whole", "--mined_negatives", "1"), tmp_path / "log")
@@ -196,7 +193,6 @@ def test_mined_negatives_are_part_of_what_is_resumed(data: Path, uninterrupted: 
     assert weights(tmp_path / "whole") != weights(uninterrupted)
 
 
-@pytest.mark.slow
 def test_two_processes_killed_and_resumed_end_with_the_same_bytes(data: Path, tmp_path: Path) -> None:
     train("retrieval", flags(data, tmp_path / "whole"), tmp_path / "log", num_processes=2)
     arguments = flags(data, tmp_path / "killed")
@@ -210,7 +206,6 @@ def test_two_processes_killed_and_resumed_end_with_the_same_bytes(data: Path, tm
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
 
 
-@pytest.mark.slow
 def test_two_processes_train_what_one_trains_with_the_joint_batch(data: Path, tmp_path: Path) -> None:
     """Each step's loss depends on all the gradients before it; the weights themselves are no measure, since Adam blows
     the rounding of gradients near zero up to full steps."""
@@ -226,7 +221,6 @@ def test_two_processes_train_what_one_trains_with_the_joint_batch(data: Path, tm
     assert losses[1][-1] < 0.99 * losses[1][0], "this test would be vacuous: nothing was learned"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("num_processes", ["1", "2"])
 def test_sigterm_to_accelerate_launch_saves_and_leaves(data: Path, tmp_path: Path, num_processes: str) -> None:
     output_dir = tmp_path / "out"
@@ -263,7 +257,6 @@ def group_lives(group: int) -> bool:
 # ---- What is refused, with a message ----
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -402,7 +395,6 @@ def history(result: TrainingResult) -> list[dict[str, float]]:
     ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", get_args(Schedule))
 def test_each_schedule_trains_and_goes_on_after_a_stop(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Schedule
@@ -433,7 +425,6 @@ def scripted(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
     monkeypatch.setattr(RetrievalStage, "evaluate", lambda stage, model: {"nDCG@10": next(remaining)})
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("patience", "values", "last", "best"),
     [
@@ -471,7 +462,6 @@ def test_a_run_stops_after_so_many_evaluations_without_a_better_one(
     assert told is (last < 12)
 
 
-@pytest.mark.slow
 def test_a_run_that_stops_early_goes_on_to_the_same_end(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -489,7 +479,6 @@ def test_a_run_that_stops_early_goes_on_to_the_same_end(
     assert last_weights(again) == last_weights(whole)
 
 
-@pytest.mark.slow
 def test_rows_in_memory_train_the_weights_of_a_file(data: Path, tmp_path: Path) -> None:
     """The first in a process of its own, the others one after the other in this one."""
     arguments = ["--data", str(data / "train.csv"), "--eval_size", "32", "--config_overrides", TINY]
@@ -515,7 +504,6 @@ def test_rows_in_memory_train_the_weights_of_a_file(data: Path, tmp_path: Path) 
         assert (summary["data"]["train_rows"], summary["data"]["eval_rows"]) == (rows_left, 32)
 
 
-@pytest.mark.slow
 def test_rows_in_memory_may_be_measured_on_and_gone_on_with(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -600,7 +588,6 @@ def test_trackers_get_numbers_as_numbers_under_train_and_eval(data: Path, tmp_pa
     assert settings_told["negative_columns"] == "None", "what is no number is text"
 
 
-@pytest.mark.slow
 def test_a_loss_that_is_no_number_ends_the_run_and_spares_the_checkpoints(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -633,7 +620,6 @@ class Evil:
         return open, (str(self.canary), "w")
 
 
-@pytest.mark.slow
 def test_a_pickle_in_any_file_of_a_checkpoint_runs_nothing(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -666,7 +652,6 @@ def test_a_pickle_in_any_file_of_a_checkpoint_runs_nothing(
     assert canary.exists(), "this test would be vacuous: the pickle is harmless"
 
 
-@pytest.mark.slow
 def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -714,7 +699,6 @@ def test_a_best_checkpoint_that_is_damaged_is_not_made_the_model(
         train_retrieval(run)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("values", [[0.1, 0.9, 0.2, 0.2, 0.2], [0.9, 0.1, 0.2, 0.2, 0.2]])  # or the start is the best
 def test_a_run_that_goes_on_in_another_folder_takes_the_best_checkpoint_along(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: list[float]
