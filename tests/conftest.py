@@ -18,7 +18,7 @@ TEXTS = [
 
 def pytest_configure(config: pytest.Config) -> None:
     """Load the fixtures where tests are run."""
-    if hasattr(config, "workerinput") or config.getoption("numprocesses", None) is None:
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
         for name in ("shared_fixtures", "publishing"):
             config.pluginmanager.import_plugin(name)
 
