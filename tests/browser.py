@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -144,6 +145,7 @@ def main() -> None:
                 set_viewport(driver, size, scale=1.5)
                 driver.get(f"{address}/{page.name}/")
                 wait_for(driver, "status", " in [0-9]+ ms")
+                time.sleep(5)  # sentences are marked one after the other
                 driver.save_screenshot(f"{arguments.pictures}{suffix}.png")
 
 
