@@ -12,10 +12,10 @@ from scripts import campaign, damage
 def test_a_small_draw_survives(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HF_HUB_OFFLINE", "OMP_NUM_THREADS", "ACCELERATE_MIXED_PRECISION"):
         monkeypatch.setenv(name, "1")  # the campaign sets them; this has them set back
-    quick = "training, kill|index build, kill|push, a broken"
+    quick = "training, (kill|a damaged)|index build, kill|publish to a folder, kill|push, a broken"
     assert campaign.main(["--draws", "1", "--seed", "0", "--only", quick]) == 0
     rows = [line.split("|")[1:4] for line in capsys.readouterr().out.splitlines()[2:]]
-    assert [[tried.strip(), survived.strip()] for _, tried, survived in rows] == [["1", "1"]] * 3
+    assert [[tried.strip(), survived.strip()] for _, tried, survived in rows] == [["1", "1"]] * 5
 
 
 def test_what_does_not_survive_is_told_with_its_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
-from fresh_process import run_stranger
+from fresh_process import run_python
 from transformers import PreTrainedTokenizerBase
 
 from tinybert_hf import documents as module
@@ -154,6 +154,10 @@ def test_a_draw_depends_on_seed_epoch_and_document() -> None:
 
 @pytest.mark.slow
 def test_another_process_draws_the_same(tmp_path: Path) -> None:
-    code = f"from tinybert_hf.documents import draw_pair; print([*draw_pair({row(60, 20, 2**62)}, 3, 4)])"
-    printed = run_stranger(code, tmp_path, without_package=False)
+    printed = run_python(
+        f"from tinybert_hf.documents import draw_pair; print([*draw_pair({row(60, 20, 2**62)}, 3, 4)])",
+        tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"},
+        without_package=False,
+    )
     assert printed.strip() == str([*draw_pair(row(60, 20, 2**62), 3, 4)])

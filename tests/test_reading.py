@@ -27,11 +27,15 @@ from openpyxl import Workbook
 
 from tinybert_hf.data import load_data, read_columns
 from tinybert_hf.errors import InputError, MissingFileError, UnreadableError
-from tinybert_hf.reading import Written, as_column, as_text, plain, read_rows
+from tinybert_hf.reading import Written, as_column, as_text, file_suffix, plain, read_rows
 
 COLUMNS = {"query": "question", "answer": "reply"}
 FLAGS = {"query": "query_column", "answer": "answer_column"}
 PAIRS = [("Was kostet das?", "Nichts; gar nichts."), ('5" disks, or 3.5"?', "both"), ("Ünïcode ☃?", "NA")]
+
+
+def test_the_suffix_of_a_file_is_that_before_its_compression() -> None:
+    assert (file_suffix(Path("faq.v2.CSV.gz")), file_suffix(Path("notes"))) == (".csv", "")
 
 
 @pytest.fixture(autouse=True)

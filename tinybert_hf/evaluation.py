@@ -175,11 +175,12 @@ def evaluate_model(
 
 def name_baselines(baselines: Sequence[str]) -> dict[str, str]:
     """Baselines by what results call them: the last two parts, as in a Hub id."""
-    names = {"/".join(Path(baseline).parts[-2:]): baseline for baseline in baselines}
-    if len({MODEL, BM25, *names}) < 2 + len(baselines):
-        raise InputError(
-            f"Two systems have one name, or {MODEL} or {BM25}: rename a folder of --baselines {baselines}."
-        )
+    names: dict[str, str] = {}
+    for baseline in baselines:
+        name = "/".join(Path(baseline).parts[-2:])
+        if name in (*names, MODEL, BM25):
+            raise InputError(f"Two systems would be called {name}: rename the folder of --baselines {baseline}.")
+        names[name] = baseline
     return names
 
 

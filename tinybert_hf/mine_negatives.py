@@ -43,6 +43,7 @@ def mine_negatives(
 
     A candidate is never a negative of a row if its text answers the row's query, in this row or in another one. Those
     above the margin are taken only where nothing else is left. Equal scores, such as BM25's 0, are ordered at random.
+    At most MOST_TOGETHER x D scores are in memory, and less for many candidates (`ranking.SCORES_TOGETHER`).
 
     Args:
         score: rows -> (B, D) scores of their queries, on the device of the work. They are written into.

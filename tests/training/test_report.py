@@ -16,6 +16,10 @@ def test_the_plan_counts_rows_and_passes() -> None:
     assert plan("documents", facts, max_steps=1_000, rows_per_step=8, epochs=1.0) == (
         "Training on 1,234 documents: 1,000 steps of 8 documents, 1 pass over them. Measured on 50 other documents."
     )
+    facts_of_many = {"train_rows": 18_000, "eval_rows": 1_000}
+    assert plan("pairs", facts_of_many, 140, 256, 2.0) == (
+        "Training on 18,000 pairs: 140 steps of 256 pairs, 2 passes over them. Measured on 1,000 other pairs."
+    )
     assert "0.25 passes over them" in plan("pairs", facts, max_steps=10, rows_per_step=8, epochs=0.25)
 
 

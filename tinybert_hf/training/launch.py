@@ -88,7 +88,7 @@ class StopSignal:
         self.handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread():  # outside of it, only the launcher is watched
             for number in (signal.SIGTERM, signal.SIGINT):
                 self.handlers[number] = signal.signal(number, self._remember)
         return self
