@@ -63,8 +63,8 @@ class FolderStore:
             raise UnreadableError(f"{self.path} is no search index, or files of it are missing. {remedy}")
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """LanceDB raises ValueError and RuntimeError for what is wrong with files, and panics of Rust."""
+    def _errors(self, conditions: Filter = ()) -> Iterator[None]:
+        """LanceDB raises ValueError and RuntimeError for what is wrong with files or an expression, and panics of Rust."""
         try:
             yield
         except BaseException as error:
@@ -74,7 +74,7 @@ class FolderStore:
             if isinstance(error, Timeout) or "commit conflict" in str(error):
                 problem = f"Another process changed the index {self.path} at the same moment."
                 raise BusyError(f"{problem} Nothing is lost: run the same again.") from error
-            if str(error).startswith("Invalid input"):
+            if isinstance(conditions, str) and str(error).startswith("Invalid input"):
                 raise InputError(f"The index {self.path} does not take this filter: {error}") from error
             remedy = "If a file is missing or damaged, restore a copy, or remove the folder and build the index again."
             problem = f"The index {self.path} could not be read or written: {error} {remedy}"
@@ -156,7 +156,7 @@ class FolderStore:
 
     def dense(self, embeddings: np.ndarray, top_k: int, conditions: Filter) -> list[list[Hit]]:
         fields = self.fields()
-        with self._errors():
+        with self._errors(conditions):
             query = self._table.search(list(embeddings), vector_column_name="embedding").distance_type("dot")
             query = query.nprobes(self.nprobes).refine_factor(self.refine_factor)
             rows = self._rows(query, top_k, conditions, [*fields, "_distance"])
@@ -168,7 +168,7 @@ class FolderStore:
     def bm25(self, queries: Sequence[str], top_k: int, conditions: Filter) -> list[list[Hit]]:
         match = import_engine("lancedb.query").MatchQuery
         fields = self.fields()
-        with self._errors():
+        with self._errors(conditions):
             searches = [self._table.search(match(text, "text"), query_type="fts") for text in queries]
             found = [self._rows(search, top_k, conditions, [*fields, "_score"]) for search in searches]
         return [[as_hit(row, row["_score"], fields) for row in rows] for rows in found]
