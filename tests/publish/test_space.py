@@ -454,7 +454,6 @@ def test_a_link_carries_the_question(page: webdriver.Chrome, site: str) -> None:
 
 
 def test_what_is_read_so_far_is_ranked(page: webdriver.Chrome) -> None:
-    record(page)
     set_passages(page, "\n".join(f"{PASSAGES[number % 14]} {number} {'word ' * 12}" for number in range(2000)))
     browser.wait_for(page, "status", r"Reading the passages: [\d,]+ of 2,000. Those read so far are ranked")
     assert len(page.find_elements(By.CSS_SELECTOR, "#ranking li")) == 10

@@ -1,4 +1,5 @@
 // The page: takes what the visitor types, asks the worker for a ranking and shows it.
+import { keep, recall } from "./kept.js";
 import { settings } from "./settings.js";
 
 const LARGEST_FILE = 5e6; // bytes
@@ -15,7 +16,6 @@ let asked = 0; // number of the last search; answers to older ones are dropped
 let partial; // the search of which a part is ranked
 let timer;
 let table = []; // the rows of the file that was opened last, where it has columns
-let kept; // what remembers the passages; undefined where the browser keeps nothing
 
 /** One passage a line, or a paragraph where there are blank lines; none twice. */
 function split(text) {
@@ -78,7 +78,7 @@ function search() {
   const texts = split(passages.value);
   const question = query.value.trim();
   element("reset").hidden = passages.value === ownExamples;
-  remember();
+  keep(KEY, passages.value === ownExamples ? undefined : passages.value); // the next visit's examples may be others
   if (location.hash || question !== settings.examples[0].query) {
     history.replaceState(null, "", question ? `#q=${encodeURIComponent(question)}` : location.pathname + location.search);
   }
@@ -245,22 +245,6 @@ function answer({ data }) {
   }
 }
 
-/** Keep the visitor's own passages over a reload. The examples are those of the page, which may be another one then. */
-function remember() {
-  const done = passages.value === ownExamples ? kept?.del(KEY) : kept?.set(KEY, passages.value);
-  done?.catch(() => {}); // a full disk: a reload finds the older ones
-}
-
-/** What the visitor had here before, or undefined. */
-async function recall() {
-  try {
-    kept = await import(`${settings.npm}/idb-keyval@6.3.0/dist/index.js`);
-    return await kept.get(KEY);
-  } catch {
-    kept = undefined; // as in a private window
-  }
-}
-
 function start() {
   showStatus("Loading what runs the model", undefined);
   try {
@@ -296,4 +280,4 @@ if (typeof WebAssembly !== "object") {
 } else {
   start();
 }
-setPassages((await recall()) ?? ownExamples);
+setPassages((await recall(KEY)) ?? ownExamples);

@@ -1,4 +1,5 @@
 // The model, off the page's thread: {id, query, passages} comes in; progress, a ranking and marks go out.
+import { keep, recall } from "./kept.js";
 import { settings } from "./settings.js";
 
 const TOP = 10;
@@ -9,10 +10,9 @@ const NAME = `${settings.model} ${settings.revision} embeddings`; // under which
 
 // Passage -> its embedding and whether it was cut off, as long as the visitor keeps the passage.
 let embeddings = new Map();
-const sentences = new Map(); // sentence -> its embedding
+const sentences = new Map(); // sentence -> its embedding, until passages go
 let latest; // the last request; work for an older one stops
 let model, tokenizer;
-let kept; // what remembers the embeddings; undefined where the browser keeps nothing
 
 async function load() {
   const { npm, version, model: name, revision, host, path } = settings;
@@ -34,16 +34,6 @@ async function load() {
   // Not AutoModel, which warns of a model type that it does not know, and then takes this class too.
   model = await PreTrainedModel.from_pretrained(name, { revision, progress_callback, dtype: "q8", device: "wasm" });
   tokenizer = await AutoTokenizer.from_pretrained(name, { revision });
-}
-
-/** Embeddings of an earlier visit. */
-async function recall() {
-  try {
-    kept = await import(`${settings.npm}/idb-keyval@6.3.0/dist/index.js`);
-    embeddings = (await kept.get(NAME)) ?? embeddings;
-  } catch {
-    kept = undefined; // as in a private window
-  }
 }
 
 /** Texts of a kind, "query" or "document" -> embeddings of length 1, as Float32Arrays, and whether each was cut off. */
@@ -99,7 +89,8 @@ async function search(request) {
   const wanted = new Set(passages);
   const gone = [...embeddings.keys()].filter((text) => !wanted.has(text));
   gone.forEach((text) => embeddings.delete(text));
-  if (missing.length || gone.length) kept?.set(NAME, embeddings).catch(() => {}); // a full disk: they are made anew
+  if (gone.length) sentences.clear();
+  if (missing.length || gone.length) keep(NAME, embeddings);
   if (!query || !passages.length) {
     postMessage({ id });
     return;
@@ -132,8 +123,11 @@ async function mark(request, ranking, asked) {
 }
 
 const reason = (error) => String(error?.message ?? error).replace(/[.\s]+$/, "");
-const loaded = Promise.all([load(), recall()]).then(
-  () => true,
+const loaded = Promise.all([recall(NAME), load()]).then(
+  ([earlier]) => {
+    embeddings = earlier ?? embeddings;
+    return true;
+  },
   (error) => postMessage({ failed: reason(error) }),
 );
 
