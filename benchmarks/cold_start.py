@@ -23,8 +23,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+from benchmarks.encoding import publish
 from benchmarks.measure import (
-    SIZES,
     BenchmarkArguments,
     alternate,
     make_model,
@@ -34,7 +34,6 @@ from benchmarks.measure import (
     spread,
     table,
 )
-from tinybert_hf import TinyBertConfig
 
 QUERY = "what makes my program slow"
 CHUNKS = [
@@ -61,12 +60,12 @@ chunks = open(sys.argv[3]).read().splitlines()
 print(chunks[model.similarity(model.encode([sys.argv[2]]), model.encode(chunks))[0].argmax()])
 """
 FASTEMBED = """
-import sys
+import json, sys
 from fastembed import TextEmbedding
 from fastembed.common.model_description import ModelSource, PoolingType
 TextEmbedding.add_custom_model(
-    model="ours", pooling=PoolingType.MEAN, normalization=True, sources=ModelSource(hf="ours"), dim=int(sys.argv[4]),
-    model_file="onnx/model_quantized.onnx",
+    model="ours", pooling=PoolingType.MEAN, normalization=True, sources=ModelSource(hf="ours"),
+    dim=json.load(open(sys.argv[1] + "/config.json"))["hidden_size"], model_file="onnx/model_quantized.onnx",
 )
 model = TextEmbedding("ours", specific_model_path=sys.argv[1])
 chunks = open(sys.argv[3]).read().splitlines()
@@ -113,7 +112,7 @@ def run_command(command: list[str], threads: int) -> Taken:
 def measure_cold_start(arguments: ColdStartBenchmark, scratch: Path) -> tuple[list[str], dict[str, Any]]:
     """The table, and the numbers behind it."""
     folder = str(run_alone(make_model, arguments.size, scratch / "model", threads=arguments.threads))
-    published = str(run_alone(publish, Path(folder), scratch / "published", threads=arguments.threads))
+    published = run_alone(publish, folder, scratch / "published", threads=arguments.threads)
     chunks = scratch / "chunks.txt"
     chunks.write_text("\n".join(CHUNKS), encoding="utf-8")
     python = [sys.executable, "-c"]
@@ -124,29 +123,17 @@ def measure_cold_start(arguments: ColdStartBenchmark, scratch: Path) -> tuple[li
         "ours: tinybert search": [sys.executable, "-m", "tinybert_hf", "search", "--model", published, *search],
         "ours without torch, int8": light,
         "ours without torch, fp32": [*light, "--file", "onnx/model.onnx"],
-        "import torch, transformers; read the weights": [*python, FLOOR, folder],
-        "import torch, transformers; load them as a BertModel": [*python, LOAD, f"{folder}/bert"],
+        "import torch, transformers; read the weights": [*python, FLOOR, published],
+        "import torch, transformers; load them as a BertModel": [*python, LOAD, f"{published}/bert"],
         "sentence-transformers: load, encode, print": [*python, THEIRS, *texts],
     }
     if INTEROP.exists():
-        width = str(TinyBertConfig(**SIZES[arguments.size]).hidden_size)
-        commands["fastembed, int8: load, encode, print"] = [str(INTEROP), "-c", FASTEMBED, *texts, width]
+        commands["fastembed, int8: load, encode, print"] = [str(INTEROP), "-c", FASTEMBED, *texts]
     sides = {name: partial(run_command, command, arguments.threads) for name, command in commands.items()}
     results = {name: runs[1:] for name, runs in alternate(sides, arguments.repeats + 1).items()}
-    rows = [
-        [
-            name,
-            *(spread(list(numbers), 0 if column == 2 else 2) for column, numbers in enumerate(zip(*runs, strict=True))),
-        ]
-        for name, runs in results.items()
-    ]
+    digits = 2, 2, 0  # after the point, of seconds, CPU seconds and MiB
+    rows = [[name, *map(spread, zip(*runs, strict=True), digits)] for name, runs in results.items()]
     return [table(["", "seconds", "CPU seconds", "MiB"], rows)], results
-
-
-def publish(model: Path, output_dir: Path) -> Path:
-    from tinybert_hf.publish.folder import build_folder  # here, as the runs that are measured need none of it
-
-    return build_folder(model, output_dir, "ours", onnx=True)
 
 
 def main() -> None:
