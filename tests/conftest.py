@@ -1,5 +1,6 @@
 """What pytest needs before any test. It imports no torch: of several processes, the first one runs no tests."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Without slow tests, do not import files that have no others."""
-    fast = "not slow" in config.getoption("markexpr") and collection_path.suffix == ".py"
-    return True if fast and "\npytestmark = pytest.mark." in collection_path.read_text(encoding="utf-8") else None
+    """Do not import files of which every test has a mark that is left out."""
+    left_out = re.findall(r"not (\w+)", config.getoption("markexpr"))
+    text = collection_path.read_text(encoding="utf-8") if left_out and collection_path.suffix == ".py" else ""
+    return any(f"\npytestmark = pytest.mark.{mark}" in text for mark in left_out) or None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

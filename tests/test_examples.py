@@ -66,19 +66,9 @@ def test_a_smaller_model_learns_the_embeddings_of_a_trained_one(
     teacher = build_folder(trained, tmp_path / "published", "published")
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
     command = [sys.executable, ROOT / "examples" / "train_a_smaller_model.py", teacher, tmp_path / "student"]
-    options = [
-        "--texts",
-        tmp_path / "texts.txt",
-        "--layers",
-        2,
-        "--learning_rate",
-        1e-3,
-        "--batch_size",
-        4,
-        "--epochs",
-        40,
-    ]
-    subprocess.run([str(part) for part in [*command, *options]], check=True, capture_output=True, cwd=tmp_path)
+    options = ["--layers", "2", "--learning_rate", "1e-3", "--batch_size", "4", "--epochs", "40", "--texts"]
+    command += [*options, tmp_path / "texts.txt"]
+    subprocess.run([str(part) for part in command], check=True, capture_output=True, cwd=tmp_path)
     student, whole = load_search_pipeline(tmp_path / "student"), load_search_pipeline(teacher)
     assert student.model.config.num_hidden_layers == 2
     expected = whole.encode(TEXTS)

@@ -44,13 +44,10 @@ def expected(hits: list[dict]) -> list[tuple[float, str]]:
 def test_the_lines_of_a_file_rank_as_with_the_same_model_in_the_package(published: Path, tmp_path: Path) -> None:
     (tmp_path / "lines.txt").write_text("\n\n".join(LINES), encoding="utf-8")
     own = load_search_pipeline(published)
-    exact = own(QUERY, LINES, top_k=6)
-    assert search(
-        published, "--query", QUERY, "--chunks", tmp_path / "lines.txt", "--top_k", 6, "--file", FP32_FILE
-    ) == (expected(exact))
+    asked = "--query", QUERY, "--chunks", tmp_path / "lines.txt", "--top_k", 6
+    assert search(published, *asked, "--file", FP32_FILE) == expected(own(QUERY, LINES, top_k=6))
     int8 = SemanticSearchPipeline(model=OnnxEncoder(published, INT8_FILE), tokenizer=own.tokenizer)
-    found = search(published, "--query", QUERY, "--chunks", tmp_path / "lines.txt", "--top_k", 6)
-    assert found == expected(int8(QUERY, LINES, top_k=6))
+    assert search(published, *asked) == expected(int8(QUERY, LINES, top_k=6))
 
 
 def test_an_index_is_searched_as_by_the_package(published: Path, tmp_path: Path) -> None:
