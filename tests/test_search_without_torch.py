@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from serving_setup import RECORDS, save_model
 from training_run import ROOT
 from transformers import PreTrainedTokenizerBase
@@ -25,6 +26,12 @@ def published(tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempP
     folder = tmp_path_factory.mktemp("light")
     prompts = {"query": "query: ", "document": "passage: "}
     return build_folder(save_model(folder / "model", tokenizer, prompts=prompts), folder / "published", "m", onnx=True)
+
+
+@pytest.fixture(autouse=True)
+def fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the files compute, also where the hardware has bf16."""
+    monkeypatch.setattr("tinybert_hf.encoding.fast_dtype", lambda device: torch.float32)
 
 
 def search(*arguments: object) -> list[tuple[float, str]]:
