@@ -269,6 +269,15 @@ def test_an_expression_that_the_engine_refuses_is_told(
     assert index.search("music", mode=mode, where="year > 1")
 
 
+@pytest.mark.parametrize("where", ["section = ", 'section == "vcs" or', "text like 5", "year >> ((", "[1, 2"])
+def test_an_expression_that_a_server_refuses_is_told(built: tuple[str, str], where: str) -> None:
+    index = SearchIndex(built[1])
+    with pytest.raises(InputError, match="does not take this filter: ") as raised:
+        index.search("music", where=where)
+    assert not isinstance(raised.value, OSError), "nothing is wrong with the store"
+    assert index.search("music", where="year > 1")
+
+
 def check_bm25_and_fusion(index: SearchIndex) -> None:
     query = "archives of music"
     by_bm25 = index.search(query, top_k=5, mode="bm25")

@@ -64,10 +64,12 @@ class MilvusStore:
         self._complete()  # a process may have been killed while it made the collection or its index
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self, conditions: Filter = ()) -> Iterator[None]:
         try:
             yield
         except self._milvus.MilvusException as error:
+            if isinstance(conditions, str) and "expression" in error.message:
+                raise InputError(f"The index {self.uri} does not take this filter: {error.message}") from error
             problem = f"The Milvus server {self.uri} did not answer, or refused: {error.message}"
             remedy = "Check that it runs and that address and token are right, then run the same again."
             raise ServerError(f"{problem} What it confirmed is stored. {remedy}") from error
@@ -177,19 +179,17 @@ class MilvusStore:
         if not self._has_bm25:
             made = f"this one was made on an older server (it is {self.version} now)"
             remedy = "Search with mode dense, or build the index on a newer server, or in a folder."
-            place = f"The index {self.uri}/{self.collection}"
-            raise InputError(f"{place} has no BM25: Milvus has it since 2.5, and {made}. {remedy}")
+            raise InputError(f"{self.uri}/{self.collection} has no BM25: Milvus has it since 2.5; {made}. {remedy}")
         search = {"anns_field": "bm25", "search_params": {"metric_type": "BM25"}}
         found = self._search(list(queries), top_k, conditions, **search)
         # Milvus' own server gives BM25 as a similarity, milvus-lite as a distance below 0.
         return [[hit | {"score": abs(hit["score"])} for hit in hits] for hits in found]
 
     def _search(self, data: list[Any], top_k: int, conditions: Filter, **options: Any) -> list[list[Hit]]:
-        fields = self.fields()
-        options |= {"output_fields": ["id", "text", *fields], "timeout": self.timeout}
-        with self._errors():
+        options |= {"output_fields": ["id", "text", *self.fields()], "timeout": self.timeout}
+        with self._errors(conditions):
             found = self.client.search(self.collection, data, _expression(conditions), top_k, **options)
-        return [[as_hit(hit["entity"], hit["distance"], fields) for hit in hits] for hits in found]
+        return [[as_hit(hit["entity"], hit["distance"], self.fields()) for hit in hits] for hits in found]
 
     def info(self) -> dict[str, Any]:
         index_type = self._index_type()
