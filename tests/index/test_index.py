@@ -269,13 +269,29 @@ def test_an_expression_that_the_engine_refuses_is_told(
     assert index.search("music", mode=mode, where="year > 1")
 
 
-@pytest.mark.parametrize("where", ["section = ", 'section == "vcs" or', "text like 5", "year >> ((", "[1, 2"])
-def test_an_expression_that_a_server_refuses_is_told(built: tuple[str, str], where: str) -> None:
-    index = SearchIndex(built[1])
+REFUSED = "section = ", 'section == "vcs" or', "text like 5", "year >> ((", "[1, 2"
+
+
+def check_refused(index: SearchIndex, where: str) -> None:
     with pytest.raises(InputError, match="does not take this filter: ") as raised:
         index.search("music", where=where)
     assert not isinstance(raised.value, OSError), "nothing is wrong with the store"
     assert index.search("music", where="year > 1")
+
+
+@pytest.mark.parametrize("where", REFUSED)
+def test_an_expression_that_no_engine_takes_is_told(built: tuple[str, str], where: str) -> None:
+    check_refused(SearchIndex(built[1]), where)
+
+
+@pytest.mark.interop
+def test_an_expression_that_a_newer_server_refuses_is_told(encoder: Path, tmp_path: Path) -> None:
+    """It tells them in words of its own."""
+    with milvus_server("milvus-lite", tmp_path) as uri:
+        index = SearchIndex(uri, encoder)
+        index.add(RECORDS)
+        for where in REFUSED:
+            check_refused(index, where)
 
 
 def check_bm25_and_fusion(index: SearchIndex) -> None:

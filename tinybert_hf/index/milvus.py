@@ -68,8 +68,8 @@ class MilvusStore:
         try:
             yield
         except self._milvus.MilvusException as error:
-            if isinstance(conditions, str) and "expression" in error.message:
-                raise InputError(f"The index {self.uri} does not take this filter: {error.message}") from error
+            if isinstance(conditions, str) and ("query plan" in error.message or error.code == 6):  # 6: milvus-lite
+                raise InputError(f"{self.uri}/{self.collection} does not take this filter: {error.message}") from error
             problem = f"The Milvus server {self.uri} did not answer, or refused: {error.message}"
             remedy = "Check that it runs and that address and token are right, then run the same again."
             raise ServerError(f"{problem} What it confirmed is stored. {remedy}") from error
